@@ -1,0 +1,18 @@
+"""Targets: what the ten outputs should be for a label."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lecun_ablate.registry import register
+
+
+@register("target")
+def one_hot(labels: Tensor) -> Tensor:
+    """1 for the label, 0 elsewhere: the notebook's. Bridle 1990 (class probabilities)."""
+    return F.one_hot(labels, 10).double()
+
+
+@register("target")
+def bipolar(labels: Tensor) -> Tensor:
+    """+1 for the label, -1 elsewhere: the paper's. LeCun et al. 1989."""
+    return 2 * F.one_hot(labels, 10).double() - 1

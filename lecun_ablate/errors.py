@@ -1,0 +1,36 @@
+"""The errors that a user can cause, each with its exit status."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class LecunAblateError(Exception):
+    """Something failed; the message says what, where, and what would help."""
+
+    exit_status = 1
+
+
+class ConfigError(LecunAblateError):
+    """A configuration that cannot be run. Holds every problem found, one line each."""
+
+    exit_status = 2
+
+    def __init__(self, problems: str | Sequence[str]):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class DataError(LecunAblateError):
+    """A data set that is missing or not what it should be."""
+
+    exit_status = 3
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Return the words that point from a wrong `name` to the valid ones."""
+    valid = list(valid)
+    close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}valid: {', '.join(valid)}"

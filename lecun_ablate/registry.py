@@ -1,0 +1,224 @@
+"""One registry for every kind of component.
+
+A component is a decorated function, or a small class whose instances can be called:
+
+    from lecun_ablate import register
+
+    @register("activation")
+    def squareplus(x):
+        '''(x + sqrt(x^2 + 4)) / 2, Barron 2021, arXiv:2112.11687.'''
+        return (x + (x * x + 4).sqrt()) / 2
+
+`KINDS` says what each kind is called with. A component may leave out trailing arguments
+that it has no use for: a fixed connectivity takes none, a random one takes the generator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lecun_ablate.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A pluggable part of the experiment and the contract its components keep."""
+
+    name: str
+    arguments: tuple[str, ...]
+    required: int  # a component must take at least this many of the arguments
+    contract: str
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("activation", ("x",), 1, "tensor of any shape -> the same shape, element by element"),
+        Kind(
+            "init",
+            ("generator", "shape", "fan_in", "fan_out"),
+            2,
+            "torch.Generator, shape, fan-in (float64 tensor that broadcasts over the shape), "
+            "fan-out (float) -> float64 tensor of that shape",
+        ),
+        Kind(
+            "connectivity",
+            ("generator",),
+            0,
+            "torch.Generator -> 12x12 boolean matrix, [i, j] true where H2 plane i sees H1 plane j",
+        ),
+        Kind(
+            "loss",
+            ("outputs", "targets"),
+            2,
+            "two tensors (..., 10) -> tensor (...): one loss per pattern, over the last axis",
+        ),
+        Kind("target", ("labels",), 1, "int64 tensor (n,) of labels 0..9 -> float tensor (n, 10)"),
+        Kind(
+            "optimizer",
+            ("parameters", "gradients", "state", "lr", "momentum"),
+            4,
+            "parameters and gradients (replicas, weights), a dict of tensors of that shape that "
+            "is kept between steps, lr (replicas, 1), momentum (float): updates parameters in place",
+        ),
+        Kind(
+            "order",
+            ("n", "generator"),
+            1,
+            "number of patterns, torch.Generator of this epoch -> int64 tensor (n,), a permutation",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Component:
+    """A named part of a recipe. Call it with its kind's arguments, in order."""
+
+    kind: str
+    name: str
+    function: Callable[..., Any]
+    arity: int
+    file: Path | None = None  # the user's file it came from
+    digest: str | None = None  # SHA-256 of that file; None for what is built in
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.function(*arguments[: self.arity])
+
+    @property
+    def builtin(self) -> bool:
+        """Whether the component is part of the package."""
+        return self.digest is None
+
+    @property
+    def summary(self) -> str:
+        """The first paragraph of the docstring, on one line."""
+        return " ".join((inspect.getdoc(self.function) or "").split("\n\n")[0].split())
+
+
+class Registry:
+    """Components by kind and name."""
+
+    def __init__(self) -> None:
+        self._components: dict[str, dict[str, Component]] = {kind: {} for kind in KINDS}
+        self._loading: tuple[Path, str] | None = None
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of a kind, in order of registration."""
+        return list(self._of(kind))
+
+    def get(self, kind: str, name: str) -> Component:
+        """Return a component; a wrong name raises a ConfigError that lists the valid ones."""
+        components = self._of(kind)
+        if name not in components:
+            raise ConfigError(f"unknown {kind} {name!r}: {nearest(name, components)}")
+        return components[name]
+
+    def _of(self, kind: str) -> dict[str, Component]:
+        if kind not in self._components:
+            raise ConfigError(f"unknown kind of component {kind!r}: {nearest(kind, KINDS)}")
+        return self._components[kind]
+
+    def register(self, kind: str, name: str | None = None) -> Callable[[Any], Any]:
+        """Return a decorator that enters a function, or a class without arguments, as `name`.
+
+        The name defaults to the function's own. A name that is taken raises a ConfigError.
+        """
+        components = self._of(kind)
+
+        def enter(thing: Any) -> Any:
+            key = name or thing.__name__
+            function = thing() if inspect.isclass(thing) else thing
+            file, digest = self._origin(thing)
+            old = components.get(key)
+            if old is not None and (old.file is None or old.file != file or old.digest == digest):
+                where = "built in" if old.builtin else f"registered by {old.file}"
+                raise ConfigError(
+                    f"{file or thing.__module__}: {kind} {key!r} is already {where}: "
+                    "give yours another name"
+                )
+            arity = _arity(KINDS[kind], key, function, file)
+            components[key] = Component(kind, key, function, arity, file, digest)
+            return thing
+
+        return enter
+
+    def _origin(self, thing: Any) -> tuple[Path | None, str | None]:
+        if self._loading is not None:
+            return self._loading
+        if thing.__module__.startswith("lecun_ablate.components"):
+            return None, None
+        try:  # defined in a session or a script of the user's
+            source = inspect.getsource(thing)
+        except (OSError, TypeError):
+            source = repr(thing)
+        return None, hashlib.sha256(source.encode()).hexdigest()
+
+    def load(self, file: str | Path) -> None:
+        """Run a Python file that registers components; loading it again changes nothing.
+
+        Raises ConfigError when the file is missing, does not run, or registers nothing.
+        """
+        path = Path(file).resolve()
+        if not path.is_file():
+            raise ConfigError(f"{file}: no such file of components")
+        source = path.read_bytes()
+        digest = hashlib.sha256(source).hexdigest()
+        if any(c.file == path and c.digest == digest for c in self._all()):
+            return
+        module = ModuleType(f"lecun_ablate_user_{digest[:8]}")
+        module.__file__ = str(path)
+        sys.modules[module.__name__] = module  # so that dataclasses and inspect find their source
+        self._loading = (path, digest)
+        try:
+            exec(compile(source, str(path), "exec"), module.__dict__)
+        except ConfigError:
+            raise
+        except Exception as error:
+            lines = [f.lineno for f in traceback.extract_tb(error.__traceback__)
+                     if f.filename == str(path)]
+            line = lines[-1] if lines else getattr(error, "lineno", None)
+            where = f"{file}:{line}" if line else str(file)
+            raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
+        finally:
+            self._loading = None
+        if not any(c.file == path and c.digest == digest for c in self._all()):
+            raise ConfigError(f"{file}: registers no component: decorate one with @register(kind)")
+
+    def _all(self) -> list[Component]:
+        return [c for components in self._components.values() for c in components.values()]
+
+
+def _arity(kind: Kind, name: str, function: Callable[..., Any], file: Path | None) -> int:
+    """Count the contract's arguments that `function` takes; raise ConfigError if it cannot fit."""
+    where = f"{file}: " if file else ""
+    expected = f"expected {kind.name}({', '.join(kind.arguments)})"
+    if not callable(function):
+        raise ConfigError(f"{where}{kind.name} {name!r} cannot be called: {expected}")
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # a C function without a signature, such as torch.tanh
+        return len(kind.arguments)
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return len(kind.arguments)
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = sum(p.default is p.empty for p in positional)
+    arity = min(len(positional), len(kind.arguments))
+    keyword_only = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if keyword_only or needed > len(kind.arguments) or arity < kind.required:
+        came = f"{name}{inspect.signature(function)}"
+        raise ConfigError(f"{where}{kind.name} {name!r} has the wrong arguments: {expected}, "
+                          f"came {came}")
+    return arity
+
+
+registry = Registry()
+register = registry.register

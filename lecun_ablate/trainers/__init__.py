@@ -1,0 +1,1 @@
+"""Trainers: what advances runs. `base` holds the seam, one file each holds an implementation."""

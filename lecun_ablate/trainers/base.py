@@ -1,0 +1,103 @@
+"""The seam between a run and whatever trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from lecun_ablate.data.digits import Split
+from lecun_ablate.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class State:
+    """A network between two epochs: all that is needed to go on, bit for bit.
+
+    The orders of later epochs follow from the seed and the epoch, so they are not part of it.
+    """
+
+    epoch: int  # epochs already trained
+    parameters: dict[str, np.ndarray]  # initial.SHAPES, in the recipe's dtype
+    optimizer: dict[str, np.ndarray] = field(default_factory=dict)  # "velocity/h1_weight", ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """One recipe trained with one seed, from its start or from a state, to epoch `until`."""
+
+    recipe: Recipe
+    seed: int
+    state: State | None = None  # None: from the initial weights
+    until: int | None = None  # None: the recipe's epochs
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch after which the run ends."""
+        return self.recipe.epochs if self.until is None else self.until
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A network's answers on one split. Loss is the mean over the images; error a fraction."""
+
+    loss: float
+    misses: int
+    predictions: np.ndarray  # (n,) uint8: the digit, or network.NO_DIGIT
+
+    @property
+    def error(self) -> float:
+        """The fraction of images missed."""
+        return self.misses / len(self.predictions)
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What is known of a run after one of its epochs."""
+
+    index: int  # of the run in the sequence that was given to train()
+    epoch: int  # from 1
+    scores: dict[str, Scores]  # by the name of the split
+    seconds: float  # wall time of the epoch with its evaluations, divided by the replicas it served
+    diverged: bool  # a parameter or a loss is not finite: the run ends here
+    last: bool  # no further report of this run follows
+    state: State
+
+
+OnEpoch = Callable[[EpochReport], bool | None]
+
+
+class Trainer(Protocol):
+    """Trains runs. Its numbers depend on a run alone: not on other runs, threads or order."""
+
+    name: str
+    device: str  # "cpu" or "cuda"
+
+    def identity(self) -> dict[str, Any]:
+        """Return what of the trainer decides a run's numbers; it goes into the run key.
+
+        Holds `name`, `device`, `instruction_set` and `numerics`: an integer, raised by hand
+        whenever a change makes the trainer's golden test fail.
+        """
+
+    def unsupported(self, recipe: Recipe) -> str | None:
+        """Return why this trainer cannot train a recipe, or None if it can."""
+
+    def train(
+        self,
+        runs: Sequence[Run],
+        fit: Split,
+        evaluate: Mapping[str, Split],
+        on_epoch: OnEpoch | None = None,
+    ) -> Iterator[EpochReport]:
+        """Train runs on `fit`, scoring each on every split of `evaluate` after every epoch.
+
+        Yields one report per run and epoch, as they come; those of one run in the order of their
+        epochs. `on_epoch` sees each report before it is yielded, one at a time but perhaps on
+        another thread; where it returns True, that run stops there and the others go on. Only
+        the splits given here are seen: who leaves out the test split never touches it. Closing
+        the generator (or an exception such as KeyboardInterrupt) stops the training within an
+        epoch of one group of runs.
+        """
