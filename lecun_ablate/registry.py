@@ -75,6 +75,13 @@ KINDS = {
             1,
             "number of patterns, torch.Generator of this epoch -> int64 tensor (n,), a permutation",
         ),
+        Kind(
+            "data",
+            ("folder",),
+            0,
+            "folder (Path) that --data-dir or LECUN_ABLATE_DATA names, or None -> data.Digits; "
+            "one that takes no folder has none to be named",
+        ),
     )
 }
 
@@ -154,7 +161,7 @@ class Registry:
     def _origin(self, thing: Any) -> tuple[Path | None, str | None]:
         if self._loading is not None:
             return self._loading
-        if thing.__module__.startswith("lecun_ablate.components"):
+        if thing.__module__.startswith("lecun_ablate."):
             return None, None
         try:  # defined in a session or a script of the user's
             source = inspect.getsource(thing)

@@ -1,0 +1,195 @@
+"""USPS zip-code digits: two parquet files from a folder, the Hub's local cache, or the Hub."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+
+from lecun_ablate.data.digits import Digits, Split
+from lecun_ablate.data.loading import PLACE_VARIABLE, Unavailable
+from lecun_ablate.errors import DataError
+from lecun_ablate.registry import register
+
+REPO = "flwrlabs/usps"
+FILES = {
+    "train": "data/train-00000-of-00001.parquet",
+    "test": "data/test-00000-of-00001.parquet",
+}
+ROWS = {"train": 7291, "test": 2007}
+PROBE_SECONDS = 2.0
+
+
+@register("data")
+def usps(folder: Path | None) -> Digits:
+    """9,298 digits from zip codes on US mail: 7,291 for training, 2,007 for testing.
+
+    Hull, "A Database for Handwritten Text Recognition Research", IEEE PAMI 16(5), 1994; the digits
+    of LeCun et al., "Backpropagation Applied to Handwritten Zip Code Recognition", Neural
+    Computation 1(4), 1989. Read from `folder`, else from the Hub's local cache, else from the Hub
+    (data set flwrlabs/usps). Pixels 0..255 are scaled by x / 127.5 - 1. The test split is known to
+    be hard: people miss about 2.5 % of it (Bromley and Sackinger 1991).
+
+    Raises Unavailable where no place has the files, DataError where they are not what they should
+    be.
+    """
+    if folder is not None:
+        return read_folder(folder)
+    return read_files(cached_files() or download(), f"Hugging Face Hub, data set {REPO}")
+
+
+def read_folder(folder: Path, rows: Mapping[str, int] = ROWS) -> Digits:
+    """Read the two files from a folder that has the layout of the Hub's data set."""
+    if not folder.is_dir():
+        came = "is not a folder" if folder.exists() else "does not exist"
+        raise DataError(f"{folder}: {came}: expected a folder with {' and '.join(FILES.values())}")
+    return read_files({split: folder / file for split, file in FILES.items()}, str(folder), rows)
+
+
+def read_files(files: Mapping[str, Path], source: str, rows: Mapping[str, int] = ROWS) -> Digits:
+    """Read and check both splits; `rows` says how many images each must have."""
+    train, test = (read_split(files[split], rows[split]) for split in ("train", "test"))
+    return Digits(name="usps", train=train, test=test, source=source)
+
+
+def read_split(file: Path, rows: int) -> Split:
+    """Read one parquet file of `rows` 16x16 8-bit grayscale PNGs and labels 0..9.
+
+    Raises DataError naming the file, and the row (counted from 0) if one is at fault.
+    """
+    cells, labels = _columns(file)
+    if len(labels) != rows:
+        raise DataError(f"{file}: expected {rows} rows, came {len(labels)}")
+    pixels = np.empty((rows, 16, 16), dtype=np.uint8)
+    for row, (cell, label) in enumerate(zip(cells, labels, strict=True)):
+        try:
+            pixels[row] = _pixels(cell)
+            _check_label(label)
+        except ValueError as error:
+            raise DataError(f"{file}: row {row}: {error}") from error
+    return Split(pixels / 127.5 - 1, np.array(labels, dtype=np.int64))
+
+
+def _columns(file: Path) -> tuple[list[Any], list[Any]]:
+    """Return the columns `image` and `label` of a parquet file as Python values."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else error.strerror
+        raise DataError(f"{file}: cannot be read: {reason}") from error
+    if not content.startswith(b"PAR1"):
+        raise DataError(f"{file}: not a parquet file: expected it to begin with b'PAR1', "
+                        f"came {content[:4]!r}")
+    if not content.endswith(b"PAR1"):
+        raise DataError(f"{file}: truncated: the parquet file breaks off after {len(content)} "
+                        "bytes, without its footer")
+    try:
+        source = parquet.ParquetFile(pa.BufferReader(content))
+        schema = source.schema_arrow
+        for name in ("image", "label"):
+            if schema.names.count(name) != 1:
+                raise DataError(f"{file}: column {name!r} is missing: expected the columns "
+                                f"'image' and 'label', came {', '.join(schema.names)}")
+        kind = schema.field("image").type
+        if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+            raise DataError(f"{file}: column 'image': expected a struct with the field 'bytes', "
+                            f"came {kind}")
+        table = source.read(columns=["image", "label"])
+        return table["image"].to_pylist(), table["label"].to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{file}: damaged: the parquet file cannot be decoded: {reason}") from error
+
+
+def _pixels(cell: Any) -> np.ndarray:
+    """Decode a cell of the column `image` to pixels (16, 16) uint8; ValueError if it cannot be."""
+    from PIL import Image
+
+    encoded = cell and cell["bytes"]
+    if not isinstance(encoded, bytes):
+        raise ValueError(f"image: expected the bytes of a PNG, came {encoded!r}")
+    try:
+        image = Image.open(io.BytesIO(encoded), formats=["PNG"])
+        if image.mode == "L" and image.size == (16, 16):
+            return np.asarray(image)
+    except Exception as error:  # damaged bytes make Pillow raise errors of many types
+        raise ValueError(f"image cannot be decoded as PNG: {error}") from error
+    width, height = image.size
+    raise ValueError(f"image: expected 16x16 pixels of 8-bit grayscale (mode L), "
+                     f"came {width}x{height} of mode {image.mode}")
+
+
+def _check_label(label: Any) -> None:
+    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label <= 9:
+        raise ValueError(f"label: expected an integer from 0 to 9, came {label!r}")
+
+
+def cached_files() -> dict[str, Path] | None:
+    """Return the two files in the Hub's local cache, None if either is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    files = {split: try_to_load_from_cache(REPO, file, repo_type="dataset")
+             for split, file in FILES.items()}
+    # besides a path and None there is a mark for a file that the Hub is known not to have
+    if not all(isinstance(file, str) for file in files.values()):
+        return None
+    return {split: Path(file) for split, file in files.items()}
+
+
+def download() -> dict[str, Path]:
+    """Fetch the two files from the Hub into its local cache, with its progress bar.
+
+    Raises Unavailable, within 3 seconds where there is no network.
+    """
+    from huggingface_hub import constants, hf_hub_download
+
+    reason = unreachable()
+    if reason is None:
+        try:
+            return {split: Path(hf_hub_download(REPO, file, repo_type="dataset"))
+                    for split, file in FILES.items()}
+        except Exception as error:  # the client raises those of whichever HTTP library it uses
+            reason = _reason(error)
+    raise Unavailable(
+        f"USPS is neither in the local cache {constants.HF_HUB_CACHE} nor to be had from the Hub "
+        f"({constants.ENDPOINT}): {reason}\n"
+        f"Wanted: {' and '.join(FILES.values())} of the data set {REPO}.\n"
+        f"Ways out: name a folder that holds both files with --data-dir or the environment "
+        f"variable {PLACE_VARIABLE}; set HF_HOME to a folder whose Hub cache has them; or use the "
+        "digits that come with scikit-learn: `data: digits`."
+    )
+
+
+def unreachable() -> str | None:
+    """Return why the Hub cannot be reached, None if it can; answers within PROBE_SECONDS.
+
+    The Hub's client by itself retries for 20 seconds and more.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    url = hf_hub_url(REPO, FILES["train"], repo_type="dataset")
+    answers: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            get_hf_file_metadata(url, timeout=PROBE_SECONDS)
+            answers.append(None)
+        except Exception as error:
+            answers.append(_reason(error))
+
+    # on a thread of its own, since no timeout of a client's covers a name server that is silent
+    thread = Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return answers[0] if answers else f"{url} did not answer within {PROBE_SECONDS:g} seconds"
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
