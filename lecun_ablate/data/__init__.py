@@ -7,5 +7,16 @@ decorated with `@register("data")`. Importing this package imports no library bu
 from lecun_ablate.data import sklearn_digits, usps  # noqa: F401  (they register themselves)
 from lecun_ablate.data.digits import Digits, Split
 from lecun_ablate.data.loading import PLACE_VARIABLE, Unavailable, load
+from lecun_ablate.data.places import Found, survey
+from lecun_ablate.data.sheet import contact_sheet
 
-__all__ = ["PLACE_VARIABLE", "Digits", "Split", "Unavailable", "load"]
+__all__ = [
+    "PLACE_VARIABLE",
+    "Digits",
+    "Found",
+    "Split",
+    "Unavailable",
+    "contact_sheet",
+    "load",
+    "survey",
+]

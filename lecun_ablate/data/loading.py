@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lecun_ablate.data.digits import Digits
-from lecun_ablate.errors import ConfigError, DataError
+from lecun_ablate.errors import ConfigError, DataError, LecunAblateError
 from lecun_ablate.registry import Component, registry
 
 PLACE_VARIABLE = "LECUN_ABLATE_DATA"
@@ -35,11 +35,11 @@ def load(name: str, fallback: str | None = None, data_dir: Path | None = None) -
         raise ConfigError(f"data set {name!r} is read from no folder: leave out --data-dir")
     folder = named_folder(data_dir)
     try:
-        return _load(data_set, folder)
+        return load_from(data_set, folder)
     except Unavailable as error:
         if stand_in is None or folder is not None:
             raise
-        digits = _load(stand_in, None)
+        digits = load_from(stand_in, None)
         notice = (
             f"The data set is {fallback!r} ({digits.source}), NOT {name!r}: "
             f"results on the two do not compare.\n{error}"
@@ -53,8 +53,19 @@ def named_folder(data_dir: Path | None) -> Path | None:
     return Path(named).expanduser() if named else None
 
 
-def _load(data_set: Component, folder: Path | None) -> Digits:
-    digits = data_set(folder)
+def load_from(data_set: Component, folder: Path | None) -> Digits:
+    """Call a loader and check what it returns; DataError if it fails or breaks its contract."""
+    try:
+        digits = data_set(folder)
+    except LecunAblateError:
+        raise
+    except Exception as error:  # of a user's loader, or of the library that it stands on
+        raise DataError(
+            f"data set {data_set.name!r} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(digits, Digits) or digits.name != data_set.name:
+        came = f"Digits named {digits.name!r}" if isinstance(digits, Digits) else repr(digits)[:60]
+        raise DataError(f"data set {data_set.name!r}: expected Digits of that name, came {came}")
     problem = _problem(digits)
     if problem:
         raise DataError(f"data set {data_set.name!r} ({digits.source}): {problem}")
