@@ -1,0 +1,128 @@
+"""Main effects and two-way interactions of a full product of arms."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, product
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lecun_ablate.statistics.arrays import ROUNDING, check_errors
+from lecun_ablate.statistics.comparisons import holm
+from lecun_ablate.statistics.intervals import LEVEL, Interval, seed_interval
+from lecun_ablate.statistics.paired import sign_flip_test
+
+Level = Hashable
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one level does instead of the baseline's, or what two do together.
+
+    Main effect: the mean change of error over all settings of the other factors. Interaction: the
+    change by one factor's level at the other's level, minus that change at the other's baseline
+    level: 0 where the two simply add up.
+    """
+
+    factors: tuple[str, ...]  # one for a main effect, two for an interaction
+    levels: tuple[Level, ...]
+    baseline: tuple[Level, ...]  # the levels they stand against
+    n: int  # seeds
+    effect: float  # a fraction of the images, negative for fewer errors
+    interval: Interval | None  # None for a single seed
+    p: float  # two-sided sign-flip test over seeds
+    p_adjusted: float  # Holm, over all effects of the table
+
+
+def factorial(
+    arms: Sequence[Mapping[str, Level]],
+    errors: ArrayLike,
+    baseline: Mapping[str, Level] | None = None,
+    *,
+    level: float = LEVEL,
+    rng_seed: int = 0,
+) -> list[Effect]:
+    """Return the main effects, then the two-way interactions, of a factorial experiment.
+
+    `arms` name the level of every factor and hold every combination once; `errors` (arms, seeds)
+    come from the same seeds in every arm. `baseline` names the level the others stand against
+    (None: each factor's level in the first arm). One contrast per seed, so what a seed does to all
+    arms alike cancels. Factors with a single level have no effect and are left out.
+    Raises ValueError for a product that is not full, or errors that are no fractions.
+    Montgomery 2017, "Design and Analysis of Experiments", chapter 5.
+    """
+    if not arms:
+        raise ValueError("no arms to compare")
+    baseline = dict(arms[0] if baseline is None else baseline)
+    table, factors = _table(arms, errors, baseline)
+    varied = [axis for axis, levels in enumerate(factors.values()) if len(levels) > 1]
+    names = list(factors)
+    effects = []
+    for axes in [*combinations(varied, 1), *combinations(varied, 2)]:
+        chosen = tuple(names[axis] for axis in axes)
+        others = tuple(axis for axis in range(len(names)) if axis not in axes)
+        cells = table.mean(axis=others)  # levels of the chosen factors, seeds
+        for cell in product(*(range(1, len(factors[name])) for name in chosen)):
+            contrast = _contrast(cells, cell)
+            p, _ = sign_flip_test(contrast, rng_seed=rng_seed)
+            effects.append(
+                Effect(
+                    factors=chosen,
+                    levels=tuple(factors[name][k] for name, k in zip(chosen, cell, strict=True)),
+                    baseline=tuple(baseline[name] for name in chosen),
+                    n=len(contrast),
+                    effect=float(contrast.mean()),
+                    interval=seed_interval(contrast, level, rng_seed=rng_seed),
+                    p=p,
+                    p_adjusted=p,  # until all are known
+                )
+            )
+    adjusted = holm([effect.p for effect in effects])
+    return [
+        replace(effect, p_adjusted=float(p)) for effect, p in zip(effects, adjusted, strict=True)
+    ]
+
+
+def _contrast(cells: np.ndarray, cell: tuple[int, ...]) -> np.ndarray:
+    """Return per seed what the levels `cell` add to those of the baseline, which are number 0."""
+    for level in cell:
+        cells = cells[level] - cells[0]
+    return np.where(np.abs(cells) <= ROUNDING, 0.0, cells)
+
+
+def _table(
+    arms: Sequence[Mapping[str, Level]], errors: ArrayLike, baseline: Mapping[str, Level]
+) -> tuple[np.ndarray, dict[str, list[Level]]]:
+    """Return the errors as (levels of factor 1, levels of factor 2, ..., seeds), and the levels.
+
+    The baseline's level comes first in every factor.
+    """
+    rows = [np.asarray(row, dtype=np.float64) for row in errors]
+    if len(rows) != len(arms) or len({row.shape for row in rows}) != 1:
+        raise ValueError(
+            f"errors have shapes {[row.shape for row in rows]}; expected {len(arms)} rows of the "
+            "same seeds, one per arm"
+        )
+    factors: dict[str, list[Level]] = {}
+    for name in arms[0]:
+        present = list(dict.fromkeys(arm.get(name) for arm in arms))
+        if name not in baseline or baseline[name] not in present:
+            raise ValueError(f"the baseline's {name} is none of {present}")
+        factors[name] = sorted(present, key=lambda value, base=baseline[name]: value != base)
+    cells = [tuple(sorted(arm.items(), key=lambda item: item[0])) for arm in arms]
+    full = [
+        tuple(sorted(zip(factors, levels, strict=True), key=lambda item: item[0]))
+        for levels in product(*factors.values())
+    ]
+    if len(set(cells)) != len(cells) or set(cells) != set(full):
+        missing = [dict(cell) for cell in full if cell not in set(cells)]
+        raise ValueError(
+            f"the arms are no full product, each once, of {factors}"
+            + (f": {missing[0]} is missing" if missing else "")
+        )
+    order = [cells.index(cell) for cell in full]
+    shape = [len(levels) for levels in factors.values()]
+    ordered = [check_errors(rows[row], f"arm {dict(arms[row])}") for row in order]
+    return np.reshape(ordered, [*shape, -1]), factors

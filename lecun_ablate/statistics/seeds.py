@@ -1,0 +1,118 @@
+"""What the seed alone does to one arm: the distribution of its error, and where it comes from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lecun_ablate.statistics.arrays import ROUNDING, check_errors, misses, spread
+from lecun_ablate.statistics.intervals import LEVEL, Interval, seed_interval
+
+
+@dataclass(frozen=True)
+class Description:
+    """The distribution of one arm's error over seeds, as fractions of the images."""
+
+    n: int
+    mean: float
+    interval: Interval | None  # of the mean; None for a single seed
+    sd: float  # 0 for a single seed
+    low: float  # 5 % of the seeds are below
+    high: float  # 5 % are above
+    best: float
+    worst: float
+
+
+def describe(errors: ArrayLike, level: float = LEVEL, *, rng_seed: int = 0) -> Description:
+    """Return the distribution of errors (seeds,). Raises ValueError for NaN or no fractions."""
+    errors = check_errors(errors)
+    low, high = np.quantile(errors, [0.05, 0.95])
+    return Description(
+        n=len(errors),
+        mean=float(errors.mean()),
+        interval=seed_interval(errors, level, rng_seed=rng_seed),
+        sd=spread(errors),
+        low=float(low),
+        high=float(high),
+        best=float(errors.min()),
+        worst=float(errors.max()),
+    )
+
+
+@dataclass(frozen=True)
+class VarianceSplit:
+    """Why an arm's test error varies over seeds. Variances of the error (a fraction), unbiased.
+
+    `finite_test_set` is there because the test set is small: each seed misses other images, and on
+    endless images that would average out. `rest` is what would remain on endless images: seeds
+    that are better or worse networks. An estimate of `rest` can be negative; then it is nothing
+    that can be told from 0.
+    """
+
+    n: int  # seeds
+    images: int
+    total: float
+    finite_test_set: float
+    rest: float
+    rest_se: float | None  # jackknife standard error of `rest`; None below 3 seeds
+
+    @property
+    def finite_share(self) -> float:
+        """The share of the variance that is finite-test-set noise, 0..1 (0 without variance)."""
+        return float(np.clip(self.finite_test_set / self.total, 0, 1)) if self.total else 0.0
+
+
+def split_variance(predictions: ArrayLike, labels: ArrayLike) -> VarianceSplit:
+    """Split the variance of the test error over seeds.
+
+    `predictions` (seeds, images) uint8, 255 being no answer; `labels` (images,). The errors on two
+    halves of the test set share only what makes a seed better or worse: their covariance is
+    `rest`. It is averaged here over all ways to halve the test set, in closed form: the mean
+    covariance of two different images. `finite_test_set` is the other part, the sum over images
+    of p (1 - p) / images^2, p being an image's error rate over seeds (with n / (n - 1) for the
+    estimated p), less the small share of `rest` in it.
+    Jordan 2023, "Calibrated Chaos", arXiv:2304.01910. Raises ValueError below 2 seeds or images.
+    """
+    missed = misses(predictions, labels)
+    n, m = missed.shape
+    if min(n, m) < 2:
+        raise ValueError(f"{n} seeds and {m} images: expected at least 2 of each")
+    rates, errors = missed.mean(axis=0), missed.mean(axis=1)
+    total = float(errors.var(ddof=1))
+    rest = _pair_covariance(rates, total, n)
+    rest_se = None
+    if n > 2:
+        totals = np.array([np.delete(errors, k).var(ddof=1) for k in range(n)])
+        left_out = [
+            _pair_covariance((n * rates - missed[k]) / (n - 1), totals[k], n - 1) for k in range(n)
+        ]
+        rest_se = math.sqrt((n - 1) * np.var(left_out))
+    return VarianceSplit(n, m, total, total - rest, rest, rest_se)
+
+
+def _pair_covariance(rates: np.ndarray, total: float, n: int) -> float:
+    """Return the mean over pairs of different images of the covariance of their misses."""
+    m = len(rates)
+    own = float((rates * (1 - rates)).sum()) * n / (n - 1)  # the sum of the images' variances
+    return (m * m * total - own) / (m * (m - 1))
+
+
+def chance_of_wrong_ranking(errors: ArrayLike, difference: float = 0.005) -> float:
+    """Return how often one run of each of two arms ranks them wrongly.
+
+    The arms' true errors differ by `difference` (a fraction), and both spread over seeds as
+    `errors` (seeds,) do: the share of pairs of different seeds in which the worse arm has the
+    smaller error. Ties count half. Raises ValueError below 2 seeds or a difference < 0.
+    """
+    errors = check_errors(errors)
+    if len(errors) < 2:
+        raise ValueError("one seed says nothing about the spread over seeds")
+    if not difference >= 0:
+        raise ValueError(f"difference is {difference}; expected 0 or more")
+    lead = errors[:, None] - errors[None, :] - difference  # better arm's run minus worse arm's
+    wrong = np.where(np.abs(lead) <= ROUNDING, 0.5, lead > 0)
+    np.fill_diagonal(wrong, 0)
+    return float(wrong.sum() / (len(errors) * (len(errors) - 1)))

@@ -1,0 +1,39 @@
+"""Numbers as people read them: errors in percent, differences in points of error."""
+
+from __future__ import annotations
+
+from lecun_ablate.statistics.intervals import Interval
+
+
+def percent(error: float, decimals: int = 2) -> str:
+    """Return an error (a fraction) as percent: 0.0502 is "5.02 %"."""
+    return f"{100 * error:.{decimals}f} %"
+
+
+def signed(difference: float, decimals: int = 2) -> str:
+    """Return a difference (a fraction) as a signed number of points: -0.0031 is "-0.31"."""
+    text = f"{100 * difference:+.{decimals}f}"
+    return text[1:] if float(text) == 0 else text  # no "+0.00", no "-0.00"
+
+
+def points(difference: float, decimals: int = 2, *, sign: bool = True) -> str:
+    """Return a difference (a fraction) with its unit: -0.0031 is "-0.31 points"."""
+    number = signed(difference, decimals) if sign else f"{100 * difference:.{decimals}f}"
+    return f"{number} points"
+
+
+def span(interval: Interval | None, decimals: int = 2) -> str:
+    """Return an interval of differences in points: "[-0.62, -0.01]"; "no interval" for None."""
+    if interval is None:
+        return "no interval"
+    return f"[{signed(interval.low, decimals)}, {signed(interval.high, decimals)}]"
+
+
+def p_value(p: float) -> str:
+    """Return a p-value: "p = 0.012", "p < 0.001"."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 seed", "12 seeds"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
