@@ -14,7 +14,7 @@ from lecun_ablate.errors import ConfigError
 from lecun_ablate.registry import Component, registry
 
 
-def _component(kind: str) -> Any:
+def registered(kind: str) -> Any:
     """Return the type of a field that names a registered component of `kind`."""
 
     def known(name: str) -> str:
@@ -27,7 +27,7 @@ def _component(kind: str) -> Any:
 
 
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
-Real = Annotated[float, Field(allow_inf_nan=False)]
+Real = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 
 
 class Recipe(BaseModel):
@@ -39,15 +39,15 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    activation: _component("activation") = "tanh"
-    output_activation: _component("activation") = "tanh"
-    init: _component("init") = "sqrt_fan_in"
-    connectivity: _component("connectivity") = "blocks"
-    loss: _component("loss") = "mse"
-    target: _component("target") = "one_hot"
-    optimizer: _component("optimizer") = "sgd"
+    activation: registered("activation") = "tanh"
+    output_activation: registered("activation") = "tanh"
+    init: registered("init") = "sqrt_fan_in"
+    connectivity: registered("connectivity") = "blocks"
+    loss: registered("loss") = "mse"
+    target: registered("target") = "one_hot"
+    optimizer: registered("optimizer") = "sgd"
     momentum: Annotated[Real, Field(ge=0, lt=1)] = 0.0
-    order: _component("order") = "fixed"
+    order: registered("order") = "fixed"
     lr: Annotated[Real, Field(gt=0)] = 0.03
     epochs: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 23
     dtype: Literal["float32", "float64"] = "float32"

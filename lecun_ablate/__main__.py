@@ -1,0 +1,5 @@
+"""`python -m lecun_ablate`."""
+
+from lecun_ablate.cli import main
+
+main()

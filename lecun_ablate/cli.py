@@ -1,0 +1,211 @@
+"""The command line; nothing else knows about a terminal. Heavy imports wait for their command."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from lecun_ablate.errors import ConfigError, LecunAblateError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Fair, paired, reproducible ablations of LeCun's 1989 zip-code network.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class TrainerChoice(str, Enum):
+    """The trainers that --trainer takes."""
+
+    auto = "auto"
+    native = "native"
+    torch = "torch"
+    mixed = "mixed"
+
+
+class DeviceChoice(str, Enum):
+    """The devices that --device takes."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder that holds data/train-00000-of-00001.parquet and its test twin."),
+]
+Components = Annotated[
+    list[Path] | None, typer.Option(help="Python file that registers components; repeatable.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
+
+
+@app.command()
+def run(
+    experiment: Annotated[Path, typer.Argument(help="The YAML file of an experiment.")],
+    seeds: Annotated[str | None, typer.Option(help="Number of seeds, or a list: 0,3,7.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of every arm.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="recipe.lr=0.05; repeatable.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Data set; no fallback then.")] = None,
+    data_dir: DataDir = None,
+    components: Components = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64, for every arm.")] = None,
+    trainer: Annotated[TrainerChoice, typer.Option(help="Who trains.")] = TrainerChoice.auto,
+    device: Annotated[DeviceChoice, typer.Option(help="Where.")] = DeviceChoice.auto,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, train nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train what is missing of an experiment, and compare its arms."""
+    from lecun_ablate import api, display
+    from lecun_ablate.experiment import load_experiment
+
+    asked = load_experiment(
+        experiment,
+        seeds=_seeds(seeds),
+        epochs=epochs,
+        dtype=dtype,
+        data=data,
+        components=components or (),
+        assignments=set_ or (),
+    )
+    prepared = api.prepare(asked, data_dir, trainer.value, device.value)
+    for notice in prepared.notices:
+        display.notice(notice)
+    if dry_run:
+        _dry_run(prepared, as_json)
+        return
+    results = api.run_prepared(prepared, progress=display.progress())
+    _print_results(results, as_json)
+
+
+@app.command()
+def show(
+    experiment: Annotated[str, typer.Argument(help="Name of an experiment, or the id of a run.")],
+    as_json: AsJson = False,
+) -> None:
+    """Print the results of an experiment again."""
+    from lecun_ablate import display, runner
+    from lecun_ablate.tracking import Store
+
+    store = Store()
+    found = store.find(experiment)
+    _print_results(runner.load(store, found.info.run_id), as_json)
+    if not as_json:
+        display.other_plans(store.experiment_runs(found.info.experiment_id), found)
+
+
+@app.command()
+def components(
+    kind: Annotated[str | None, typer.Argument(help="activation, init, ...; all if absent.")] = None,
+    file: Annotated[
+        list[Path] | None, typer.Option("--components", help="Python file to load as well.")
+    ] = None,
+) -> None:
+    """List the components that a recipe can name."""
+    import lecun_ablate.components
+    import lecun_ablate.data  # noqa: F401
+    from lecun_ablate import display
+    from lecun_ablate.registry import KINDS, registry
+
+    for path in file or ():
+        registry.load(path)
+    for name in [kind] if kind else KINDS:
+        display.components(name, [registry.get(name, n) for n in registry.names(name)])
+
+
+def _seeds(text: str | None) -> int | list[int] | None:
+    """Read --seeds: a number of seeds, or seeds with commas between them."""
+    if text is None:
+        return None
+    try:
+        numbers = [int(part) for part in text.rstrip(",").split(",")]
+    except ValueError:
+        raise ConfigError(
+            f"--seeds {text}: expected a number of seeds, such as 20, or seeds: 0,3,7"
+        ) from None
+    return numbers[0] if "," not in text else numbers
+
+
+def _dry_run(prepared: Any, as_json: bool) -> None:
+    from lecun_ablate import display, runner
+    from lecun_ablate.tracking import Store
+
+    try:
+        store = Store()
+        found = store.experiment(prepared.plan.tracking_name)
+        finished = store.finished(found.experiment_id) if found else {}
+    except LecunAblateError:  # no store yet, so nothing is done
+        finished = {}
+    todo = runner.pending(prepared.plan, finished)
+    seconds = runner.estimate(prepared, todo)
+    if as_json:
+        print(json.dumps(display.plan_as_json(prepared.plan, todo, seconds), indent=2))
+    else:
+        display.plan(prepared.plan, todo, seconds)
+
+
+def _print_results(results: Any, as_json: bool) -> None:
+    from lecun_ablate import display, summary
+    from lecun_ablate.tracking import Store
+
+    table = summary.arm_table(results.plan, results.final)
+    link = Store().link(results.experiment_id)
+    if as_json:
+        print(json.dumps(summary.as_json(results.plan, table, results.run_id, link), indent=2))
+    else:
+        display.results(results, table, link)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its status."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as Ctrl-C does
+    sys.exit(_main(sys.argv[1:]))
+
+
+def _main(arguments: list[str]) -> int:
+    from click.exceptions import ClickException
+
+    try:
+        app(arguments, prog_name="python -m lecun_ablate", standalone_mode=False)
+    except ClickException as error:
+        error.show()
+        return error.exit_code
+    except typer.Exit as error:
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted: what had finished is kept; run the same command to go on",
+              file=sys.stderr)  # fmt: skip
+        return INTERRUPTED
+    except LecunAblateError as error:
+        for line in str(error).split("\n"):
+            print(f"error: {line}", file=sys.stderr)
+        return error.exit_status
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        return _unexpected(error)
+    return 0
+
+
+def _unexpected(error: Exception) -> int:
+    """Keep the traceback of a bug in a file, and tell the user what it is in one line."""
+    import traceback
+
+    log = Path("lecun_ablate-error.log")
+    log.write_text("".join(traceback.format_exception(error)))
+    print(f"error: {type(error).__name__}: {error}\nerror: this is a bug; its trace is in {log}",
+          file=sys.stderr)  # fmt: skip
+    return 1

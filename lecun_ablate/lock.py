@@ -1,0 +1,44 @@
+"""One writer at a time: an operating-system lock that dies with its holder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lecun_ablate.errors import LecunAblateError
+
+
+@contextmanager
+def exclusive(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path` while the body runs; `what` names what it guards.
+
+    Raises LecunAblateError, naming the holder, where another process has it. The file stays;
+    what counts is the lock on it, which the system drops however its holder ends.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  (closed below)
+    except OSError as error:
+        raise LecunAblateError(f"{path}: cannot be written: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise LecunAblateError(
+                f"{what} is in use by {holder}: wait until it has ended, or stop it"
+            ) from None
+        file.truncate(0)
+        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        file.write(f"process {os.getpid()} on {socket.gethostname()} ({command})")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)

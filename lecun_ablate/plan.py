@@ -1,0 +1,91 @@
+"""A plan: an experiment made concrete, with its data, its trainers and the key of every run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lecun_ablate.data.digits import Digits
+from lecun_ablate.experiment import Arm, DataChoice, Experiment, plan_key
+from lecun_ablate.recipe import Recipe, run_key
+
+SPLIT = "train/test"  # trained on the whole training split, scored on it and on the test split
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be trained and compared. `keys` maps (arm, seed) to the run's key."""
+
+    experiment: Experiment
+    data: str  # the name of the data set that is really used
+    data_digest: str
+    notice: str | None  # what must be said about the data, such as a fallback
+    trainers: dict[str, dict[str, Any]]  # the identity of each arm's trainer
+    keys: dict[tuple[str, int], str]
+    key: str  # of the plan itself: the seeds left out
+
+    @classmethod
+    def make(
+        cls, experiment: Experiment, digits: Digits, trainers: Mapping[str, dict[str, Any]]
+    ) -> Plan:
+        """Combine an experiment with data and with the identity of each arm's trainer."""
+        data = {"digest": digits.digest, "split": SPLIT}
+        keys = {
+            (arm.name, seed): run_key(arm.recipe, seed, data, trainers[arm.name])
+            for seed in experiment.seeds
+            for arm in experiment.arms
+        }
+        return cls(
+            experiment,
+            digits.name,
+            digits.digest,
+            digits.notice,
+            dict(trainers),
+            keys,
+            plan_key(experiment, digits.digest, trainers),
+        )
+
+    @property
+    def tracking_name(self) -> str:
+        """The name of the MLflow experiment: results on different data never mix."""
+        return f"{self.experiment.name}/{self.data}"
+
+    @property
+    def trainer_names(self) -> str:
+        """The trainers in use, for people."""
+        return ", ".join(sorted({str(trainer["name"]) for trainer in self.trainers.values()}))
+
+    def to_json(self) -> str:
+        """Return the plan as JSON, for the artifacts of the experiment's run."""
+        content = asdict(self)
+        experiment = self.experiment
+        content["experiment"] |= {
+            "data": experiment.data.model_dump(),
+            "arms": [
+                {"name": a.name, "overrides": a.overrides, "recipe": a.recipe.model_dump()}
+                for a in experiment.arms
+            ],
+            "file": str(experiment.file) if experiment.file else None,
+        }
+        content["keys"] = [[arm, seed, key] for (arm, seed), key in self.keys.items()]
+        return json.dumps(content, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read a plan back. Recipes are not validated: their components may not be loaded here."""
+        content = json.loads(text)
+        experiment = content["experiment"]
+        arms = [
+            Arm(arm["name"], arm["overrides"], Recipe.model_construct(**arm["recipe"]))
+            for arm in experiment["arms"]
+        ]
+        experiment |= {
+            "arms": tuple(arms),
+            "data": DataChoice.model_construct(**experiment["data"]),
+            "seeds": tuple(experiment["seeds"]),
+        }
+        content["experiment"] = Experiment(**experiment)
+        content["keys"] = {(arm, seed): key for arm, seed, key in content["keys"]}
+        return cls(**content)

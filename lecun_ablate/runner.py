@@ -1,0 +1,296 @@
+"""From an experiment to its results: plan, resume, train, track, summarise."""
+
+from __future__ import annotations
+
+import io
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lecun_ablate import trainers
+from lecun_ablate.data.digits import Digits, Split
+from lecun_ablate.errors import ConfigError, LecunAblateError
+from lecun_ablate.experiment import Arm, Experiment
+from lecun_ablate.initial import connectivity
+from lecun_ablate.network import Network
+from lecun_ablate.plan import Plan
+from lecun_ablate.recipe import Recipe
+from lecun_ablate.tracking import EPOCH_METRICS, STATUS, Store
+from lecun_ablate.trainers.base import EpochReport, Run, Trainer
+
+FINISHED, DIVERGED, COLLAPSED = "finished", "diverged", "collapsed"
+
+
+@dataclass(frozen=True)
+class Results:
+    """A finished experiment: its plan, and a row per run and epoch.
+
+    Columns of `frame`: arm, seed, epoch, the metrics of tracking.EPOCH_METRICS (errors as
+    fractions, losses as means over the images), status ("finished", "diverged" or "collapsed")
+    and run_id.
+    """
+
+    plan: Plan
+    frame: pd.DataFrame
+    run_id: str  # of the experiment
+    experiment_id: str
+
+    @property
+    def final(self) -> pd.DataFrame:
+        """The rows after each run's last epoch, one per run."""
+        return self.frame.groupby(["arm", "seed"], sort=False).tail(1)
+
+
+class Progress(Protocol):
+    """What wants to know how training goes."""
+
+    def begin(self, plan: Plan, todo: Sequence[tuple[str, int]]) -> None:
+        """Training starts with the given (arm, seed) runs to do."""
+
+    def epoch(self, arm: str, seed: int, report: EpochReport) -> None:
+        """One run has ended one epoch."""
+
+    def end(self) -> None:
+        """Training has ended, for whatever reason."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan with the data and the trainers that it needs."""
+
+    plan: Plan
+    digits: Digits
+    trainers: dict[str, Trainer]
+    notices: list[str]
+
+
+def prepare(
+    experiment: Experiment, digits: Digits, trainer: str = "auto", device: str = "auto"
+) -> Prepared:
+    """Choose the trainers of an experiment and make its plan.
+
+    Raises ConfigError where a user's component does not keep its contract: that is tried on two
+    patterns before anything is trained.
+    """
+    recipes = {arm.name: arm.recipe for arm in experiment.arms}
+    chosen, notices = trainers.choose(recipes, trainer, device)
+    for arm in experiment.arms:
+        _try_components(arm, digits.train)
+    plan = Plan.make(experiment, digits, {name: t.identity() for name, t in chosen.items()})
+    if digits.notice:
+        notices.insert(0, digits.notice)
+    return Prepared(plan, digits, chosen, notices)
+
+
+def pending(plan: Plan, finished: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Return the (arm, seed) runs still to do, seed by seed, so that arms stay paired."""
+    return [run for run, key in plan.keys.items() if key not in finished]
+
+
+def estimate(prepared: Prepared, todo: Sequence[tuple[str, int]]) -> float:
+    """Return about how many seconds the runs to do will take, from a short trial on 1 % of them."""
+    n = 100
+    fit = prepared.digits.train.take(np.arange(min(n, len(prepared.digits.train))))
+    test = prepared.digits.test.take(np.arange(max(1, n * len(prepared.digits.test)
+                                                   // len(prepared.digits.train))))
+    total = 0.0
+    for trainer, members in _by_trainer(prepared, todo):
+        sample = members[: 64]
+        runs = [Run(_recipe(prepared.plan, arm), seed, until=1) for arm, seed in sample]
+        began = time.perf_counter()
+        for _ in trainer.train(runs, fit, {"train": fit, "test": test}):
+            pass
+        seconds = time.perf_counter() - began
+        epochs = sum(_recipe(prepared.plan, arm).epochs for arm, _ in members)
+        total += seconds / len(sample) * epochs * len(prepared.digits.train) / len(fit)
+    return total
+
+
+def execute(prepared: Prepared, store: Store, progress: Progress | None = None) -> Results:
+    """Train what is missing of a plan, write it to the store, and return all of its results.
+
+    A run is written as soon as it has ended; an interruption loses no more than the runs in
+    training. The experiment's run is left FINISHED, KILLED (interrupted) or FAILED.
+    """
+    plan = prepared.plan
+    experiment_id = store.ensure_experiment(plan.tracking_name)
+    store.sweep(experiment_id)
+    todo = pending(plan, store.finished(experiment_id))
+    run_id = store.begin(experiment_id, plan)
+    arms = {
+        arm.name: store.begin_arm(experiment_id, run_id, plan, arm.name)
+        for arm in plan.experiment.arms
+    }
+    status = "KILLED"
+    try:
+        for arm in plan.experiment.arms:
+            store.put(arms[arm.name], _connectivity_picture(arm, plan.experiment.seeds[0]))
+        if progress:
+            progress.begin(plan, todo)
+        try:
+            for trainer, members in _by_trainer(prepared, todo):
+                _train(prepared, trainer, members, store, experiment_id, arms, progress)
+        finally:
+            if progress:
+                progress.end()
+        results = load(store, run_id)
+        for name, table in results.frame.groupby("arm", sort=False):
+            arms[name] = store.summarise_arm(
+                experiment_id, run_id, plan, name, arms[name], table
+            )
+        status = "FINISHED"
+        return results
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        store.end([*arms.values(), run_id], status)
+
+
+def load(store: Store, run_id: str) -> Results:
+    """Return the results of an experiment's run: those of its runs that have finished."""
+    run = store.client.get_run(run_id)
+    plan = store.plan(run)
+    experiment_id = run.info.experiment_id
+    finished = store.finished(experiment_id)
+    wanted = {which: finished[key] for which, key in plan.keys.items() if key in finished}
+    if not wanted:
+        raise LecunAblateError(f"{plan.tracking_name}: no run has finished yet")
+    about = pd.DataFrame(
+        {"arm": arm, "seed": seed, "run_id": r.info.run_id, "status": r.data.tags[STATUS]}
+        for (arm, seed), r in wanted.items()
+    )
+    frame = about.merge(store.histories(list(about.run_id)), on="run_id")
+    order = {arm.name: i for i, arm in enumerate(plan.experiment.arms)}
+    frame = frame.sort_values(
+        ["arm", "seed", "epoch"], key=lambda c: c.map(order) if c.name == "arm" else c
+    )
+    columns = ["arm", "seed", "epoch", *EPOCH_METRICS, "status", "run_id"]
+    return Results(plan, frame[columns].reset_index(drop=True), run_id, experiment_id)
+
+
+def _by_trainer(
+    prepared: Prepared, todo: Sequence[tuple[str, int]]
+) -> list[tuple[Trainer, list[tuple[str, int]]]]:
+    members: dict[int, list[tuple[str, int]]] = defaultdict(list)
+    for arm, seed in todo:
+        members[id(prepared.trainers[arm])].append((arm, seed))
+    by_id = {id(trainer): trainer for trainer in prepared.trainers.values()}
+    return [(by_id[key], runs) for key, runs in members.items()]
+
+
+def _recipe(plan: Plan, arm: str) -> Recipe:
+    return plan.experiment.arm(arm).recipe
+
+
+def _train(
+    prepared: Prepared,
+    trainer: Trainer,
+    members: Sequence[tuple[str, int]],
+    store: Store,
+    experiment_id: str,
+    arms: Mapping[str, str],
+    progress: Progress | None,
+) -> None:
+    plan, digits = prepared.plan, prepared.digits
+    runs = [Run(_recipe(plan, arm), seed) for arm, seed in members]
+    histories: dict[int, list[dict[str, float]]] = defaultdict(list)
+    reports = trainer.train(runs, digits.train, {"train": digits.train, "test": digits.test})
+    for report in reports:
+        arm, seed = members[report.index]
+        histories[report.index].append(_metrics(report))
+        if report.last:
+            store.log_run(
+                experiment_id,
+                arms[arm],
+                plan,
+                arm,
+                seed,
+                histories.pop(report.index),
+                _status(report, digits.train),
+                _run_artifacts(report, digits.test, _recipe(plan, arm)),
+            )
+        if progress:
+            progress.epoch(arm, seed, report)
+
+
+def _metrics(report: EpochReport) -> dict[str, float]:
+    metrics: dict[str, float] = {"epoch_seconds": report.seconds}
+    for split, scores in report.scores.items():
+        metrics |= {
+            f"{split}_loss": scores.loss,
+            f"{split}_error": scores.error,
+            f"{split}_misses": scores.misses,
+        }
+    return metrics
+
+
+def _status(report: EpochReport, train: Split) -> str:
+    """Tell how a run ended: at chance level means no better than always naming one digit."""
+    if report.diverged:
+        return DIVERGED
+    naming_one = 1 - max(train.class_counts) / len(train)
+    return COLLAPSED if report.scores["train"].error >= naming_one else FINISHED
+
+
+def _run_artifacts(
+    report: EpochReport, test: Split, recipe: Recipe
+) -> dict[str, bytes | str | Path]:
+    weights = io.BytesIO()
+    np.savez(weights, **report.state.parameters)
+    table = pd.DataFrame(
+        {
+            "label": test.labels.astype(np.uint8),
+            "prediction": report.scores["test"].predictions,
+        }
+    )
+    files = {f"components/{c.file.name}": c.file for c in recipe.user_components if c.file}
+    return {
+        "weights.npz": weights.getvalue(),
+        "test_predictions.parquet": table.to_parquet(index=False),
+        **files,
+    }
+
+
+def _connectivity_picture(arm: Arm, seed: int) -> dict[str, bytes]:
+    from lecun_ablate.report.figures import connectivity_matrix, png
+
+    return {"connectivity.png": png(connectivity_matrix(connectivity(arm.recipe, seed), arm.name))}
+
+
+def _try_components(arm: Arm, split: Split) -> None:
+    """Take one step of the reference network where an arm uses components of the user's own."""
+    own = arm.recipe.user_components
+    if not own:
+        return
+    names = ", ".join(f"{c.kind} {c.name!r}" for c in own)
+    labels = torch.tensor(split.labels[:2])
+    try:
+        network = Network(arm.recipe, seed=0)
+        images = torch.tensor(split.images[:2], dtype=getattr(torch, arm.recipe.dtype))
+        losses = network.loss(images, labels)
+        if tuple(losses.shape) != (2,):
+            raise ValueError(f"the loss of 2 patterns has shape {tuple(losses.shape)}, not (2,)")
+        losses.sum().backward()
+    except ConfigError as error:
+        raise ConfigError([f"arm {arm.name!r}: {problem}" for problem in error.problems]) from error
+    except Exception as error:
+        raise ConfigError(
+            f"arm {arm.name!r}: {names}: {_place(error, own)}{type(error).__name__}: {error}"
+        ) from error
+
+
+def _place(error: BaseException, components: Sequence[Any]) -> str:
+    files = {str(c.file) for c in components if c.file}
+    lines = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in files]
+    return f"{lines[-1].filename}:{lines[-1].lineno}: " if lines else ""
+
+

@@ -1,0 +1,67 @@
+"""The table of arms: what each arm reached after the last epoch, over its seeds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from lecun_ablate.experiment import Arm
+from lecun_ablate.plan import Plan
+
+
+def arm_table(plan: Plan, final: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per arm from the last epoch of its runs; errors are fractions.
+
+    Means, spread and extremes are over the runs that did not diverge; a diverged run has no error
+    after the last epoch, and its number stands beside.
+    """
+    rows = [_row(plan, arm, final[final.arm == arm.name]) for arm in plan.experiment.arms]
+    return pd.DataFrame(rows)
+
+
+def _row(plan: Plan, arm: Arm, runs: pd.DataFrame) -> dict[str, Any]:
+    ended = runs[runs.status != "diverged"]
+    error = ended.set_index("seed").test_error
+    some = len(ended) > 0
+    return {
+        "arm": arm.name,
+        "runs": len(runs),
+        "test_error_mean": error.mean() if some else None,
+        "test_error_sd": error.std() if len(ended) > 1 else None,
+        "best_error": error.min() if some else None,
+        "best_seed": int(error.idxmin()) if some else None,
+        "worst_error": error.max() if some else None,
+        "worst_seed": int(error.idxmax()) if some else None,
+        "train_error_mean": ended.train_error.mean() if some else None,
+        "diverged": int((runs.status == "diverged").sum()),
+        "collapsed": int((runs.status == "collapsed").sum()),
+        "lr": arm.recipe.lr,
+        "trainer": plan.trainers[arm.name]["name"],
+    }
+
+
+def tuning_line(plan: Plan) -> str:
+    """Say at which learning rates the arms were trained, and that nobody tuned them."""
+    rates = {arm.name: arm.recipe.lr for arm in plan.experiment.arms}
+    if len(set(rates.values())) == 1:
+        return f"every arm at lr {next(iter(rates.values())):g}, untuned"
+    return ", ".join(f"{arm} at lr {lr:g}" for arm, lr in rates.items()) + "; untuned"
+
+
+def as_json(plan: Plan, table: pd.DataFrame, run_id: str, link: str) -> dict[str, Any]:
+    """Return the table and what it rests on as plain values; None where there is no number."""
+    records = table.astype(object).where(table.notna(), None).to_dict("records")
+    return {
+        "experiment": plan.experiment.name,
+        "question": plan.experiment.question,
+        "data": plan.data,
+        "data_digest": plan.data_digest,
+        "notice": plan.notice,
+        "baseline": plan.experiment.baseline,
+        "seeds": list(plan.experiment.seeds),
+        "tuning": tuning_line(plan),
+        "arms": records,
+        "run_id": run_id,
+        "link": link,
+    }

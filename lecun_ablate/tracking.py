@@ -1,0 +1,502 @@
+"""The MLflow store: the only file that imports mlflow.
+
+Three levels of runs: an experiment, under it its arms, under each arm a run per seed. A seed run
+is written whole once its training has ended, and counts only when its status is FINISHED, which is
+the last thing written: whatever a killed process leaves behind is swept away by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+import sqlite3
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pandas as pd
+
+from lecun_ablate.errors import LecunAblateError, nearest
+from lecun_ablate.lock import exclusive
+from lecun_ablate.plan import Plan
+from lecun_ablate.recipe import Recipe
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+from mlflow import MlflowClient  # noqa: E402  (after its environment is set)
+from mlflow.entities import (  # noqa: E402
+    Dataset,
+    DatasetInput,
+    Experiment,
+    InputTag,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+    ViewType,
+)
+from mlflow.exceptions import MlflowException  # noqa: E402
+
+DATABASE = "mlflow.db"
+LEVEL, KEY, ARM, PLAN, SEEDS, STATUS = (
+    f"lecun_ablate.{name}" for name in ("level", "run_key", "arm", "plan", "seeds", "status")
+)
+PARENT, NAME = "mlflow.parentRunId", "mlflow.runName"
+EPOCH_METRICS = (
+    "train_loss", "train_error", "train_misses", "test_loss", "test_error", "test_misses",
+    "epoch_seconds",
+)  # fmt: skip
+SUMMARISED = ("train_loss", "train_error", "test_loss", "test_error")
+BATCH = 1000  # metrics that MLflow takes at once
+
+
+class Store:
+    """An MLflow store, for reading. `Store.writing()` gives one that may also write."""
+
+    def __init__(self, uri: str | None = None):
+        """Connect to `uri`, else to MLFLOW_TRACKING_URI, else to ./mlflow.db."""
+        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DATABASE}"
+        self.database = _database_path(self.uri)
+        if self.database is not None:
+            self.uri = f"sqlite:///{self.database}"
+        _refuse_file_store(self.uri)
+        if self.database is not None and not self.database.exists():
+            raise LecunAblateError(f"{self.database}: no results here yet: `run` an experiment")
+        self.client = MlflowClient(tracking_uri=self.uri)
+        with self._explained("cannot be read"):
+            self.client.search_experiments(max_results=1)
+
+    @classmethod
+    @contextlib.contextmanager
+    def writing(cls, uri: str | None = None) -> Iterator[Store]:
+        """Open the store for one writer, creating it if need be, and check that it can be written.
+
+        Raises LecunAblateError where another process holds it, or it cannot be reached.
+        """
+        uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DATABASE}"
+        _refuse_file_store(uri)
+        database = _database_path(uri)
+        if database is not None:
+            lock = database.parent / ".lecun_ablate.lock"
+        else:
+            name = hashlib.sha256(uri.encode()).hexdigest()[:16]
+            lock = Path(tempfile.gettempdir()) / f"lecun_ablate-{name}.lock"
+        with exclusive(lock, f"the MLflow store {uri}"):
+            if database is not None and not database.exists():
+                _create(database)
+            store = cls(uri)
+            with store._explained("cannot be written"):
+                default = store.client.search_experiments(max_results=1)[0]
+                store.client.set_experiment_tag(
+                    default.experiment_id, "lecun_ablate.writable", str(int(time.time()))
+                )
+            yield store
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # SQLAlchemy, requests and MLflow each have errors of their own
+            where = self.database or self.uri
+            way_out = (
+                "; if it was left by an interrupted `mlflow` command, move it away"
+                if self.database
+                else "; is the server running?"
+            )
+            first = str(error).strip().split("\n")[0]
+            raise LecunAblateError(f"{where}: {what}: {first}{way_out}") from error
+
+    # ---- reading
+
+    def experiment(self, name: str) -> Experiment | None:
+        """Return the MLflow experiment of a name, or None."""
+        return self.client.get_experiment_by_name(name)
+
+    def experiment_names(self) -> list[str]:
+        """Return the names of all the experiments that hold results of ours."""
+        return [e.name for e in self.client.search_experiments() if "/" in e.name]
+
+    def search(self, experiment_id: str, **tags: str) -> list[Run]:
+        """Return an experiment's runs with the given tags (dots in keys as '__'), newest first."""
+        conditions = [f"tags.`{key.replace('__', '.')}` = '{value}'" for key, value in tags.items()]
+        runs: list[Run] = []
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [experiment_id],
+                " and ".join(conditions),
+                run_view_type=ViewType.ACTIVE_ONLY,
+                max_results=1000,
+                order_by=["attributes.start_time DESC"],
+                page_token=token,
+            )
+            runs += page
+            token = page.token
+            if not token:
+                return runs
+
+    def finished(self, experiment_id: str) -> dict[str, Run]:
+        """Return the seed runs that count, by run key."""
+        runs = self.search(experiment_id, lecun_ablate__level="run")
+        return {run.data.tags[KEY]: run for run in runs if run.info.status == "FINISHED"}
+
+    def experiment_runs(self, experiment_id: str) -> list[Run]:
+        """Return the runs of level experiment, the newest first."""
+        return self.search(experiment_id, lecun_ablate__level="experiment")
+
+    def find(self, name_or_id: str) -> Run:
+        """Return the experiment run that a name, 'name/data' or a run id stands for: the latest.
+
+        Raises LecunAblateError with the nearest names.
+        """
+        names = self.experiment_names()
+        hits = [name for name in names if name_or_id in (name, name.rsplit("/", 1)[0])]
+        runs = [
+            run for name in hits for run in self.experiment_runs(self.experiment(name).experiment_id)
+        ]
+        if runs:
+            return max(runs, key=lambda run: run.info.start_time)
+        if re.fullmatch(r"[0-9a-f]{32}", name_or_id):
+            with contextlib.suppress(MlflowException):
+                run = self.client.get_run(name_or_id)
+                while run.data.tags.get(LEVEL) in ("run", "arm"):
+                    run = self.client.get_run(run.data.tags[PARENT])
+                if run.data.tags.get(LEVEL) == "experiment":
+                    return run
+        known = nearest(name_or_id, names) if names else "the store holds none yet"
+        raise LecunAblateError(f"no experiment or run {name_or_id!r}: {known}")
+
+    def plan(self, run: Run) -> Plan:
+        """Return the plan of an experiment run."""
+        return Plan.from_json(self.text(run.info.run_id, "plan.json"))
+
+    def text(self, run_id: str, artifact: str) -> str:
+        """Return a text artifact."""
+        return self.bytes(run_id, artifact).decode()
+
+    def bytes(self, run_id: str, artifact: str) -> bytes:
+        """Return an artifact's bytes; raises LecunAblateError where it is gone."""
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                path = self.client.download_artifacts(run_id, artifact, folder)
+                return Path(path).read_bytes()
+            except (MlflowException, OSError) as error:
+                raise LecunAblateError(
+                    f"run {run_id}: artifact {artifact} cannot be read: {error} (artifact locations "
+                    "are absolute: was the folder moved?)"
+                ) from error
+
+    def predictions(self, run_id: str) -> np.ndarray:
+        """Return a seed run's answers on the test split after its last epoch, (n,) uint8."""
+        table = pd.read_parquet(io.BytesIO(self.bytes(run_id, "test_predictions.parquet")))
+        return table["prediction"].to_numpy(np.uint8)
+
+    def weights(self, run_id: str) -> dict[str, np.ndarray]:
+        """Return a seed run's final weights, by initial.SHAPES."""
+        with np.load(io.BytesIO(self.bytes(run_id, "weights.npz"))) as archive:
+            return dict(archive)
+
+    def histories(self, run_ids: Sequence[str]) -> pd.DataFrame:
+        """Return (run_id, epoch, metrics) of seed runs, a row per run and epoch."""
+        columns = []
+        for metric in EPOCH_METRICS:
+            points = self._points(run_ids, metric)
+            index = pd.MultiIndex.from_tuples([p[:2] for p in points], names=["run_id", "epoch"])
+            columns.append(pd.Series([p[2] for p in points], index=index, name=metric, dtype=float))
+        table = pd.concat(columns, axis=1).reset_index()
+        return table.astype({"train_misses": "int64", "test_misses": "int64", "epoch": "int64"})
+
+    def _points(self, run_ids: Sequence[str], metric: str) -> list[tuple[str, int, float]]:
+        store = self.client._tracking_client.store
+        if self.database is not None and hasattr(store, "get_metric_history_bulk"):
+            found = []
+            for i in range(0, len(run_ids), 100):  # one query for many runs, below its limit
+                found += store.get_metric_history_bulk(list(run_ids[i : i + 100]), metric, 1_000_000)
+            return [(point.run_id, point.step, point.value) for point in found]
+        with ThreadPoolExecutor(8) as pool:
+            histories = pool.map(lambda r: self.client.get_metric_history(r, metric), run_ids)
+            return [
+                (run_id, point.step, point.value)
+                for run_id, history in zip(run_ids, histories, strict=True)
+                for point in history
+            ]
+
+    def link(self, experiment_id: str) -> str:
+        """Return the address of an experiment in the MLflow UI."""
+        base = self.uri if self.uri.startswith("http") else "http://127.0.0.1:5000"
+        return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+
+    # ---- writing
+
+    def ensure_experiment(self, name: str) -> str:
+        """Return the id of the MLflow experiment of a name, creating it if need be."""
+        found = self.experiment(name)
+        if found is None:
+            return self.client.create_experiment(name)
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        return found.experiment_id
+
+    def sweep(self, experiment_id: str) -> int:
+        """End what killed processes left RUNNING; return how many half-written seed runs went.
+
+        Half-written seed runs are deleted: they hold nothing that their next training will not
+        write again. Experiments and arms are marked KILLED until they go on.
+        """
+        level = f"tags.`{LEVEL}` LIKE '%'"
+        dead = self.client.search_runs(
+            [experiment_id], f"attributes.status = 'RUNNING' and {level}", max_results=5000
+        )
+        halves = [run for run in dead if run.data.tags[LEVEL] == "run"]
+        for run in dead:
+            self.client.set_terminated(run.info.run_id, "KILLED")
+        for run in halves:
+            self.client.delete_run(run.info.run_id)
+        return len(halves)
+
+    def begin(self, experiment_id: str, plan: Plan) -> str:
+        """Return the run of a plan, continued or new, RUNNING, with the plan as an artifact."""
+        same = self.search(experiment_id, lecun_ablate__level="experiment", lecun_ablate__plan=plan.key)
+        if same:
+            run_id = same[0].info.run_id
+            self.client.update_run(run_id, status="RUNNING")
+        else:
+            experiment = plan.experiment
+            run_id = self._create(
+                experiment_id,
+                experiment.name,
+                "experiment",
+                {PLAN: plan.key, "question": experiment.question, "data": plan.data},
+            )
+            self._log_data(run_id, plan)
+        self.put(run_id, {"plan.json": plan.to_json()})
+        if plan.experiment.file and plan.experiment.file.is_file():
+            self.client.log_artifact(run_id, str(plan.experiment.file))
+        self.client.set_tag(run_id, SEEDS, str(len(plan.experiment.seeds)))
+        return run_id
+
+    def begin_arm(self, experiment_id: str, parent: str, plan: Plan, arm: str) -> str:
+        """Return the run of an arm under the plan's run, continued or new."""
+        arms = self.search(experiment_id, lecun_ablate__level="arm", mlflow__parentRunId=parent)
+        for run in arms:
+            if run.data.tags[ARM] == arm:
+                self.client.update_run(run.info.run_id, status="RUNNING")
+                return run.info.run_id
+        return self._create_arm(experiment_id, parent, plan, arm)
+
+    def _create_arm(self, experiment_id: str, parent: str, plan: Plan, arm: str) -> str:
+        run_id = self._create(
+            experiment_id, arm, "arm", {PARENT: parent, ARM: arm, PLAN: plan.key}
+        )
+        recipe = next(a.recipe for a in plan.experiment.arms if a.name == arm)
+        self.client.log_batch(run_id, params=_params(self._arm_params(plan, arm, recipe)))
+        return run_id
+
+    def _arm_params(self, plan: Plan, arm: str, recipe: Recipe) -> dict[str, Any]:
+        trainer = plan.trainers[arm]
+        return recipe.model_dump() | {
+            "trainer": trainer["name"],
+            "device": trainer["device"],
+            "instruction_set": trainer["instruction_set"],
+            "data": plan.data,
+            "data_digest": plan.data_digest,
+        }
+
+    def log_run(
+        self,
+        experiment_id: str,
+        parent: str,
+        plan: Plan,
+        arm: str,
+        seed: int,
+        history: Sequence[Mapping[str, float]],
+        status: str,
+        artifacts: Mapping[str, bytes | str | Path],
+    ) -> str:
+        """Write a finished seed run, whole; `history` holds EPOCH_METRICS per epoch, from 1."""
+        recipe = next(a.recipe for a in plan.experiment.arms if a.name == arm)
+        tags = {
+            PARENT: parent,
+            ARM: arm,
+            KEY: plan.keys[arm, seed],
+            PLAN: plan.key,
+            STATUS: status,
+        }
+        run_id = self._create(experiment_id, f"{arm} seed {seed}", "run", tags)
+        now = int(time.time() * 1000)
+        self._log_metrics(
+            run_id,
+            [
+                Metric(name, float(row[name]), now, epoch)
+                for epoch, row in enumerate(history, 1)
+                for name in EPOCH_METRICS
+            ],
+            _params(self._arm_params(plan, arm, recipe) | {"seed": seed}),
+        )
+        self._log_data(run_id, plan)
+        self.put(run_id, artifacts)
+        self.client.set_terminated(run_id, "FINISHED")
+        return run_id
+
+    def summarise_arm(
+        self, experiment_id: str, parent: str, plan: Plan, arm: str, run_id: str, table: pd.DataFrame
+    ) -> str:
+        """Write an arm's mean, sd and n per epoch over its seeds; return the arm's run id.
+
+        Summaries of fewer seeds are replaced: MLflow cannot change a metric, so a new run takes
+        the old one's place and its children.
+        """
+        run = self.client.get_run(run_id)
+        seeds = ",".join(map(str, sorted(table.seed.unique())))
+        fingerprint = hashlib.sha256(seeds.encode()).hexdigest()[:16]
+        summarised = run.data.tags.get("lecun_ablate.summary")
+        old = None
+        if summarised not in (None, fingerprint):
+            old, run_id = run_id, self._create_arm(experiment_id, parent, plan, arm)
+        if summarised != fingerprint:
+            by_epoch = table.groupby("epoch")[list(SUMMARISED)].agg(["mean", "std", "count"])
+            now = int(time.time() * 1000)
+            metrics = [
+                Metric(f"{name}_{label}", float(value), now, int(epoch))
+                for (name, statistic), column in by_epoch.items()
+                for label in [{"mean": "mean", "std": "sd", "count": "n"}[statistic]]
+                for epoch, value in column.items()
+                if not np.isnan(value)
+            ]
+            self._log_metrics(run_id, metrics, [])
+        strays = set(table.run_id) - self._children(experiment_id, run_id)
+        for child in sorted(strays):
+            self.client.set_tag(child, PARENT, run_id)
+        self.client.set_tag(run_id, "lecun_ablate.summary", fingerprint)
+        if old:
+            self.client.set_terminated(old, "FINISHED")
+            self.client.delete_run(old)
+        return run_id
+
+    def _children(self, experiment_id: str, parent: str) -> set[str]:
+        runs = self.search(experiment_id, lecun_ablate__level="run", mlflow__parentRunId=parent)
+        return {run.info.run_id for run in runs}
+
+    def end(self, run_ids: Sequence[str], status: str = "FINISHED") -> None:
+        """Set the final status of experiment and arm runs."""
+        for run_id in run_ids:
+            self.client.set_terminated(run_id, status)
+
+    def put(self, run_id: str, artifacts: Mapping[str, bytes | str | Path]) -> None:
+        """Write artifacts: name -> bytes, text, or a file to copy."""
+        if not artifacts:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in artifacts.items():
+                path = Path(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if isinstance(content, Path):
+                    content = content.read_bytes()
+                path.write_bytes(content.encode() if isinstance(content, str) else content)
+            self.client.log_artifacts(run_id, folder)
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run in one batch."""
+        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def _create(self, experiment_id: str, name: str, level: str, tags: Mapping[str, str]) -> str:
+        everywhere = {
+            LEVEL: level,
+            NAME: name,
+            "mlflow.source.name": "lecun_ablate",
+            "mlflow.source.type": "LOCAL",
+        }
+        if git_commit():
+            everywhere["mlflow.source.git.commit"] = git_commit()
+        now = int(time.time() * 1000)
+        run = self.client.create_run(
+            experiment_id, start_time=now, tags=everywhere | dict(tags), run_name=name
+        )
+        return run.info.run_id
+
+    def _log_metrics(self, run_id: str, metrics: list[Metric], params: list[Param]) -> None:
+        self.client.log_batch(run_id, metrics=metrics[:BATCH], params=params)
+        for i in range(BATCH, len(metrics), BATCH):
+            self.client.log_batch(run_id, metrics=metrics[i : i + BATCH])
+
+    def _log_data(self, run_id: str, plan: Plan) -> None:
+        source = json.dumps({"name": plan.data})
+        dataset = Dataset(plan.data, plan.data_digest, "code", source)
+        context = InputTag("mlflow.data.context", "train/test")
+        self.client.log_inputs(run_id, [DatasetInput(dataset, [context])])
+
+
+def _params(values: Mapping[str, Any]) -> list[Param]:
+    return [Param(name, str(value)) for name, value in values.items() if value is not None]
+
+
+@cache
+def git_commit() -> str | None:
+    """Return the commit of the working directory, '-dirty' added where it has changes, or None."""
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--match="],
+            capture_output=True, text=True, check=True, timeout=5,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.stdout.strip() or None
+
+
+def _database_path(uri: str) -> Path | None:
+    """Return the file of a sqlite address, or None for other stores."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(uri.removeprefix("sqlite:///").split("?")[0]).resolve()
+
+
+def _refuse_file_store(uri: str) -> None:
+    """Raise where an old MLflow file store would make the client and the UI fail."""
+    if urlsplit(uri).scheme in ("", "file"):
+        raise LecunAblateError(
+            f"MLFLOW_TRACKING_URI={uri}: MLflow no longer writes file stores: use "
+            f"sqlite:///{DATABASE} or a server"
+        )
+    database = _database_path(uri)
+    folder = Path("mlruns") if database is None else database.parent / "mlruns"
+    for meta in folder.glob("*/meta.yaml"):
+        if meta.parent.name.isdigit():
+            raise LecunAblateError(
+                f"{meta}: {folder} holds a store of an old MLflow, beside which neither MLflow's "
+                f"client nor its UI starts: move {folder} away, or convert it with "
+                "`mlflow migrate-filestore`"
+            )
+
+
+def _create(database: Path) -> None:
+    """Create an empty store. It appears under its name only when it is whole."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    unfinished = database.with_name(database.name + ".creating")
+    for left in database.parent.glob(unfinished.name + "*"):
+        left.unlink()
+    artifacts = database.parent / "mlruns"
+    try:
+        artifacts.mkdir(exist_ok=True)
+        store = SqlAlchemyStore(f"sqlite:///{unfinished}", str(artifacts))
+        store.engine.dispose()
+        with contextlib.closing(sqlite3.connect(unfinished)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")  # persists; makes writes faster
+        os.replace(unfinished, database)
+    except (OSError, sqlite3.Error, MlflowException) as error:
+        raise LecunAblateError(f"{database}: cannot be created: {error}") from error
