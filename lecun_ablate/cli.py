@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 
 
-class TrainerChoice(str, Enum):
+class TrainerChoice(StrEnum):
     """The trainers that --trainer takes."""
 
     auto = "auto"
@@ -33,7 +33,7 @@ class TrainerChoice(str, Enum):
     mixed = "mixed"
 
 
-class DeviceChoice(str, Enum):
+class DeviceChoice(StrEnum):
     """The devices that --device takes."""
 
     auto = "auto"
@@ -65,7 +65,9 @@ def run(
     dtype: Annotated[str | None, typer.Option(help="float32 or float64, for every arm.")] = None,
     trainer: Annotated[TrainerChoice, typer.Option(help="Who trains.")] = TrainerChoice.auto,
     device: Annotated[DeviceChoice, typer.Option(help="Where.")] = DeviceChoice.auto,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, train nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan, train nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train what is missing of an experiment, and compare its arms."""
@@ -108,8 +110,35 @@ def show(
 
 
 @app.command()
+def data(
+    data_dir: DataDir = None,
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of digits, PNG.")] = None,
+    name: Annotated[str, typer.Option(help="The data set of the contact sheet.")] = "usps",
+    fallback: Annotated[str | None, typer.Option(help="What stands in for it.")] = "digits",
+) -> None:
+    """Show which digits are found where, with class counts and digest."""
+    from lecun_ablate import data as datasets
+    from lecun_ablate import display
+    from lecun_ablate.data.places import survey
+
+    if sheet is None:
+        display.places(survey(data_dir))
+        return
+    from lecun_ablate.data.sheet import contact_sheet
+
+    digits = datasets.load(name, fallback if fallback != name else None, data_dir)
+    if digits.notice:
+        display.notice(digits.notice)
+    try:
+        contact_sheet(digits, sheet)
+    except OSError as error:
+        raise LecunAblateError(f"{sheet}: cannot be written: {error.strerror}") from None
+    print(f"{sheet}: {digits.name}, {digits.source}")
+
+
+@app.command()
 def components(
-    kind: Annotated[str | None, typer.Argument(help="activation, init, ...; all if absent.")] = None,
+    kind: Annotated[str | None, typer.Argument(help="activation, init, ...; else all.")] = None,
     file: Annotated[
         list[Path] | None, typer.Option("--components", help="Python file to load as well.")
     ] = None,

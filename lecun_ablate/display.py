@@ -22,6 +22,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from lecun_ablate.data.places import Found
 from lecun_ablate.plan import Plan
 from lecun_ablate.registry import Component
 from lecun_ablate.runner import Results
@@ -254,6 +255,22 @@ def plan(plan: Plan, todo: Sequence[tuple[str, int]], seconds: float) -> None:
     more = f", ... {experiment.seeds[-1]}" if len(experiment.seeds) > 5 else ""
     print(f"{len(experiment.seeds)} seeds ({seeds}{more}), {len(plan.keys)} runs: "
           f"{len(plan.keys) - len(todo)} done, {len(todo)} to do, about {duration(seconds)}")
+
+
+def places(found: Sequence[Found]) -> None:
+    """Print where each data set was looked for and what is there."""
+    for place in found:
+        mark = "->" if place.taken else "  "
+        where = f" ({place.where})" if place.where else ""
+        print(f"{mark} {place.data}: {place.place}{where}")
+        if place.problem:
+            print(f"     {place.problem}")
+        for split, counts in (("train", place.train), ("test", place.test)):
+            if counts:
+                print(f"     {split:5} {sum(counts):5} images, of 0..9: {' '.join(map(str, counts))}")
+        if place.digest:
+            print(f"     digest {place.digest}")
+    print("-> marks what a run would take")
 
 
 def components(kind: str, found: Sequence[Component]) -> None:

@@ -46,14 +46,13 @@ def forward(
 class Network(nn.Module):
     """One network of a recipe, from the weights that a seed gives it."""
 
-    def __init__(self, recipe: Recipe, seed: int, from_: Start | None = None):
+    def __init__(self, recipe: Recipe, seed: int, begin: Start | None = None):
         super().__init__()
-        begin = from_ or start(recipe, seed)
+        begin = begin or start(recipe, seed)
         dtype = getattr(torch, recipe.dtype)
         self.recipe = recipe
-        self.weights = nn.ParameterDict(
-            {name: nn.Parameter(torch.tensor(v, dtype=dtype)) for name, v in begin.parameters.items()}
-        )
+        weights = {name: torch.tensor(v, dtype=dtype) for name, v in begin.parameters.items()}
+        self.weights = nn.ParameterDict(weights)
         connected = torch.from_numpy(begin.connectivity)[:, :, None, None]  # (12, 12, 1, 1)
         self.register_buffer("connected", connected)
 

@@ -66,8 +66,8 @@ KINDS = {
             "optimizer",
             ("parameters", "gradients", "state", "lr", "momentum"),
             4,
-            "parameters and gradients (replicas, weights), a dict of tensors of that shape that "
-            "is kept between steps, lr (replicas, 1), momentum (float): updates parameters in place",
+            "parameters and gradients (replicas, weights), a dict of such tensors that is kept "
+            "between steps, lr (replicas, 1), momentum (float): updates parameters in place",
         ),
         Kind(
             "order",
@@ -98,6 +98,7 @@ class Component:
     digest: str | None = None  # SHA-256 of that file; None for what is built in
 
     def __call__(self, *arguments: Any) -> Any:
+        """Call the component without those trailing arguments that it does not take."""
         return self.function(*arguments[: self.arity])
 
     @property

@@ -133,7 +133,7 @@ class Store:
 
     def search(self, experiment_id: str, **tags: str) -> list[Run]:
         """Return an experiment's runs with the given tags (dots in keys as '__'), newest first."""
-        conditions = [f"tags.`{key.replace('__', '.')}` = '{value}'" for key, value in tags.items()]
+        conditions = [f"tags.`{k.replace('__', '.')}` = '{v}'" for k, v in tags.items()]
         runs: list[Run] = []
         token = None
         while True:
@@ -167,7 +167,9 @@ class Store:
         names = self.experiment_names()
         hits = [name for name in names if name_or_id in (name, name.rsplit("/", 1)[0])]
         runs = [
-            run for name in hits for run in self.experiment_runs(self.experiment(name).experiment_id)
+            run
+            for name in hits
+            for run in self.experiment_runs(self.experiment(name).experiment_id)
         ]
         if runs:
             return max(runs, key=lambda run: run.info.start_time)
@@ -226,7 +228,8 @@ class Store:
         if self.database is not None and hasattr(store, "get_metric_history_bulk"):
             found = []
             for i in range(0, len(run_ids), 100):  # one query for many runs, below its limit
-                found += store.get_metric_history_bulk(list(run_ids[i : i + 100]), metric, 1_000_000)
+                some = list(run_ids[i : i + 100])
+                found += store.get_metric_history_bulk(some, metric, 1_000_000)
             return [(point.run_id, point.step, point.value) for point in found]
         with ThreadPoolExecutor(8) as pool:
             histories = pool.map(lambda r: self.client.get_metric_history(r, metric), run_ids)
@@ -239,7 +242,8 @@ class Store:
     def link(self, experiment_id: str) -> str:
         """Return the address of an experiment in the MLflow UI."""
         base = self.uri if self.uri.startswith("http") else "http://127.0.0.1:5000"
-        return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+        page = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+        return f"{base.rstrip('/')}/{page}"
 
     # ---- writing
 
@@ -271,7 +275,9 @@ class Store:
 
     def begin(self, experiment_id: str, plan: Plan) -> str:
         """Return the run of a plan, continued or new, RUNNING, with the plan as an artifact."""
-        same = self.search(experiment_id, lecun_ablate__level="experiment", lecun_ablate__plan=plan.key)
+        same = self.search(
+            experiment_id, lecun_ablate__level="experiment", lecun_ablate__plan=plan.key
+        )
         if same:
             run_id = same[0].info.run_id
             self.client.update_run(run_id, status="RUNNING")
@@ -354,7 +360,13 @@ class Store:
         return run_id
 
     def summarise_arm(
-        self, experiment_id: str, parent: str, plan: Plan, arm: str, run_id: str, table: pd.DataFrame
+        self,
+        experiment_id: str,
+        parent: str,
+        plan: Plan,
+        arm: str,
+        run_id: str,
+        table: pd.DataFrame,
     ) -> str:
         """Write an arm's mean, sd and n per epoch over its seeds; return the arm's run id.
 
@@ -405,9 +417,10 @@ class Store:
             for name, content in artifacts.items():
                 path = Path(folder, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                if isinstance(content, Path):
-                    content = content.read_bytes()
-                path.write_bytes(content.encode() if isinstance(content, str) else content)
+                if isinstance(content, str):
+                    path.write_text(content, encoding="utf-8")
+                else:
+                    path.write_bytes(content.read_bytes() if isinstance(content, Path) else content)
             self.client.log_artifacts(run_id, folder)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:

@@ -28,7 +28,7 @@ def blocks() -> Tensor:
 
 @register("connectivity")
 def cyclic() -> Tensor:
-    """8 planes each: plane i sees i .. i+7 modulo 12, each H1 plane used 8 times. Cf. LeCun 1989."""
+    """8 planes each: plane i sees i .. i+7 modulo 12. Cf. LeCun et al. 1989, which names none."""
     return _from_lists([[(plane + k) % PLANES for k in range(8)] for plane in range(PLANES)])
 
 
@@ -55,7 +55,7 @@ def lenet5_style() -> Tensor:
 
 @register("connectivity")
 def grouped() -> Tensor:
-    """4 planes each, in three groups that never mix. Krizhevsky et al. 2012 (grouped convolution)."""
+    """4 planes each, in three groups that never mix. Krizhevsky et al. 2012, NIPS 25."""
     return _from_lists([[plane // 4 * 4 + k for k in range(4)] for plane in range(PLANES)])
 
 
