@@ -44,8 +44,12 @@ def usps(folder: Path | None) -> Digits:
 
 def read_folder(folder: Path, rows: Mapping[str, int] = ROWS) -> Digits:
     """Read the two files from a folder that has the layout of the Hub's data set."""
-    if not folder.is_dir():
+    try:
         came = "is not a folder" if folder.exists() else "does not exist"
+        usable = folder.is_dir()
+    except OSError as error:
+        came, usable = f"cannot be read: {error.strerror}", False
+    if not usable:
         raise DataError(f"{folder}: {came}: expected a folder with {' and '.join(FILES.values())}")
     return read_files({split: folder / file for split, file in FILES.items()}, str(folder), rows)
 
