@@ -112,7 +112,7 @@ def show(
 @app.command()
 def data(
     data_dir: DataDir = None,
-    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of digits, PNG.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet, PNG.")] = None,
     name: Annotated[str, typer.Option(help="The data set of the contact sheet.")] = "usps",
     fallback: Annotated[str | None, typer.Option(help="What stands in for it.")] = "digits",
 ) -> None:

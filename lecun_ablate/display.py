@@ -200,7 +200,7 @@ def results(results: Results, table: pd.DataFrame, link: str) -> None:
     if missing:
         console.print(f"{missing} of {len(plan.keys)} runs are still to be trained")
     if plan.notice:
-        console.print(f"NOTICE: {plan.notice}")
+        console.print(f"NOTICE: {plan.notice.splitlines()[0]}")
     print(f"compare in the browser: mlflow ui, then {link}")
 
 
@@ -267,7 +267,8 @@ def places(found: Sequence[Found]) -> None:
             print(f"     {place.problem}")
         for split, counts in (("train", place.train), ("test", place.test)):
             if counts:
-                print(f"     {split:5} {sum(counts):5} images, of 0..9: {' '.join(map(str, counts))}")
+                each = " ".join(map(str, counts))
+                print(f"     {split:5} {sum(counts):5} images, of 0..9: {each}")
         if place.digest:
             print(f"     digest {place.digest}")
     print("-> marks what a run would take")

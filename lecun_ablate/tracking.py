@@ -199,8 +199,8 @@ class Store:
                 return Path(path).read_bytes()
             except (MlflowException, OSError) as error:
                 raise LecunAblateError(
-                    f"run {run_id}: artifact {artifact} cannot be read: {error} (artifact locations "
-                    "are absolute: was the folder moved?)"
+                    f"run {run_id}: artifact {artifact} cannot be read: {error} (artifact "
+                    "locations are absolute: was the folder moved?)"
                 ) from error
 
     def predictions(self, run_id: str) -> np.ndarray:

@@ -58,10 +58,21 @@ class YamlFile:
 
     def where(self, keys: Keys = ()) -> str:
         """Return 'file:line' of a key, or the command-line option that set it."""
-        for length in range(len(keys), 0, -1):
-            if keys[:length] in self._options:
-                return self._options[keys[:length]]
+        for set_keys, option in self._options.items():
+            shared = min(len(keys), len(set_keys))
+            if shared and keys[:shared] == set_keys[:shared] and not self._in_file(keys):
+                return option
         return f"{self.path}:{self._line(keys)}"
+
+    def _in_file(self, keys: Keys) -> bool:
+        """Tell whether the value at `keys` is still the one that stands in the file."""
+        inner, own = self.content, self._marked
+        for key in keys:
+            try:
+                inner, own = inner[key], own[key]
+            except (KeyError, IndexError, TypeError):
+                return False
+        return bool(inner == own)
 
     def _line(self, keys: Keys) -> int:
         node, line = self._marked, 1

@@ -49,7 +49,7 @@ def lenet5_style() -> Tensor:
     pairs of runs of 4 (six apart), and one plane that sees all 12.
     """
     runs_of_6 = [[(2 * k + j) % PLANES for j in range(6)] for k in range(6)]
-    split_8 = [[(2 * k + j + gap) % PLANES for gap in (0, 6) for j in range(4)] for k in range(5)]
+    split_8 = [[(k + j + gap) % PLANES for gap in (0, 6) for j in range(4)] for k in range(5)]
     return _from_lists([*runs_of_6, *split_8, list(range(PLANES))])
 
 

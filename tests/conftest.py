@@ -1,0 +1,71 @@
+"""What the tests share."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = os.environ.get("LECUN_ABLATE_DATA")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+def pytest_collection_modifyitems(items):
+    """Skip, visibly, what needs USPS where it is not, and what needs a GPU where there is none."""
+    import torch
+
+    no_usps = pytest.mark.skip(reason="LECUN_ABLATE_DATA names no folder with the USPS files")
+    no_gpu = pytest.mark.skip(reason="no CUDA device")
+    for item in items:
+        if "usps" in item.keywords and not DATA:
+            item.add_marker(no_usps)
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(no_gpu)
+
+
+@pytest.fixture(autouse=True)
+def clean_registry(monkeypatch):
+    """Forget components that a test registers."""
+    import lecun_ablate.components
+    import lecun_ablate.data  # noqa: F401
+    from lecun_ablate.registry import registry
+
+    copy = {kind: dict(components) for kind, components in registry._components.items()}
+    monkeypatch.setattr(registry, "_components", copy)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """The file of an empty MLflow store: creating one takes seconds, copying it does not."""
+    from lecun_ablate.tracking import _create
+
+    database = tmp_path_factory.mktemp("store") / "mlflow.db"
+    _create(database)
+    return database
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch, empty_store):
+    """A working directory of its own with an empty store, and no data set named."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LECUN_ABLATE_DATA", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def command(capsys):
+    """The real command line in this process: returns (exit status, stdout, stderr)."""
+    from lecun_ablate.cli import _main
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = _main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.out + captured.err
+        return status, captured.out, captured.err
+
+    return call

@@ -1,0 +1,218 @@
+"""Experiment files: what they mean, and every way in which they can be wrong."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lecun_ablate.errors import ConfigError
+from lecun_ablate.experiment import load_experiment
+
+ROOT = Path(__file__).resolve().parent.parent
+SHIPPED = sorted((ROOT / "experiments").rglob("*.yaml"))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str) -> Path:
+        file = tmp_path / "x.yaml"
+        file.write_text(text)
+        return file
+
+    return write
+
+
+def problems(file, **options) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(file, **options)
+    assert caught.value.exit_status == 2
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)
+def test_shipped_experiments_are_valid_and_say_how_to_run_them(file, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    experiment = load_experiment(file)
+    assert experiment.name == file.stem
+    assert experiment.question.endswith("?")
+    assert experiment.data.name == "usps" and experiment.data.fallback == "digits"
+    command = f"# python -m lecun_ablate run {file.relative_to(ROOT)}"
+    assert file.read_text().splitlines()[0].startswith(command)
+
+
+def test_the_main_experiment():
+    experiment = load_experiment(ROOT / "experiments/activation.yaml")
+    names = [arm.name for arm in experiment.arms]
+    assert names == ["tanh", "scaled_tanh", "lisht", "sigmoid", "relu"]
+    assert {arm.recipe.output_activation for arm in experiment.arms} == {"tanh"}
+    assert experiment.baseline == "tanh"
+    assert experiment.seeds == tuple(range(10))
+    assert experiment.comparisons[0] == ("scaled_tanh", "tanh")
+    notebook = load_experiment(ROOT / "experiments/notebook.yaml")
+    assert notebook.seeds == (1337,) and notebook.arms[0].recipe.dtype == "float64"
+
+
+def test_several_keys_mean_the_full_product(write):
+    file = write("name: x\nvary:\n  activation: [tanh, relu]\n  lr: [3e-2, 0.1]\n")
+    experiment = load_experiment(file)
+    assert [arm.name for arm in experiment.arms] == [
+        "activation=tanh lr=0.03", "activation=tanh lr=0.1",
+        "activation=relu lr=0.03", "activation=relu lr=0.1",
+    ]  # fmt: skip
+    assert experiment.baseline == "activation=tanh lr=0.03"  # the first, where none is named
+
+
+def test_a_file_with_neither_is_one_arm(write):
+    experiment = load_experiment(write("name: x\nrecipe: {lr: 3e-2}\nseeds: [3, 5]\n"))
+    assert [arm.name for arm in experiment.arms] == ["x"]
+    assert experiment.arms[0].recipe.lr == 0.03
+    assert experiment.seeds == (3, 5)
+
+
+def test_a_ladder_adds_up(write):
+    file = write("name: x\nladder:\n- {name: start}\n- {loss: half_sum_squares}\n- {lr: 0.01}\n")
+    experiment = load_experiment(file)
+    assert [(a.recipe.loss, a.recipe.lr) for a in experiment.arms] == [
+        ("mse", 0.03), ("half_sum_squares", 0.03), ("half_sum_squares", 0.01),
+    ]  # fmt: skip
+    assert experiment.comparisons == [("half_sum_squares", "start"), ("0.01", "half_sum_squares")]
+
+
+def test_options_override_the_file():
+    experiment = load_experiment(
+        ROOT / "experiments/init.yaml", seeds=[4], epochs=2, dtype="float64", data="digits",
+        assignments=["recipe.lr=5e-2", "baseline.init=xavier"],
+    )  # fmt: skip
+    assert experiment.seeds == (4,)
+    assert experiment.data.name == "digits" and experiment.data.fallback is None
+    assert experiment.baseline == "xavier"
+    for arm in experiment.arms:
+        assert (arm.recipe.epochs, arm.recipe.dtype, arm.recipe.lr) == (2, "float64", 0.05)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name: x\nsedes: 3", "x.yaml:2: sedes: unknown key 'sedes': did you mean 'seeds'?"),
+        ("question: x?", "x.yaml:1: name: required, but missing"),
+        ("name: a b", "x.yaml:1: name: "),
+        ("name: x\nquestion: 3", "x.yaml:2: question: expected a valid string, came 3"),
+        ("name: x\nrecipe: {lrr: 1}", "x.yaml:2: recipe.lrr: unknown key 'lrr': did you mean 'lr'?"),
+        ("name: x\nrecipe:\n  lr: 0", "x.yaml:3: recipe.lr: expected greater than 0, came 0"),
+        ("name: x\nrecipe: {lr: .nan}", "x.yaml:2: recipe.lr: expected a finite number, came nan"),
+        ("name: x\nrecipe: {lr: fast}", "x.yaml:2: recipe.lr: expected a valid number, came 'fast'"),
+        ("name: x\nrecipe: {lr: true}", "x.yaml:2: recipe.lr: expected a valid number, came True"),
+        ("name: x\nrecipe: {epochs: 0}", "recipe.epochs: expected greater than or equal to 1"),
+        ("name: x\nrecipe: {dtype: half}", "recipe.dtype: expected 'float32' or 'float64', came"),
+        ("name: x\nrecipe: {activation: tahn}", "unknown activation 'tahn': did you mean 'tanh'?"),
+        ("name: x\nrecipe: 3", "x.yaml:2: recipe: expected a valid dictionary, came 3"),
+        ("name: x\nvary: {}", "x.yaml:2: vary: "),
+        ("name: x\nvary:", "x.yaml:2: vary: expected something to compare, came nothing"),
+        ("name: x\nvary: {lr: []}", "x.yaml:2: vary.lr: expected a list of values, came []"),
+        ("name: x\nvary: {lr: 3}", "x.yaml:2: vary.lr: expected a list of values, came 3"),
+        ("name: x\nvary:\n  lrr: [1]", "x.yaml:3: vary.lrr: unknown recipe field 'lrr'"),
+        ("name: x\nvary:\n  lr: [0.1,\n   -1]", "x.yaml:4: vary.lr.1: expected greater than 0"),
+        ("name: x\nvary: {lr: [1, 1]}", "x.yaml:2: vary: duplicate arm: '1' stands twice"),
+        ("name: x\narms:\n- {name: a}\n- {name: b}", "x.yaml:4: arms.1: duplicate arm: 'b' is the"),
+        ("name: x\narms: []", "x.yaml:2: arms: "),
+        ("name: x\narms: [3]", "x.yaml:2: arms.0: expected a valid dictionary, came 3"),
+        ("name: x\narms: [{a: 1}]\nvary: {lr: [1]}", "either vary or arms, not both"),
+        ("name: x\nvary: {lr: [1, 2]}\nbaseline: {lr: 3}", "x.yaml:3: baseline: no arm is '3'"),
+        ("name: x\nvary: {lr: [1, 2]}\nbaseline: {lrr: 3}", "baseline.lrr: unknown key 'lrr'"),
+        ("name: x\narms: [{name: a}, {name: b, lr: 1}]\nbaseline: c", "baseline: no arm is 'c'"),
+        (
+            "name: x\nvary: {lr: [1, 2], epochs: [1, 2]}\nbaseline: {lr: 1}",
+            "x.yaml:3: baseline: fits 2 arms (lr=1 epochs=1, lr=1 epochs=2): name one",
+        ),
+        ("name: x\nseeds: 0", "x.yaml:2: seeds: expected 1 to 100000 seeds, came 0"),
+        ("name: x\nseeds: []", "x.yaml:2: seeds: expected at least one seed, came an empty list"),
+        ("name: x\nseeds: [1, 1]", "x.yaml:2: seeds: seed 1 stands twice"),
+        ("name: x\nseeds: [1.5]", "x.yaml:2: seeds.0: expected a valid integer, came 1.5"),
+        ("name: x\nseeds: many", "x.yaml:2: seeds: expected a number of seeds or a list"),
+        ("name: x\ndata: uspss", "x.yaml:2: data.name: unknown data 'uspss': did you mean 'usps'?"),
+        ("name: x\ndata: {name: usps, fallback: digit}", "unknown data 'digit': did you mean"),
+        (
+            "name: x\narms:\n- {loss: cross_entropy, target: bipolar}",
+            "x.yaml:3: arms.0: arm 'loss=cross_entropy target=bipolar': target bipolar does not go",
+        ),
+        ("name: x\nrecipe: {loss: cross_entropy, target: bipolar}", "does not go with loss"),
+        ("name: x\ncomponents: none.py", "none.py: no such file of components"),
+        ("name: x\nname: y", "x.yaml:2: not a YAML file: found duplicate key"),
+        ("a: [1,", "not a YAML file"),
+        ("", "expected a YAML mapping of keys to values, came nothing"),
+        ("- 1\n- 2", "expected a YAML mapping of keys to values"),
+    ],
+    ids=lambda value: value.replace("\n", "|")[:60],
+)
+def test_what_is_wrong_is_named_with_its_line(write, text, expected):
+    found = problems(write(text))
+    assert any(expected in problem for problem in found), found
+
+
+def test_every_problem_is_reported_at_once(write):
+    file = write(
+        "name: x\nsedes: 3\nrecipe: {lr: -1, lrr: 2}\nvary:\n  activation: [tanh, tahn, relu]\n"
+        "baseline: {activation: gelu}\nseeds: 0\n"
+    )
+    found = problems(file)
+    lines = [problem.split("x.yaml:")[1].split(":")[0] for problem in found]
+    assert lines == ["2", "3", "3", "5", "6", "7"], found
+
+
+def test_bad_options_are_named():
+    file = ROOT / "experiments/init.yaml"
+    for options, expected in [
+        ({"epochs": 0}, "--epochs: expected greater than or equal to 1, came 0"),
+        ({"dtype": "f16"}, "--dtype: expected 'float32' or 'float64', came 'f16'"),
+        ({"seeds": 0}, "--seeds: seeds: expected 1 to 100000 seeds, came 0"),
+        ({"data": "mnist"}, "--data: data.name: unknown data 'mnist'"),
+        ({"assignments": ["recipe.lr"]}, "--set recipe.lr: expected KEY=VALUE"),
+        ({"assignments": ["recipe.lr=x"]}, "--set recipe.lr=x: recipe.lr: expected a valid number"),
+        ({"assignments": ["recip.lr=1"]}, "--set recip.lr=1: recip: unknown key 'recip'"),
+    ]:
+        found = problems(file, **options)
+        assert any(problem.startswith(expected) for problem in found), found
+
+
+def test_a_missing_file_names_its_neighbours(tmp_path):
+    (tmp_path / "activation.yaml").write_text("name: x")
+    (found,) = problems(tmp_path / "activaton.yaml")
+    assert "no such file" in found and "did you mean" in found and "activation.yaml" in found
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_bytes(b"\xff\xfe\x00")
+    assert "not a readable text file" in problems(file)[0]
+    assert "not a readable text file" in problems(tmp_path)[0]
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 30) | st.floats() | st.sampled_from(["tanh", "x"]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["lr", "activation", "name", "z"]), inner, max_size=3),
+    max_leaves=6,
+)
+keys = st.sampled_from(
+    ["name", "question", "data", "recipe", "vary", "arms", "ladder", "baseline", "seeds", "zz"]
+)
+
+
+@given(st.dictionaries(keys, values, max_size=6))
+@settings(deadline=None, max_examples=150)
+def test_whatever_stands_in_a_file_it_is_an_experiment_or_a_config_error(tmp_path_factory, content):
+    from ruamel.yaml import YAML
+
+    file = tmp_path_factory.mktemp("fuzz") / "x.yaml"
+    with file.open("w") as stream:
+        YAML().dump(content, stream)
+    try:
+        experiment = load_experiment(file)
+    except ConfigError as error:
+        assert error.problems and all("x.yaml:" in problem or "x.yaml: " in problem
+                                      for problem in error.problems)  # fmt: skip
+    else:
+        assert experiment.arms and experiment.seeds
+        assert len({arm.name for arm in experiment.arms}) == len(experiment.arms)
+        assert experiment.baseline in {arm.name for arm in experiment.arms}
