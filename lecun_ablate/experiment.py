@@ -27,12 +27,26 @@ class DataChoice(BaseModel):
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """Where an arm's tuned values come from."""
+
+    study: str  # the YAML file
+    version: int
+    data: str
+    values: dict[str, Any]  # recipe field -> value
+    trials: int
+    seeds: int  # of each trial
+    validation_error: float  # of these values, over the seeds that confirmed them
+
+
+@dataclass(frozen=True)
 class Arm:
     """A named recipe; `overrides` is what it changes against the experiment's own."""
 
     name: str
     overrides: dict[str, Any]
     recipe: Recipe
+    tuning: Tuning | None = None  # None: nobody has tuned it
 
 
 @dataclass(frozen=True)
@@ -48,6 +62,7 @@ class Experiment:
     ladder: bool = False  # each arm is compared with the one before it
     factors: dict[str, list[Any]] | None = None  # the lists under `vary`
     file: Path | None = None
+    tuned: Path | None = None  # the study whose winners the arms train with
 
     @property
     def comparisons(self) -> list[tuple[str, str]]:
@@ -89,23 +104,30 @@ def _seed_list(value: Any) -> Any:
     return value
 
 
+# the types of keys that experiments and studies share
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
+Data = Annotated[DataChoice, BeforeValidator(_data_by_name)]
+DEFAULT_DATA = DataChoice(name="usps", fallback="digits")
+Files = Annotated[list[str], BeforeValidator(_one_or_list)]
+Seeds = Annotated[list[Seed], BeforeValidator(_seed_list)]
+
+
 class ExperimentFile(BaseModel):
     """The keys of an experiment YAML. The overrides in it are validated as recipes."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
+    name: Name
     question: str = ""
-    data: Annotated[DataChoice, BeforeValidator(_data_by_name)] = DataChoice(
-        name="usps", fallback="digits"
-    )
-    components: Annotated[list[str], BeforeValidator(_one_or_list)] = []
+    data: Data = DEFAULT_DATA
+    components: Files = []
     recipe: dict[str, Any] = {}
     vary: Annotated[dict[str, list[Any]], Field(min_length=1)] | None = None
     arms: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
     ladder: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
     baseline: str | dict[str, Any] | None = None
-    seeds: Annotated[list[Seed], BeforeValidator(_seed_list)] = list(range(10))
+    seeds: Seeds = list(range(10))
+    tuned: str | None = None
 
 
 def load_experiment(
@@ -123,28 +145,16 @@ def load_experiment(
     `epochs` and `dtype` override every arm; an assignment such as "recipe.lr=0.05" replaces one
     value of the file. Raises a ConfigError that holds every problem, with file and line.
     """
-    yaml = YamlFile(path)
-    for assignment in assignments:
-        keys, equals, value = assignment.partition("=")
-        if not equals or not all(keys.split(".")):
-            raise ConfigError(f"--set {assignment}: expected KEY=VALUE, such as recipe.lr=0.05")
-        yaml.set(tuple(keys.split(".")), parse_scalar(value), f"--set {assignment}")
-    if data is not None:
-        yaml.set(("data",), {"name": data}, "--data")
+    yaml = read_yaml(path, data, components, assignments)
     if seeds is not None:
         yaml.set(("seeds",), seeds if isinstance(seeds, int) else list(seeds), "--seeds")
     forced = {"epochs": epochs, "dtype": dtype}
     forced = {field: value for field, value in forced.items() if value is not None}
 
-    for file in [*components, *_component_files(yaml.content)]:
-        try:
-            registry.load(file)
-        except ConfigError as error:
-            yaml.problems += [(0, problem) for problem in error.problems]
     for field, value in forced.items():
-        _check_overrides(yaml, {field: value}, (), option=f"--{field}")
+        check_overrides(yaml, {field: value}, (), option=f"--{field}")
     content = yaml.validate(ExperimentFile, yaml.content)
-    arms, factors = _arms(yaml, forced)
+    arms, factors = parse_arms(yaml, forced)
     baseline = _baseline(yaml, arms)
     yaml.check()
     assert isinstance(content, ExperimentFile)
@@ -158,7 +168,31 @@ def load_experiment(
         ladder=content.ladder is not None,
         factors=factors,
         file=Path(path),
+        tuned=Path(content.tuned) if content.tuned else None,
     )
+
+
+def read_yaml(
+    path: str | Path,
+    data: str | None,
+    components: Sequence[str | Path],
+    assignments: Sequence[str],
+) -> YamlFile:
+    """Read a YAML file with what the command line overrides, and load the components it names."""
+    yaml = YamlFile(path)
+    for assignment in assignments:
+        keys, equals, value = assignment.partition("=")
+        if not equals or not all(keys.split(".")):
+            raise ConfigError(f"--set {assignment}: expected KEY=VALUE, such as recipe.lr=0.05")
+        yaml.set(tuple(keys.split(".")), parse_scalar(value), f"--set {assignment}")
+    if data is not None:
+        yaml.set(("data",), {"name": data}, "--data")
+    for file in [*components, *_component_files(yaml.content)]:
+        try:
+            registry.load(file)
+        except ConfigError as error:
+            yaml.problems += [(0, problem) for problem in error.problems]
+    return yaml
 
 
 def _component_files(content: Mapping[str, Any]) -> list[str]:
@@ -166,7 +200,7 @@ def _component_files(content: Mapping[str, Any]) -> list[str]:
     return [f for f in files if isinstance(f, str)] if isinstance(files, list) else []
 
 
-def _check_overrides(
+def check_overrides(
     yaml: YamlFile, overrides: Any, keys: Keys, option: str | None = None
 ) -> dict[str, Any]:
     """Return the overrides that are valid as recipe fields; note problems with the others.
@@ -189,7 +223,7 @@ def _check_overrides(
     return {key: value for key, value in overrides.items() if key not in bad}
 
 
-def _arms(
+def parse_arms(
     yaml: YamlFile, forced: dict[str, Any]
 ) -> tuple[list[Arm], dict[str, list[Any]] | None]:
     """Return the arms of whatever in the file can be understood, noting problems on the way."""
@@ -201,7 +235,7 @@ def _arms(
     if len(given) > 1:
         yaml.problem((given[1],), f"an experiment has either {given[0]} or {given[1]}, not both")
         return [], None
-    recipe = _check_overrides(yaml, content.get("recipe") or {}, ("recipe",))
+    recipe = check_overrides(yaml, content.get("recipe") or {}, ("recipe",))
     rows: list[tuple[Keys, str, dict[str, Any]]] = []
     factors = None
     if not given:
@@ -264,7 +298,7 @@ def _listed(yaml: YamlFile, key: str, items: list[Any]) -> list[tuple[Keys, str,
         if not isinstance(item.get("name", ""), str):
             yaml.problem((*keys, "name"), f"expected a text, came {item['name']!r}")
         name = str(item.get("name", arm_name(overrides)))
-        overrides = _check_overrides(yaml, overrides, keys)
+        overrides = check_overrides(yaml, overrides, keys)
         if key == "ladder":
             overrides = climbed = climbed | overrides
         rows.append((keys, name, overrides))
@@ -324,7 +358,7 @@ def _baseline(yaml: YamlFile, arms: list[Arm]) -> str:
     if isinstance(wanted, str):
         found = [arm.name for arm in arms if arm.name == wanted]
     elif isinstance(wanted, dict):
-        wanted = _check_overrides(yaml, wanted, ("baseline",))
+        wanted = check_overrides(yaml, wanted, ("baseline",))
         found = [
             arm.name
             for arm in arms

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lecun_ablate.data.digits import Digits
-from lecun_ablate.experiment import Arm, DataChoice, Experiment, plan_key
+from lecun_ablate.experiment import Arm, DataChoice, Experiment, Tuning, plan_key
 from lecun_ablate.recipe import Recipe, run_key
 
 SPLIT = "train/test"  # trained on the whole training split, scored on it and on the test split
@@ -64,10 +64,16 @@ class Plan:
         content["experiment"] |= {
             "data": experiment.data.model_dump(),
             "arms": [
-                {"name": a.name, "overrides": a.overrides, "recipe": a.recipe.model_dump()}
+                {
+                    "name": a.name,
+                    "overrides": a.overrides,
+                    "recipe": a.recipe.model_dump(),
+                    "tuning": asdict(a.tuning) if a.tuning else None,
+                }
                 for a in experiment.arms
             ],
             "file": str(experiment.file) if experiment.file else None,
+            "tuned": str(experiment.tuned) if experiment.tuned else None,
         }
         content["keys"] = [[arm, seed, key] for (arm, seed), key in self.keys.items()]
         return json.dumps(content, indent=2)
@@ -78,7 +84,12 @@ class Plan:
         content = json.loads(text)
         experiment = content["experiment"]
         arms = [
-            Arm(arm["name"], arm["overrides"], Recipe.model_construct(**arm["recipe"]))
+            Arm(
+                arm["name"],
+                arm["overrides"],
+                Recipe.model_construct(**arm["recipe"]),
+                Tuning(**arm["tuning"]) if arm.get("tuning") else None,
+            )
             for arm in experiment["arms"]
         ]
         experiment |= {
