@@ -61,6 +61,7 @@ EPOCH_METRICS = (
     "train_loss", "train_error", "train_misses", "test_loss", "test_error", "test_misses",
     "epoch_seconds",
 )  # fmt: skip
+STUDIES = "studies/"  # begins the names of the MLflow experiments that hold studies
 SUMMARISED = ("train_loss", "train_error", "test_loss", "test_error")
 BATCH = 1000  # metrics that MLflow takes at once
 
@@ -128,8 +129,9 @@ class Store:
         return self.client.get_experiment_by_name(name)
 
     def experiment_names(self) -> list[str]:
-        """Return the names of all the experiments that hold results of ours."""
-        return [e.name for e in self.client.search_experiments() if "/" in e.name]
+        """Return the names of all the experiments that hold results of ours, studies left out."""
+        names = [e.name for e in self.client.search_experiments()]
+        return [name for name in names if "/" in name and not name.startswith(STUDIES)]
 
     def search(self, experiment_id: str, **tags: str) -> list[Run]:
         """Return an experiment's runs with the given tags (dots in keys as '__'), newest first."""
@@ -257,16 +259,16 @@ class Store:
         return found.experiment_id
 
     def sweep(self, experiment_id: str) -> int:
-        """End what killed processes left RUNNING; return how many half-written seed runs went.
+        """End what killed processes left RUNNING; return how many half-written runs went.
 
-        Half-written seed runs are deleted: they hold nothing that their next training will not
-        write again. Experiments and arms are marked KILLED until they go on.
+        Half-written seed runs and trials are deleted: they hold nothing that their next training
+        will not write again. Experiments, arms and studies are marked KILLED until they go on.
         """
         level = f"tags.`{LEVEL}` LIKE '%'"
         dead = self.client.search_runs(
             [experiment_id], f"attributes.status = 'RUNNING' and {level}", max_results=5000
         )
-        halves = [run for run in dead if run.data.tags[LEVEL] == "run"]
+        halves = [run for run in dead if run.data.tags[LEVEL] in ("run", "trial")]
         for run in dead:
             self.client.set_terminated(run.info.run_id, "KILLED")
         for run in halves:
@@ -408,6 +410,45 @@ class Store:
         """Set the final status of experiment and arm runs."""
         for run_id in run_ids:
             self.client.set_terminated(run_id, status)
+
+    def begin_study(self, experiment_id: str, name: str, key: str, tags: Mapping[str, str]) -> str:
+        """Return the run of a study, continued or new, RUNNING; `key` tells it from all others."""
+        same = self.search(experiment_id, lecun_ablate__level="study", lecun_ablate__plan=key)
+        if not same:
+            return self._create(experiment_id, name, "study", {PLAN: key, **tags})
+        self.client.update_run(same[0].info.run_id, status="RUNNING")
+        return same[0].info.run_id
+
+    def trials(self, experiment_id: str, study: str) -> set[str]:
+        """Return the ids of the trial runs under a study's run."""
+        runs = self.search(experiment_id, lecun_ablate__level="trial", mlflow__parentRunId=study)
+        return {run.info.run_id for run in runs}
+
+    def log_trial(
+        self,
+        experiment_id: str,
+        study: str,
+        name: str,
+        tags: Mapping[str, str],
+        params: Mapping[str, Any],
+        history: Mapping[str, Sequence[float]],
+    ) -> str:
+        """Write a trial's run, whole; `history` holds each metric's values per epoch, from 1."""
+        run_id = self._create(experiment_id, name, "trial", {PARENT: study, **tags})
+        now = int(time.time() * 1000)
+        points = [
+            Metric(metric, float(value), now, epoch)
+            for metric, values in history.items()
+            for epoch, value in enumerate(values, 1)
+        ]
+        self._log_metrics(run_id, points, _params(params))
+        self.client.set_terminated(run_id, "FINISHED")
+        return run_id
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Write metrics that belong to no epoch."""
+        now = int(time.time() * 1000)
+        self._log_metrics(run_id, [Metric(k, float(v), now, 0) for k, v in metrics.items()], [])
 
     def put(self, run_id: str, artifacts: Mapping[str, bytes | str | Path]) -> None:
         """Write artifacts: name -> bytes, text, or a file to copy."""
