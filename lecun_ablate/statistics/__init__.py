@@ -48,7 +48,7 @@ from lecun_ablate.statistics.seeds import (
     describe,
     split_variance,
 )
-from lecun_ablate.statistics.stopping import UntilNarrow, halfwidth
+from lecun_ablate.statistics.stopping import UntilNarrow
 from lecun_ablate.statistics.verdict import MARGIN, Verdict, decide, second_sentence
 from lecun_ablate.statistics.wording import count, p_value, percent, points, signed, span
 
@@ -83,7 +83,6 @@ __all__ = [
     "effect_size",
     "factorial",
     "fewest_seeds",
-    "halfwidth",
     "holm",
     "mcnemar",
     "minimum_detectable_effect",

@@ -105,7 +105,7 @@ def bca_interval(
     check_fraction(level, "level")
     if spread(values) == 0:
         return None
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         low, high = stats.bootstrap(
             (values,),

@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from numpy.typing import ArrayLike
-
-from lecun_ablate.statistics.intervals import LEVEL, seed_interval
-
 FIRST_LOOK = 20
 BLOCK = 10
 
@@ -44,9 +40,3 @@ class UntilNarrow:
         if any(not width <= self.halfwidth for width in halfwidths):
             return min(BLOCK, self.at_most - n)
         return 0
-
-
-def halfwidth(differences: ArrayLike, level: float = LEVEL, *, rng_seed: int = 0) -> float:
-    """Return the halfwidth of the seed interval of differences (seeds,); inf for a single seed."""
-    interval = seed_interval(differences, level, rng_seed=rng_seed)
-    return float("inf") if interval is None else interval.halfwidth
