@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,15 @@ class Arm:
     tuning: Tuning | None = None  # None: nobody has tuned it
 
 
+class Until(BaseModel):
+    """When seeds are enough: every comparison's seed interval is narrow, or there are many."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    halfwidth: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]  # points of error
+    at_most: Annotated[int, Field(ge=2, le=100_000, strict=True)]  # seeds
+
+
 @dataclass(frozen=True)
 class Experiment:
     """What is asked: arms x seeds, each arm compared with the baseline or the step before."""
@@ -63,6 +73,8 @@ class Experiment:
     factors: dict[str, list[Any]] | None = None  # the lists under `vary`
     file: Path | None = None
     tuned: Path | None = None  # the study whose winners the arms train with
+    until: Until | None = None  # then `seeds` are those so far
+    command: str | None = None  # that runs it
 
     @property
     def comparisons(self) -> list[tuple[str, str]]:
@@ -112,6 +124,14 @@ Files = Annotated[list[str], BeforeValidator(_one_or_list)]
 Seeds = Annotated[list[Seed], BeforeValidator(_seed_list)]
 
 
+class GrowingSeeds(BaseModel):
+    """The mapping that may stand under an experiment's `seeds`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    until: Until
+
+
 class ExperimentFile(BaseModel):
     """The keys of an experiment YAML. The overrides in it are validated as recipes."""
 
@@ -153,6 +173,7 @@ def load_experiment(
 
     for field, value in forced.items():
         check_overrides(yaml, {field: value}, (), option=f"--{field}")
+    until = _until(yaml)
     content = yaml.validate(ExperimentFile, yaml.content)
     arms, factors = parse_arms(yaml, forced)
     baseline = _baseline(yaml, arms)
@@ -169,7 +190,44 @@ def load_experiment(
         factors=factors,
         file=Path(path),
         tuned=Path(content.tuned) if content.tuned else None,
+        until=until,
+        command=_command(path, seeds, epochs, dtype, data, components, assignments),
     )
+
+
+def _until(yaml: YamlFile) -> Until | None:
+    """Return the rule under `seeds: {until: ...}`; the seeds of its first look take its place."""
+    seeds = yaml.content.get("seeds")
+    if not isinstance(seeds, dict):
+        return None
+    from lecun_ablate.statistics.stopping import FIRST_LOOK  # heavy
+
+    rule = yaml.validate(GrowingSeeds, seeds, ("seeds",))
+    until = rule.until if isinstance(rule, GrowingSeeds) else None
+    yaml.content["seeds"] = min(FIRST_LOOK, until.at_most) if until else FIRST_LOOK
+    return until
+
+
+def _command(
+    path: str | Path,
+    seeds: int | Sequence[int] | None,
+    epochs: int | None,
+    dtype: str | None,
+    data: str | None,
+    components: Sequence[str | Path],
+    assignments: Sequence[str],
+) -> str:
+    """Return the command line that loads the same experiment."""
+    words = ["python", "-m", "lecun_ablate", "run", str(path)]
+    if seeds is not None:
+        if not isinstance(seeds, int):  # the comma tells a list of one from a number
+            seeds = ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")
+        words += ["--seeds", str(seeds)]
+    for option, value in (("--epochs", epochs), ("--dtype", dtype), ("--data", data)):
+        words += [option, str(value)] if value is not None else []
+    for option, values in (("--components", components), ("--set", assignments)):
+        words += [word for value in values for word in (option, str(value))]
+    return shlex.join(words)
 
 
 def read_yaml(

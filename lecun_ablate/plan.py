@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lecun_ablate.data.digits import Digits
-from lecun_ablate.experiment import Arm, DataChoice, Experiment, Tuning, plan_key
+from lecun_ablate.experiment import Arm, DataChoice, Experiment, Tuning, Until, plan_key
 from lecun_ablate.recipe import Recipe, run_key
 
 SPLIT = "train/test"  # trained on the whole training split, scored on it and on the test split
@@ -74,6 +74,7 @@ class Plan:
             ],
             "file": str(experiment.file) if experiment.file else None,
             "tuned": str(experiment.tuned) if experiment.tuned else None,
+            "until": experiment.until.model_dump() if experiment.until else None,
         }
         content["keys"] = [[arm, seed, key] for (arm, seed), key in self.keys.items()]
         return json.dumps(content, indent=2)
@@ -96,6 +97,7 @@ class Plan:
             "arms": tuple(arms),
             "data": DataChoice.model_construct(**experiment["data"]),
             "seeds": tuple(experiment["seeds"]),
+            "until": Until(**experiment["until"]) if experiment.get("until") else None,
         }
         content["experiment"] = Experiment(**experiment)
         content["keys"] = {(arm, seed): key for arm, seed, key in content["keys"]}
