@@ -1,7 +1,6 @@
 """Tests and intervals keep what they promise, on simulated experiments with realistic spread.
 
-Every rate is held against the range in which a right procedure stays with a probability of 0.999;
-the ranges have two sides, so a procedure that is too careful fails as well.
+Errors are whole misses of 2,007 images, 5 % on average, with an sd of 0.3 points over seeds.
 """
 
 import math
@@ -9,6 +8,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from statistics_rates import assert_rate, highest_rate
 
 from lecun_ablate import statistics as st
 
@@ -35,13 +35,6 @@ def simulate(experiments, seeds, correlation, difference=0.0, arms=1, seed=0):
     return errors[0], errors[1:]
 
 
-def assert_rate(hits, nominal):
-    """Check a share of hits against a nominal rate, within Monte-Carlo bounds."""
-    hits = np.asarray(hits)
-    low, high = stats.binom.ppf([0.0005, 0.9995], hits.size, nominal)
-    assert low <= hits.sum() <= high, f"rate {hits.mean():.4f}, nominal {nominal:.4f}"
-
-
 def covers(interval, truth):
     return interval.low <= truth <= interval.high
 
@@ -62,11 +55,10 @@ def test_monte_carlo_permutation_test_rejects_identical_arms_at_its_level():
     assert_rate(p <= 0.05, 0.05)
 
 
-@pytest.mark.parametrize("correlation", [0.0, 0.3, 0.7])
-@pytest.mark.parametrize("seeds", [5, 10])
+@pytest.mark.parametrize(("seeds", "correlation"), [(5, 0.3), (10, 0.0), (10, 0.7)])
 def test_t_interval_covers_at_its_level(seeds, correlation):
     truth = -0.002
-    baseline, (arm,) = simulate(3000, seeds, correlation, truth)
+    baseline, (arm,) = simulate(2000, seeds, correlation, truth)
     assert_rate([covers(st.seed_interval(row), truth) for row in arm - baseline], LEVEL)
 
 
@@ -110,7 +102,7 @@ def test_a_method_that_ignores_the_pairing_fails_the_coverage_check():
         assert_rate(unpaired, LEVEL)
     paired = [
         covers(st.compare(*pair, resamples=9).interval, 0.0)
-        for pair in zip(arm[:300], baseline[:300], strict=True)
+        for pair in zip(arm[:200], baseline[:200], strict=True)
     ]
     assert_rate(paired, LEVEL)
 
@@ -139,12 +131,12 @@ def test_holm_keeps_the_level_of_the_whole_experiment():
     baseline, arms = simulate(1500, 10, 0.5, arms=4)
     p = np.array([[st.sign_flip_test(row)[0] for row in arm - baseline] for arm in arms]).T
     corrected = np.array([st.holm(row).min() <= 0.05 for row in p])
-    assert corrected.mean() <= stats.binom.ppf(0.9995, 1500, 0.05) / 1500
+    assert corrected.mean() <= highest_rate(1500, 0.05)
     assert (p.min(axis=1) <= 0.05).mean() > 0.1  # what Holm is there for
 
 
 def test_power_is_the_rate_at_which_the_test_sees_the_effect():
-    truth, seeds, correlation = 0.0025, 20, 0.5
+    truth, seeds, correlation = 0.0025, 12, 0.5
     baseline, (arm,) = simulate(1500, seeds, correlation, truth)
     sd = SD * np.sqrt(2 * (1 - correlation))
     seen = [stats.ttest_1samp(row, 0).pvalue <= 0.05 for row in arm - baseline]
@@ -161,12 +153,12 @@ def test_seeds_needed_are_enough_and_one_fewer_are_not():
 
 @pytest.mark.parametrize("true_difference", [0.0, 0.0015])
 def test_verdicts_are_rarely_wrong(true_difference):
-    baseline, (arm,) = simulate(400, 10, 0.5, true_difference)
+    baseline, (arm,) = simulate(300, 10, 0.5, true_difference)
     verdicts = [
         st.decide(st.compare(a, b, resamples=9)).kind for a, b in zip(arm, baseline, strict=True)
     ]
     wrong = {"better", "worse"} if true_difference == 0 else {"better"}
-    assert sum(kind in wrong for kind in verdicts) <= stats.binom.ppf(0.9995, 400, 0.05)
+    assert np.mean([kind in wrong for kind in verdicts]) <= highest_rate(300, 0.05)
     assert len(set(verdicts)) > 1
 
 
@@ -176,7 +168,7 @@ def test_no_difference_is_said_only_when_it_is_small():
     baseline, (arm,) = simulate(1500, 20, 0.5, margin)  # exactly as large as what matters
     differences = arm - baseline
     inside = [st.t_interval(row).bound <= margin for row in differences]
-    assert np.mean(inside) <= stats.binom.ppf(0.9995, 1500, 0.025) / 1500
+    assert np.mean(inside) <= highest_rate(1500, 0.025)
 
 
 def test_interval_of_the_factorial_interaction_covers():

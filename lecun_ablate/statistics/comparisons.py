@@ -45,7 +45,9 @@ class Runs:
         errors = np.asarray(self.errors, dtype=np.float64)
         if errors.shape != seeds.shape:
             raise ValueError(f"errors have shape {errors.shape} for {len(seeds)} seeds")
-        errors = check_errors(np.where(diverged, DIVERGED_ERROR, errors))
+        errors = np.where(diverged, DIVERGED_ERROR, errors)
+        if len(errors):  # an arm without a run is no error yet
+            check_errors(errors)
         for name, value in (("seeds", seeds), ("diverged", diverged), ("errors", errors)):
             object.__setattr__(self, name, value)
         if self.predictions is not None:

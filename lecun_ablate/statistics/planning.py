@@ -51,6 +51,8 @@ def seeds_needed(
     the smallest p must meet under Holm's correction; never fewer than `fewest_seeds`. MOST_SEEDS
     stands for that many or more.
     """
+    high = fewest_seeds(comparisons, alpha, paired=paired)
+    low = high - 1  # never enough
     level = alpha / comparisons
     _check(effect, sd, level)
     check_fraction(target, "target")
@@ -58,8 +60,6 @@ def seeds_needed(
     def enough(n: int) -> bool:
         return power(effect, sd, n, alpha=level, paired=paired) >= target
 
-    high = fewest_seeds(comparisons, alpha, paired=paired)
-    low = high - 1  # never enough, as `high` is from the end of the loop on
     while not enough(high):
         if high >= MOST_SEEDS:
             return MOST_SEEDS

@@ -1,0 +1,393 @@
+"""Verdicts, corrections, divergence, stopping, wording, and arrays that make no sense."""
+
+import math
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from lecun_ablate import statistics as st
+
+IMAGES = 2007
+
+
+def comparison(difference, halfwidth, n=10, p=0.5, sd=0.004):
+    """Return a comparison with the given difference and interval."""
+    made = st.compare(np.full(n, 0.05), np.full(n, 0.05), resamples=9)
+    interval = st.Interval(difference - halfwidth, difference + halfwidth, 0.95, "t")
+    return replace(made, difference=difference, interval=interval, p=p, sd=sd)
+
+
+# --- verdicts
+
+
+def test_better_and_worse_with_the_interval():
+    better = st.decide(comparison(-0.0031, 0.002, p=0.01))
+    assert (better.kind, better.more_seeds) == ("better", None)
+    assert better.text == "better by 0.31 points [-0.51, -0.11]"
+    worse = st.decide(comparison(0.0031, 0.002, p=0.01))
+    assert worse.kind == "worse"
+    assert worse.text == "worse by 0.31 points [+0.11, +0.51]"
+
+
+@pytest.mark.parametrize(
+    ("p", "p_adjusted", "halfwidth", "kind"),
+    [
+        (0.05, None, 0.006, "better"),
+        (0.051, None, 0.006, "undecided"),
+        (0.01, 0.06, 0.006, "undecided"),  # the corrected p decides
+        (0.01, 0.04, 0.0069, "better"),
+        (0.01, 0.04, 0.0071, "undecided"),  # the interval holds 0
+    ],
+)
+def test_a_difference_takes_both_the_corrected_p_and_the_interval(p, p_adjusted, halfwidth, kind):
+    assert st.decide(comparison(-0.007, halfwidth, p=p), p_adjusted).kind == kind
+
+
+def test_no_difference_names_the_largest_one_that_is_left():
+    verdict = st.decide(comparison(-0.001, 0.003))
+    assert verdict.kind == "no difference"
+    assert verdict.text == "no difference larger than 0.40 points"
+    assert st.decide(comparison(-0.001, 0.003), margin=0.0039).kind == "undecided"
+    assert st.decide(comparison(-0.001, 0.003), margin=0.0041).kind == "no difference"
+
+
+def test_too_few_seeds_are_undecided_whatever_they_show():
+    assert st.fewest_seeds(1) == 6  # 2 / 2^6 = 0.031
+    assert st.decide(comparison(-0.02, 0.001, n=5, p=0.01)).kind == "undecided"
+    assert st.decide(comparison(-0.02, 0.001, n=6, p=0.01)).kind == "better"
+    assert st.decide(comparison(-0.02, 0.001, n=6, p=0.01), comparisons=2).kind == "undecided"
+    assert st.decide(comparison(0.0, 0.001, n=5)).kind == "undecided"
+    assert st.decide(comparison(0.0, 0.001, n=6)).kind == "no difference"
+
+
+def test_undecided_says_how_many_more_seeds_would_tell():
+    # a difference of 0.45 points: 0.45 from 0, but only 0.05 from the margin
+    verdict = st.decide(comparison(-0.0045, 0.0055, sd=0.008))
+    needed = st.seeds_needed(0.0045, 0.008)
+    assert verdict.more_seeds == needed - 10 > 0
+    assert verdict.text == f"undecided: {needed - 10} more seeds would probably tell"
+    # 0.05 points: far from the margin, so narrowing towards no difference is the shorter way
+    verdict = st.decide(comparison(-0.0005, 0.0055, sd=0.008))
+    assert verdict.more_seeds == st.seeds_needed(0.0045, 0.008) - 10
+    # with more comparisons a significant difference takes more seeds
+    assert st.decide(comparison(-0.0049, 0.0055, sd=0.008), comparisons=4).more_seeds > (
+        st.decide(comparison(-0.0049, 0.0055, sd=0.008)).more_seeds
+    )
+
+
+def test_more_seeds_do_tell_in_most_experiments():
+    """Simulated: an experiment that was undecided, continued as it was told."""
+    rng = np.random.default_rng(8)
+    mean, sd = -0.002, 0.006
+    sample = rng.normal(0, 1, 10)
+    sample = mean + sd * (sample - sample.mean()) / sample.std(ddof=1)
+    verdict = st.decide(st.compare(0.05 + sample, np.full(10, 0.05), resamples=9))
+    assert verdict.kind == "undecided"
+    n = 10 + verdict.more_seeds
+    told = []
+    for _ in range(200):
+        again = rng.normal(mean, sd, n)
+        found = comparison(again.mean(), st.t_interval(again).halfwidth, n=n)
+        found = replace(found, p=st.sign_flip_test(again, permutations=199)[0])
+        told.append(st.decide(found).kind != "undecided")
+    assert np.mean(told) > 0.72
+
+
+def test_a_single_seed():
+    alone = st.compare([0.05], [0.06])
+    assert (alone.n, alone.interval, alone.bca, alone.p) == (1, None, None, 1.0)
+    assert alone.improvement == 1.0 and alone.improvement_interval is None
+    assert alone.effect_size is None and alone.correlation is None
+    assert "one seed" in alone.note
+    verdict = st.decide(alone)
+    assert (verdict.kind, verdict.more_seeds) == ("undecided", 5)
+    assert verdict.text == "undecided: one seed does not show the spread; 6 seeds could tell"
+
+
+@pytest.mark.parametrize("n", [2, 6, 10, 25])
+def test_identical_arms_give_zero_and_never_nan(n):
+    errors = np.linspace(0.04, 0.06, n)
+    same = st.compare(errors, errors)
+    assert (same.difference, same.p, same.effect_size, same.sd) == (0, 1, 0, 0)
+    assert (same.interval.low, same.interval.high) == (0, 0)
+    assert same.improvement == 0.5
+    assert same.identical and same.pairing_gain is None
+    numbers = [v for v in asdict(same).values() if isinstance(v, float)]
+    assert all(math.isfinite(number) for number in numbers)
+    verdict = st.decide(same)
+    if n >= 6:
+        assert verdict.text == f"no difference with any of {n} seeds"
+    else:
+        assert verdict.kind == "undecided" and verdict.more_seeds == 6 - n
+
+
+def test_identical_arms_stay_zero_after_rounding():
+    thirds = np.array([1, 2, 3]) / 3 * 0.1
+    noisy = thirds * (1 + 2e-16)
+    assert st.compare(noisy, thirds).identical
+
+
+def test_a_constant_difference_is_no_certainty():
+    """Three seeds with the same difference: an interval of no width, but no verdict."""
+    constant = st.compare(np.array([0.05, 0.06, 0.04]) + 0.01, [0.05, 0.06, 0.04])
+    assert constant.interval.halfwidth == pytest.approx(0, abs=1e-12)
+    assert constant.effect_size is None
+    assert constant.p == 0.25
+    assert st.decide(constant).kind == "undecided"
+
+
+def test_nearly_all_equal_differences_fall_back_on_student():
+    differences = np.zeros(20)
+    differences[0] = 0.001
+    assert st.seed_interval(differences).method == "t"
+
+
+# --- an experiment's comparisons
+
+
+def runs(misses, seeds=None, diverged=None, predictions=None):
+    misses = np.asarray(misses)
+    seeds = np.arange(len(misses)) if seeds is None else seeds
+    return st.Runs(seeds, misses / IMAGES, diverged, predictions)
+
+
+BASE = [100, 104, 98, 102, 107, 95, 101, 99]
+GOOD = [80, 83, 79, 83, 85, 76, 80, 81]
+SAME = [101, 103, 98, 103, 106, 95, 102, 98]
+
+
+def test_an_experiment_is_corrected_over_all_its_comparisons():
+    result = st.compare_all(
+        {"tanh": runs(BASE), "relu": runs(GOOD), "lisht": runs(SAME)},
+        [("relu", "tanh"), ("lisht", "tanh")],
+    )
+    relu, lisht = result["relu"], result["lisht"]
+    assert relu.counted == st.compare(np.array(GOOD) / IMAGES, np.array(BASE) / IMAGES)
+    assert relu.p_adjusted == pytest.approx(2 * relu.counted.p)
+    assert lisht.p_adjusted == lisht.counted.p
+    assert (relu.verdict.kind, lisht.verdict.kind) == ("better", "no difference")
+    assert result.warning is None
+    assert relu.excluded == relu.counted and relu.divergence_note is None
+    assert not relu.divergence_matters and relu.joint is None
+    with pytest.raises(KeyError):
+        result["gelu"]
+
+
+def test_a_ladder_compares_each_step_with_the_one_before():
+    arms = {"a": runs(BASE), "b": runs(GOOD), "c": runs(np.array(GOOD) + 1)}
+    result = st.compare_all(arms, [("b", "a"), ("c", "b")])
+    assert result["c"].baseline == "b"
+    assert result["c"].counted.difference == pytest.approx(1 / IMAGES)
+
+
+def test_runs_pair_up_by_seed_and_not_by_row():
+    order = [5, 2, 7, 0, 1, 3, 6, 4]
+    shuffled = runs(np.array(GOOD)[order], seeds=np.array(order))
+    extra = runs([*BASE, 90], seeds=[*range(8), 99])
+    found = st.compare_all({"a": shuffled, "b": extra}, [("a", "b")])["a"].counted
+    assert found == st.compare(np.array(GOOD) / IMAGES, np.array(BASE) / IMAGES)
+
+
+def test_too_few_seeds_are_said_so_in_words():
+    arms = {name: runs(values[:6]) for name, values in {"a": BASE, "b": GOOD, "c": SAME}.items()}
+    assert st.compare_all(arms, [("b", "a")]).warning is None
+    warning = st.compare_all(arms, [("b", "a"), ("c", "a")]).warning
+    assert warning == (
+        "With 6 seeds and 2 comparisons no result could be significant at 0.05, however large "
+        "the difference: the smallest possible p, corrected, is 0.062. It takes at least 7 seeds."
+    )
+
+
+def test_diverged_runs_count_as_guesses_and_the_change_of_verdict_is_said():
+    diverged = np.array([True] + [False] * 7)
+    broken = np.array(GOOD, dtype=float)
+    broken[0] = np.nan
+    arms = {"tanh": runs(BASE), "relu": runs(broken, diverged=diverged)}
+    pair = st.compare_all(arms, [("relu", "tanh")])["relu"]
+    assert pair.counted.n == 8 and pair.excluded.n == 7
+    assert pair.counted.arm_mean == pytest.approx((0.9 + sum(GOOD[1:]) / IMAGES) / 8)
+    assert pair.excluded == st.compare(np.array(GOOD[1:]) / IMAGES, np.array(BASE[1:]) / IMAGES)
+    assert (pair.verdict.kind, pair.verdict_excluded.kind) == ("undecided", "better")
+    assert pair.divergence_matters
+    assert pair.divergence_note == (
+        "1 run of relu and 0 runs of tanh diverged and count as error 0.9; without them, the "
+        f"verdict is another: {pair.verdict_excluded.text}"
+    )
+
+
+def test_divergence_everywhere_leaves_nothing_to_exclude():
+    arms = {"tanh": runs(BASE), "relu": runs([np.nan] * 8, diverged=np.ones(8, bool))}
+    pair = st.compare_all(arms, [("relu", "tanh")])["relu"]
+    assert pair.verdict.kind == "worse"
+    assert pair.excluded is None and pair.verdict_excluded is None and pair.divergence_matters
+    assert pair.divergence_note.endswith("without them, nothing is left to compare")
+
+
+def test_divergence_that_changes_nothing():
+    diverged = np.arange(12) < 6
+    bad = 200.0 + np.arange(12)
+    arms = {"tanh": runs(100 + np.arange(12) % 5), "relu": runs(bad, diverged=diverged)}
+    pair = st.compare_all(arms, [("relu", "tanh")])["relu"]
+    assert pair.verdict.kind == pair.verdict_excluded.kind == "worse"
+    assert pair.divergence_note.endswith("without them, the verdict is the same")
+
+
+# --- power, stopping, wording
+
+
+def test_power_analysis_of_a_comparison():
+    rng = np.random.default_rng(1)
+    shared = rng.normal(0.05, 0.003, 12)
+    pair = st.compare(shared + rng.normal(0, 0.001, 12), shared + rng.normal(0, 0.001, 12))
+    found = st.analyse_power(pair, 0.0025, comparisons=4)
+    assert found.paired == st.seeds_needed(0.0025, pair.sd, comparisons=4)
+    assert found.paired < found.unpaired  # the arms are strongly correlated
+    low, high = st.sd_interval(pair.sd, 12)
+    assert low < pair.sd < high
+    assert found.paired_range[0] <= found.paired <= found.paired_range[1]
+    assert found.power == st.power(0.0025, pair.sd, 12, alpha=0.0125)
+    assert st.power(found.detectable, pair.sd, 12, alpha=0.0125) == pytest.approx(0.8)
+    with pytest.raises(ValueError, match="one seed"):
+        st.analyse_power(st.compare([0.1], [0.2]), 0.0025)
+
+
+def test_planned_seeds_can_reach_significance_at_all():
+    assert st.seeds_needed(0.1, 0.001) == 6
+    assert st.seeds_needed(0.1, 0.001, comparisons=4) == 8  # 4 * 2 / 2^8 = 0.031
+    assert st.seeds_needed(0.1, 0.001, paired=False) == 4  # 2 / C(8, 4) = 0.029
+    assert st.seeds_needed(0.1, 0.0) == 6
+    assert st.seeds_needed(1e-9, 0.1) == 1_000_000  # that many or more
+
+
+def test_seeds_table_pairs_by_the_correlation():
+    table = st.seeds_table(0.003, correlation=0.5)
+    assert [row.effect for row in table] == [0.01, 0.005, 0.0025, 0.001]
+    for row in table:
+        assert row.paired == st.seeds_needed(row.effect, 0.003)  # sd sqrt(2 (1 - 0.5)) = sd
+        assert row.unpaired == st.seeds_needed(row.effect, 0.003, paired=False)
+    assert table[3].paired < table[3].unpaired
+
+
+def test_sd_interval_covers():
+    rng = np.random.default_rng(3)
+    sds = rng.normal(0, 0.003, (4000, 8)).std(axis=1, ddof=1)
+    low, high = np.transpose([st.sd_interval(sd, 8) for sd in sds])
+    assert np.mean((low <= 0.003) & (high >= 0.003)) == pytest.approx(0.95, abs=0.012)
+
+
+def test_seeds_are_added_in_blocks_until_all_intervals_are_narrow():
+    rule = st.UntilNarrow(halfwidth=0.002, at_most=45)
+    assert rule.seeds_to_add(0, []) == 20
+    assert rule.seeds_to_add(12, [0.0001]) == 8  # never a look before 20
+    assert rule.seeds_to_add(20, [0.001, 0.0021]) == 10
+    assert rule.seeds_to_add(20, [0.001, 0.002]) == 0
+    assert rule.seeds_to_add(30, [float("nan")]) == 10
+    assert rule.seeds_to_add(40, [0.1]) == 5
+    assert rule.seeds_to_add(45, [0.1]) == 0
+    assert st.UntilNarrow(halfwidth=0.002, at_most=7).seeds_to_add(0, []) == 7
+
+
+def test_numbers_are_written_as_people_read_them():
+    assert st.percent(0.0502) == "5.02 %"
+    assert st.points(-0.0031) == "-0.31 points"
+    assert st.points(0.0031) == "+0.31 points"
+    assert st.points(-0.00001) == st.points(0.0) == "0.00 points"
+    assert st.span(st.Interval(-0.0062, -0.0001, 0.95, "t")) == "[-0.62, -0.01]"
+    assert st.span(None) == "no interval"
+    assert st.p_value(0.0004) == "p < 0.001"
+    assert st.p_value(0.0123) == "p = 0.012"
+    assert st.count(1, "seed") == "1 seed" and st.count(2000, "seed") == "2,000 seeds"
+
+
+# --- what holds for any numbers
+
+misses = some.lists(
+    some.tuples(some.integers(0, IMAGES), some.integers(0, IMAGES)), min_size=1, max_size=12
+)
+
+
+@given(misses)
+def test_swapping_the_arms_mirrors_everything(pairs):
+    arm, baseline = np.transpose(pairs) / IMAGES
+    one = st.compare(arm, baseline, resamples=19)
+    other = st.compare(baseline, arm, resamples=19)
+    assert one.p == other.p
+    assert one.difference == pytest.approx(-other.difference, abs=1e-15)
+    assert one.improvement == pytest.approx(1 - other.improvement)
+    if one.interval:
+        assert one.interval.low == pytest.approx(-other.interval.high, abs=1e-15)
+    for value in asdict(one).values():
+        assert not (isinstance(value, float) and math.isnan(value))
+    assert one.interval is None or one.interval.low <= one.difference <= one.interval.high
+    assert st.decide(one).kind in ("better", "worse", "no difference", "undecided")
+
+
+@given(misses, some.randoms())
+def test_the_order_of_the_seeds_does_not_matter(pairs, random):
+    shuffled = random.sample(pairs, len(pairs))
+    one, other = (st.compare(*(np.transpose(p) / IMAGES), resamples=19) for p in (pairs, shuffled))
+    assert one.p == other.p
+    assert one.difference == pytest.approx(other.difference, abs=1e-15)
+    if one.interval:
+        assert one.interval.halfwidth == pytest.approx(other.interval.halfwidth, abs=1e-13)
+
+
+def test_the_same_arguments_give_the_same_numbers():
+    rng = np.random.default_rng(0)
+    arm, baseline = rng.normal(0.05, 0.003, (2, 30))
+    assert st.compare(arm, baseline) == st.compare(arm, baseline)
+    other = st.compare(arm, baseline, rng_seed=1)
+    assert other.interval != st.compare(arm, baseline).interval
+
+
+# --- arrays that make no sense
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: st.compare([0.1, 0.2], [0.1]), "arm has 2 seeds and baseline has 1"),
+        (lambda: st.compare([0.1, float("nan")], [0.1, 0.2]), "arm: row 1 is nan"),
+        (lambda: st.compare([0.1, 0.2], [0.1, 5.0]), "baseline: row 1 is 5.0"),
+        (lambda: st.compare([], []), r"arm: expected one error per seed, got shape \(0,\)"),
+        (lambda: st.compare([[0.1]], [[0.1]]), r"got shape \(1, 1\)"),
+        (lambda: st.t_interval([0.1, float("inf")]), "row 1 is inf"),
+        (lambda: st.t_interval([0.1, 0.2], 95), "level is 95"),
+        (lambda: st.holm([0.1, float("nan")]), "from 0 to 1"),
+        (lambda: st.decide(comparison(0, 1), margin=0), "margin is 0"),
+        (lambda: st.power(-0.1, 0.1, 5), "effect is -0.1"),
+        (lambda: st.seeds_needed(0.1, float("nan")), "sd is nan"),
+        (lambda: st.seeds_needed(0.1, 0.1, target=80), "target is 80"),
+        (lambda: st.seeds_needed(0.1, 0.1, comparisons=0), "comparisons is 0"),
+        (lambda: st.seeds_table(0.003, 1.5), "correlation is 1.5"),
+        (lambda: st.UntilNarrow(0.0, 100), "halfwidth is 0.0"),
+        (lambda: st.UntilNarrow(0.2, 1), "at_most is 1"),
+        (lambda: st.chance_of_wrong_ranking([0.1]), "one seed"),
+        (lambda: st.chance_of_wrong_ranking([0.1, 0.2], -1), "difference is -1"),
+        (lambda: st.Runs([1, 1], [0.1, 0.2]), "expected a row of different seeds"),
+        (lambda: st.Runs([1, 2], [0.1]), "for 2 seeds"),
+        (lambda: st.Runs([1, 2], [0.1, 0.2], [True]), "diverged: expected 2 booleans"),
+        (lambda: st.Runs([1, 2], [0.1, 0.2], None, [[1, 2]]), r"expected \(2, images\)"),
+        (lambda: st.compare_all({"a": runs(BASE)}, [("a", "b")]), "arm 'b' has no runs"),
+        (
+            lambda: st.compare_all({"a": runs([1], [0]), "b": runs([1], [1])}, [("a", "b")]),
+            "'a' and 'b' have no seed in common",
+        ),
+        (lambda: st.factorial([], []), "no arms"),
+        (lambda: st.factorial([{"a": 1}, {"a": 1}], [[0.1], [0.1]]), "no full product"),
+        (
+            lambda: st.factorial(
+                [{"a": 1, "b": 1}, {"a": 1, "b": 2}, {"a": 2, "b": 1}], [[0.1]] * 3
+            ),
+            "{'a': 2, 'b': 2} is missing",
+        ),
+        (lambda: st.factorial([{"a": 1}, {"a": 2}], [[0.1], [0.1, 0.2]]), "same seeds"),
+        (lambda: st.factorial([{"a": 1}], [[0.1]], {"a": 3}), "the baseline's a is none of"),
+    ],
+)
+def test_arrays_that_make_no_sense_are_refused_in_words(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
