@@ -1,0 +1,146 @@
+// The scalar formulas of the network: activations and losses with their derivatives.
+//
+// They are templates over `Math`, which names a number type and its elementary functions, so that
+// one text serves a SIMD register on a CPU and one value per thread on a GPU:
+//
+//     struct Math {
+//         using Scalar = float;              // or double
+//         using Number = Scalar;             // or a vector of Scalars
+//         static Number exp(Number);         // NaN stays NaN, overflow gives infinity
+//         static Number tanh(Number);
+//         static Number normal_cdf(Number);  // (1 + erf(x / sqrt 2)) / 2
+//         static Scalar exp_one(Scalar);     // exp and log of one value, for the losses
+//         static Scalar log_one(Scalar);
+//     };
+//
+// The definitions are those of lecun_ablate/components, which cite the literature. Comparisons are
+// written so that NaN comes out where NaN goes in: a network that diverged must show it.
+#pragma once
+
+#if defined(__CUDACC__)
+#define LECUN_FORMULA __host__ __device__ inline
+#else
+#define LECUN_FORMULA inline __attribute__((always_inline))
+#endif
+
+namespace lecun_ablate {
+
+enum class Activation {
+    tanh, scaled_tanh, lisht, sigmoid, relu, leaky_relu, softsign, gelu, silu, identity
+};
+
+enum class Loss { mse, half_sum_squares, cross_entropy };
+
+constexpr int kOutputs = 10;
+
+// f(x) and f'(x). Where only the value is used, compilers drop the slope's arithmetic.
+template <class Number>
+struct Activated {
+    Number value, slope;
+};
+
+template <class Math>
+LECUN_FORMULA Activated<typename Math::Number> activate(Activation kind, typename Math::Number x) {
+    using Scalar = typename Math::Scalar;
+    using Number = typename Math::Number;
+    const Number zero = {};
+    const Number one = zero + Scalar(1);
+    switch (kind) {
+        case Activation::tanh: {
+            const Number y = Math::tanh(x);
+            return {y, one - y * y};
+        }
+        case Activation::scaled_tanh: {
+            constexpr Scalar height = Scalar(1.7159), steepness = Scalar(2.0 / 3.0);
+            const Number y = Math::tanh(steepness * x);
+            return {height * y, height * steepness * (one - y * y)};
+        }
+        case Activation::lisht: {
+            const Number y = Math::tanh(x);
+            return {x * y, y + x * (one - y * y)};
+        }
+        case Activation::sigmoid: {
+            const Number y = one / (one + Math::exp(-x));
+            return {y, y * (one - y)};
+        }
+        case Activation::relu:
+            return {x <= zero ? zero : x, x > zero ? one : zero};
+        case Activation::leaky_relu: {
+            const Number leak = zero + Scalar(0.01);
+            return {x > zero ? x : leak * x, x > zero ? one : leak};
+        }
+        case Activation::softsign: {
+            const Number shrink = one / (one + (x < zero ? -x : x));
+            return {x * shrink, shrink * shrink};
+        }
+        case Activation::gelu: {
+            constexpr Scalar peak = Scalar(0.39894228040143267794);  // 1 / sqrt(2 pi)
+            const Number cdf = Math::normal_cdf(x);
+            const Number density = peak * Math::exp(Scalar(-0.5) * x * x);
+            return {x * cdf, cdf + x * density};
+        }
+        case Activation::silu: {
+            const Number gate = one / (one + Math::exp(-x));
+            return {x * gate, gate * (one + x * (one - gate))};
+        }
+        case Activation::identity:
+            break;
+    }
+    return {x, one};
+}
+
+// max(outputs), and the sum of exp(outputs - max): what a softmax needs to be finite.
+template <class Scalar>
+struct SoftmaxTerms {
+    Scalar max, sum;
+};
+
+template <class Math>
+LECUN_FORMULA SoftmaxTerms<typename Math::Scalar> softmax_terms(
+    const typename Math::Scalar* outputs) {
+    SoftmaxTerms<typename Math::Scalar> terms = {outputs[0], 0};
+    for (int i = 1; i < kOutputs; ++i)
+        if (outputs[i] > terms.max) terms.max = outputs[i];
+    for (int i = 0; i < kOutputs; ++i) terms.sum += Math::exp_one(outputs[i] - terms.max);
+    return terms;
+}
+
+// The loss of one pattern. outputs, targets: (10,)
+template <class Math>
+LECUN_FORMULA typename Math::Scalar loss_value(Loss kind, const typename Math::Scalar* outputs,
+                                               const typename Math::Scalar* targets) {
+    using Scalar = typename Math::Scalar;
+    Scalar sum = 0;
+    if (kind == Loss::cross_entropy) {
+        const auto terms = softmax_terms<Math>(outputs);
+        const Scalar log_sum = Math::log_one(terms.sum);
+        for (int i = 0; i < kOutputs; ++i)
+            sum += targets[i] * (log_sum - (outputs[i] - terms.max));
+        return sum;
+    }
+    for (int i = 0; i < kOutputs; ++i) {
+        const Scalar error = outputs[i] - targets[i];
+        sum += error * error;
+    }
+    return kind == Loss::mse ? sum / kOutputs : sum / 2;
+}
+
+// Its derivative by each output. outputs, targets, gradient: (10,)
+template <class Math>
+LECUN_FORMULA void loss_gradient(Loss kind, const typename Math::Scalar* outputs,
+                                 const typename Math::Scalar* targets,
+                                 typename Math::Scalar* gradient) {
+    using Scalar = typename Math::Scalar;
+    if (kind == Loss::cross_entropy) {
+        const auto terms = softmax_terms<Math>(outputs);
+        Scalar mass = 0;  // 1 where the targets are probabilities
+        for (int i = 0; i < kOutputs; ++i) mass += targets[i];
+        for (int i = 0; i < kOutputs; ++i)
+            gradient[i] = Math::exp_one(outputs[i] - terms.max) / terms.sum * mass - targets[i];
+        return;
+    }
+    const Scalar scale = kind == Loss::mse ? Scalar(2) / kOutputs : Scalar(1);
+    for (int i = 0; i < kOutputs; ++i) gradient[i] = scale * (outputs[i] - targets[i]);
+}
+
+}  // namespace lecun_ablate

@@ -1,0 +1,70 @@
+// The kernel for one instruction set. The build compiles this file once per instruction set, with
+// KERNEL naming it, VECTOR_BYTES and VECTOR_REGISTERS describing its registers.
+#include "kernel.hpp"
+#include "network.hpp"
+
+#include <memory>
+
+namespace lecun_ablate {
+namespace {
+
+template <class T>
+constexpr int kLanes = VECTOR_BYTES / sizeof(T);
+
+template <class T>
+using Net = Network<T, kLanes<T>, VECTOR_REGISTERS>;
+
+template <class T>
+void train(const Choices& choices, T* parameters, T* velocity, Patterns<T> patterns,
+           const std::int64_t* order, std::ptrdiff_t steps) {
+    const auto net = std::make_unique<Net<T>>(choices);
+    net->load(parameters, velocity);
+    for (std::ptrdiff_t i = 0; i < steps; ++i) {
+        const T* image = patterns.images + order[i] * kImage * kImage;
+        const int label = int(patterns.labels[order[i]]);
+        if (velocity)
+            net->template train<true>(image, label);
+        else
+            net->template train<false>(image, label);
+    }
+    net->store(parameters, velocity);
+}
+
+template <class T>
+double evaluate(const Choices& choices, const T* parameters, Patterns<T> patterns, T* outputs) {
+    const auto net = std::make_unique<Net<T>>(choices);
+    net->load(parameters, nullptr);
+    double sum = 0;
+    for (std::ptrdiff_t i = 0; i < patterns.count; ++i) {
+        const T* answer = net->forward(patterns.images + i * kImage * kImage);
+        double wide[kOutputs];  // the loss itself is always computed in double precision
+        for (int k = 0; k < kOutputs; ++k) wide[k] = outputs[i * kOutputs + k] = answer[k];
+        sum += loss_value<VectorMath<double, kLanes<double>>>(
+            choices.loss, wide, choices.targets + patterns.labels[i] * kOutputs);
+    }
+    return sum / double(patterns.count);
+}
+
+template <class T>
+void activate_each(Activation kind, const T* x, T* value, T* slope, std::ptrdiff_t n) {
+    using Math = VectorMath<T, kLanes<T>>;
+    for (std::ptrdiff_t i = 0; i < n; ++i) {
+        const auto y = activate<Math>(kind, typename Math::Number{} + x[i]);
+        value[i] = y.value[0];
+        slope[i] = y.slope[0];
+    }
+}
+
+template <class T>
+constexpr Functions<T> kFunctions = {train<T>, evaluate<T>, activate_each<T>};
+
+}  // namespace
+
+#define NAME_OF(kernel) #kernel
+#define EXPAND_NAME(kernel) NAME_OF(kernel)
+#define SYMBOL_OF(kernel) kernel##_kernel
+#define EXPAND_SYMBOL(kernel) SYMBOL_OF(kernel)
+
+const Kernel EXPAND_SYMBOL(KERNEL) = {EXPAND_NAME(KERNEL), kFunctions<float>, kFunctions<double>};
+
+}  // namespace lecun_ablate

@@ -1,0 +1,58 @@
+// What the kernel offers, once per instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "formulas.hpp"
+
+namespace lecun_ablate {
+
+// Everything of a recipe that the kernel needs to know.
+struct Choices {
+    Activation hidden, output;
+    Loss loss;
+    double learning_rate, momentum, padding;
+    double targets[10 * kOutputs];  // [label, output]
+    bool connected[12 * 12];        // [H2 plane, H1 plane]
+};
+
+template <class T>
+struct Patterns {
+    const T* images;             // (n, 16, 16)
+    const std::int64_t* labels;  // (n,)
+    std::ptrdiff_t count;
+};
+
+// `parameters` and `velocity` are flat: all tensors of the network one after the other, each in
+// row-major order, as initial.SHAPES lists them.
+constexpr int kParameters = 10960;
+
+template <class T>
+struct Functions {
+    // Advances one network by one update per entry of `order`, in place. Without momentum the
+    // velocity is not touched and may be null.
+    void (*train)(const Choices&, T* parameters, T* velocity, Patterns<T>,
+                  const std::int64_t* order, std::ptrdiff_t steps);
+    // Writes the outputs, (n, 10), of one network; returns the mean loss.
+    double (*evaluate)(const Choices&, const T* parameters, Patterns<T>, T* outputs);
+    // Writes f(x) and f'(x) for n values.
+    void (*activate)(Activation, const T* x, T* value, T* slope, std::ptrdiff_t n);
+};
+
+struct Kernel {
+    const char* instruction_set;
+    Functions<float> float32;
+    Functions<double> float64;
+};
+
+// Defined by kernel.cpp, which is compiled once for each.
+#if defined(__x86_64__)
+extern const Kernel baseline_kernel, avx2_kernel, avx512_kernel;
+#elif defined(__aarch64__)
+extern const Kernel neon_kernel;
+#else
+extern const Kernel baseline_kernel;
+#endif
+
+}  // namespace lecun_ablate

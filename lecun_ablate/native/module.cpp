@@ -1,0 +1,171 @@
+// The Python module: it checks what comes in, lets go of the GIL, and calls the kernel.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernel.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace lecun_ablate;
+
+namespace {
+
+template <class T, class... Options>
+using Array = nb::ndarray<T, nb::numpy, nb::c_contig, nb::device::cpu, Options...>;
+template <class T>
+using Vector = Array<T, nb::ndim<1>>;
+template <class T>
+using Images = Array<const T, nb::shape<-1, 16, 16>>;
+using Indices = Vector<const std::int64_t>;
+
+// In the order of the enumerations.
+const std::vector<std::string> kActivations = {"tanh", "scaled_tanh", "lisht",    "sigmoid",
+                                               "relu", "leaky_relu",  "softsign", "gelu",
+                                               "silu", "identity"};
+const std::vector<std::string> kLosses = {"mse", "half_sum_squares", "cross_entropy"};
+
+void expect(bool condition, const std::string& what) {
+    if (!condition) throw std::invalid_argument(what);
+}
+
+template <class Enum>
+Enum parse(const std::vector<std::string>& names, const std::string& name) {
+    const auto found = std::find(names.begin(), names.end(), name);
+    expect(found != names.end(), "the kernel does not know " + name);
+    return Enum(found - names.begin());
+}
+
+// The kernels that this CPU can run, the fastest first.
+std::vector<const Kernel*> usable_kernels() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (avx512) return {&avx512_kernel, &avx2_kernel, &baseline_kernel};
+    if (avx2) return {&avx2_kernel, &baseline_kernel};
+#endif
+#if defined(__aarch64__)
+    return {&neon_kernel};
+#else
+    return {&baseline_kernel};
+#endif
+}
+
+template <class T>
+const Functions<T>& functions(const std::string& instruction_set) {
+    for (const Kernel* kernel : usable_kernels())
+        if (kernel->instruction_set == instruction_set) {
+            if constexpr (sizeof(T) == sizeof(float))
+                return kernel->float32;
+            else
+                return kernel->float64;
+        }
+    throw std::invalid_argument("this CPU or this build has no instruction set " + instruction_set);
+}
+
+Choices make_choices(const std::string& activation, const std::string& output_activation,
+                     const std::string& loss, double lr, double momentum, double padding,
+                     Array<const double, nb::shape<10, kOutputs>> targets,
+                     Array<const bool, nb::shape<12, 12>> connected) {
+    Choices choices = {parse<Activation>(kActivations, activation),
+                       parse<Activation>(kActivations, output_activation),
+                       parse<Loss>(kLosses, loss), lr, momentum, padding, {}, {}};
+    std::copy_n(targets.data(), targets.size(), choices.targets);
+    std::copy_n(connected.data(), connected.size(), choices.connected);
+    return choices;
+}
+
+template <class T>
+Patterns<T> make_patterns(const Images<T>& images, const Indices& labels) {
+    expect(images.shape(0) == labels.shape(0), "as many labels as images");
+    const auto* begin = labels.data();
+    expect(std::all_of(begin, begin + labels.size(), [](auto x) { return 0 <= x && x <= 9; }),
+           "labels from 0 to 9");
+    return {images.data(), begin, std::ptrdiff_t(labels.size())};
+}
+
+template <class T>
+void train(const std::string& instruction_set, const Choices& choices, Vector<T> parameters,
+           std::optional<Vector<T>> velocity, Images<T> images, Indices labels, Indices order) {
+    const auto& kernel = functions<T>(instruction_set);
+    const auto patterns = make_patterns<T>(images, labels);
+    const auto* begin = order.data();
+    expect(std::all_of(begin, begin + order.size(),
+                       [&](auto i) { return 0 <= i && i < patterns.count; }),
+           "an order within the patterns");
+    expect(parameters.size() == kParameters, "all the parameters, flat");
+    expect(!velocity || velocity->size() == kParameters, "as many velocities as parameters");
+    T* moving = velocity ? velocity->data() : nullptr;
+    nb::gil_scoped_release release;
+    kernel.train(choices, parameters.data(), moving, patterns, begin, order.size());
+}
+
+template <class T>
+double evaluate(const std::string& instruction_set, const Choices& choices,
+                Vector<const T> parameters, Images<T> images, Indices labels,
+                Array<T, nb::shape<-1, kOutputs>> outputs) {
+    const auto& kernel = functions<T>(instruction_set);
+    const auto patterns = make_patterns<T>(images, labels);
+    expect(parameters.size() == kParameters, "all the parameters, flat");
+    expect(outputs.shape(0) == labels.shape(0), "as many outputs as images");
+    nb::gil_scoped_release release;
+    return kernel.evaluate(choices, parameters.data(), patterns, outputs.data());
+}
+
+template <class T>
+void activate_all(const std::string& instruction_set, const std::string& activation,
+                  Vector<const T> x, Vector<T> values, Vector<T> slopes) {
+    expect(values.size() == x.size() && slopes.size() == x.size(), "arrays of one length");
+    functions<T>(instruction_set)
+        .activate(parse<Activation>(kActivations, activation), x.data(), values.data(),
+                  slopes.data(), x.size());
+}
+
+template <class T>
+void bind(nb::module_& m) {
+    m.def("train", &train<T>, "instruction_set"_a, "choices"_a, "parameters"_a.noconvert(),
+          "velocity"_a.noconvert().none(), "images"_a.noconvert(), "labels"_a.noconvert(),
+          "order"_a.noconvert(),
+          "Advance one network by one update per entry of `order`, in place. `velocity` is None "
+          "without momentum.");
+    m.def("evaluate", &evaluate<T>, "instruction_set"_a, "choices"_a, "parameters"_a.noconvert(),
+          "images"_a.noconvert(), "labels"_a.noconvert(), "outputs"_a.noconvert(),
+          "Write the outputs, (n, 10), of one network and return its mean loss.");
+    m.def("activate", &activate_all<T>, "instruction_set"_a, "activation"_a, "x"_a.noconvert(),
+          "values"_a.noconvert(), "slopes"_a.noconvert(),
+          "Write f(x) and f'(x) as the network computes them.");
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    nb::class_<Choices>(m, "Choices", "What of a recipe the kernel needs to know.")
+        .def("__init__",
+             [](Choices* self, const std::string& activation, const std::string& output_activation,
+                const std::string& loss, double lr, double momentum, double padding,
+                Array<const double, nb::shape<10, kOutputs>> targets,
+                Array<const bool, nb::shape<12, 12>> connected) {
+                 new (self) Choices(make_choices(activation, output_activation, loss, lr, momentum,
+                                                 padding, targets, connected));
+             },
+             "activation"_a, "output_activation"_a, "loss"_a, "lr"_a, "momentum"_a, "padding"_a,
+             "targets"_a, "connected"_a);
+    std::vector<std::string> instruction_sets;
+    for (const Kernel* kernel : usable_kernels())
+        instruction_sets.push_back(kernel->instruction_set);
+    m.attr("INSTRUCTION_SETS") = nb::cast(instruction_sets);
+    m.attr("ACTIVATIONS") = nb::cast(kActivations);
+    m.attr("LOSSES") = nb::cast(kLosses);
+    bind<float>(m);
+    bind<double>(m);
+}

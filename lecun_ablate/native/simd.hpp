@@ -1,0 +1,198 @@
+// Vectors of a fixed number of lanes, by the vector extensions of GCC and Clang, and the few
+// elementary functions that the network needs on them.
+//
+// Everything here has internal linkage: the file is compiled once per instruction set into the
+// same library, and no copy may be linked in place of another.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#define ALWAYS_INLINE __attribute__((always_inline))
+
+namespace lecun_ablate {
+namespace {
+
+template <class T>
+struct Float;
+template <>
+struct Float<float> {
+    using Int = std::int32_t;
+    static constexpr int kMantissaBits = 23, kBias = 127;
+};
+template <>
+struct Float<double> {
+    using Int = std::int64_t;
+    static constexpr int kMantissaBits = 52, kBias = 1023;
+};
+
+template <class T, int lanes>
+struct VectorTypes {
+    using Int = typename Float<T>::Int;
+    typedef T Vector __attribute__((vector_size(lanes * sizeof(T))));
+    typedef Int Mask __attribute__((vector_size(lanes * sizeof(T))));
+    // the same where it starts at any element of an array
+    typedef T Unaligned __attribute__((vector_size(lanes * sizeof(T)), aligned(sizeof(T)),
+                                       may_alias));
+};
+
+// unroll<n>(f) calls f(0), ..., f(n - 1) with each index a compile-time constant, so that arrays
+// of vectors indexed by it live in registers.
+template <class F, int... i>
+ALWAYS_INLINE inline void unroll(F&& f, std::integer_sequence<int, i...>) {
+    (f(std::integral_constant<int, i>{}), ...);
+}
+template <int n, class F>
+ALWAYS_INLINE inline void unroll(F&& f) {
+    unroll(f, std::make_integer_sequence<int, n>{});
+}
+
+// One step of the transposition in sum_lanes: pairs of vectors `stride` apart become one.
+template <int stride, class V, int... lane>
+ALWAYS_INLINE inline V fold(V a, V b, std::integer_sequence<int, lane...>) {
+    constexpr int n = sizeof...(lane);
+    return __builtin_shufflevector(a, b, (lane & stride ? n + lane : lane)...) +
+           __builtin_shufflevector(a, b, ((lane & stride ? n + lane : lane) ^ stride)...);
+}
+
+// Lane i of the result is the sum of the lanes of rows[i]; there are as many rows as lanes.
+template <int lanes, class V>
+ALWAYS_INLINE inline V sum_lanes(const V* rows) {
+    V a[lanes];
+    unroll<lanes>([&](auto i) ALWAYS_INLINE { a[i] = rows[i]; });
+    const auto step = [&](auto stride) ALWAYS_INLINE {
+        unroll<stride>([&](auto i) ALWAYS_INLINE {
+            a[i] = fold<stride>(a[i], a[i + stride], std::make_integer_sequence<int, lanes>{});
+        });
+    };
+    if constexpr (lanes >= 16) step(std::integral_constant<int, 8>{});
+    if constexpr (lanes >= 8) step(std::integral_constant<int, 4>{});
+    if constexpr (lanes >= 4) step(std::integral_constant<int, 2>{});
+    step(std::integral_constant<int, 1>{});
+    return a[0];
+}
+
+// Horner's rule in two interleaved chains, for half the latency.
+template <class T, class V, int n>
+ALWAYS_INLINE inline V polynomial(V x, const T (&coefficients)[n]) {
+    const V square = x * x;
+    V even = {}, odd = {};
+    unroll<n>([&](auto k) ALWAYS_INLINE {
+        constexpr int i = n - 1 - k;
+        V& chain = i % 2 ? odd : even;
+        chain = chain * square + coefficients[i];
+    });
+    return odd * x + even;
+}
+
+// Elementary functions on all lanes at once, without branches, good to a few units in the last
+// place. Clamps are written so that NaN passes through them.
+template <class T, int lanes>
+struct VectorMath {
+    using Scalar = T;
+    using Number = typename VectorTypes<T, lanes>::Vector;
+    using Mask = typename VectorTypes<T, lanes>::Mask;
+    using Int = typename Float<T>::Int;
+    static constexpr bool kDouble = sizeof(T) == 8;
+
+    ALWAYS_INLINE static Number exp(Number x) {
+        // beyond these bounds the result is 0 or infinity
+        const Number low = Number{} + T(kDouble ? -746 : -105), high = -low;
+        x = x < low ? low : x;
+        x = x > high ? high : x;
+        const Reduced r = reduce(x);
+        // in two factors, since 2^n alone leaves the range before the product does
+        const Number half = round(r.n * T(0.5));
+        return (expm1_reduced(r.rest) + T(1)) * power_of_two(half) * power_of_two(r.n - half);
+    }
+
+    ALWAYS_INLINE static Number tanh(Number x) {
+        // expm1(2|x|) / (expm1(2|x|) + 2), which is exact to the last bits near 0 as well
+        Number twice = T(2) * (x < Number{} ? -x : x);
+        const Number high = Number{} + T(kDouble ? 44 : 20);  // tanh is 1 in this precision
+        twice = twice > high ? high : twice;
+        const Reduced r = reduce(twice);
+        const Number scale = power_of_two(r.n);
+        const Number e = scale * expm1_reduced(r.rest) + (scale - T(1));
+        const Number y = e / (e + T(2));
+        return x < Number{} ? -y : y;
+    }
+
+    ALWAYS_INLINE static Number normal_cdf(Number x) {
+        // erfc(z) = exp(-z^2) p(s) / (1 + 2z) with s = (z - 3) / (z + 3): Shepherd and Laframboise
+        // 1981, Mathematics of Computation 36; p is a Chebyshev interpolant, good to 2^-52 (2^-24)
+        Number z = T(0.70710678118654752440) * (x < Number{} ? -x : x);
+        const Number high = Number{} + T(40);  // the tail is 0 long before
+        z = z > high ? high : z;
+        const Number s = (z - T(3)) / (z + T(3));
+        Number p;
+        if constexpr (kDouble) {
+            constexpr T c[] = {
+                1.25300805826972964, -0.135621106124580685, -0.0475622943534463728,
+                0.129645158702705516, -0.119273663415528533, 0.0683080273458045873,
+                -0.0237705149142336714, 0.00252939178827044538, 0.0018886903120037819,
+                -0.00077983203796111149, -0.000105159490337759744, 0.000125098151748643215,
+                4.94814787557653947e-6, -0.0000200966308759539524, -7.27587574666718295e-7,
+                3.46399753235290422e-6, 3.48991978897442946e-7, -6.05004862393350368e-7,
+                -1.31116613753645882e-7, 9.18624302614384661e-8, 3.29163439676632021e-8,
+                -8.50011950211530655e-9, -4.21010497511919487e-9};
+            p = polynomial(s, c);
+        } else {
+            constexpr T c[] = {1.253008081f,     -0.1356209858f, -0.04756398125f, 0.1296416953f,
+                               -0.1192538743f,   0.06833775691f, -0.02385143506f, 0.0024204604f,
+                               0.002022646218f,  -0.0005971178565f, -0.0001796113463f};
+            p = polynomial(s, c);
+        }
+        const Number tail = T(0.5) * exp(-z * z) * p / (T(2) * z + T(1));
+        return x > Number{} ? T(1) - tail : tail;
+    }
+
+    static T exp_one(T x) { return exp(Number{} + x)[0]; }
+    static T log_one(T x) { return T(__builtin_log(double(x))); }
+
+private:
+    struct Reduced {
+        Number n, rest;  // x = n ln 2 + rest with n whole and |rest| <= ln(2) / 2
+    };
+
+    // 1.5 * 2^mantissa: adding it leaves a whole number in the low bits
+    static constexpr T kRounder = kDouble ? T(6755399441055744.0) : T(12582912.0);
+
+    ALWAYS_INLINE static Number round(Number x) {
+        Number shifted = x + kRounder;
+        return shifted - kRounder;
+    }
+
+    ALWAYS_INLINE static Number power_of_two(Number whole) {
+        const Mask bits = (Mask)(whole + (kRounder + T(Float<T>::kBias)));
+        return (Number)(bits << Float<T>::kMantissaBits);
+    }
+
+    ALWAYS_INLINE static Reduced reduce(Number x) {
+        const Number n = round(x * T(1.44269504088896340736));
+        // ln 2 in two parts, the first with room for n's bits
+        constexpr T high = kDouble ? T(6.93147180369123816490e-01) : T(0.693359375);
+        constexpr T low = kDouble ? T(1.90821492927058770002e-10) : T(-2.12194440e-4);
+        return {n, x - n * high - n * low};
+    }
+
+    // exp(r) - 1 for |r| <= ln(2) / 2, by Chebyshev interpolation: relative error 4e-17 (2e-8)
+    ALWAYS_INLINE static Number expm1_reduced(Number r) {
+        if constexpr (kDouble) {
+            constexpr T c[] = {0.500000000000000102, 0.166666666666666675, 0.0416666666666241279,
+                               0.00833333333333006183, 0.00138888889172137169,
+                               0.000198412698630536169, 0.0000248015212959543751,
+                               2.75572684599970648e-6, 2.76200884454097482e-7,
+                               2.51003854955103191e-8};
+            return r + r * r * polynomial(r, c);
+        } else {
+            constexpr T c[] = {0.5f, 0.1666657699f, 0.04166655462f, 0.008363179053f,
+                               0.001392618359f};
+            return r + r * r * polynomial(r, c);
+        }
+    }
+};
+
+}  // namespace
+}  // namespace lecun_ablate

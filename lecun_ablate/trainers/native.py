@@ -1,0 +1,230 @@
+"""The native trainer: the compiled kernel of lecun_ablate/native, one run per CPU core."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from lecun_ablate import initial
+from lecun_ablate.data.digits import Split
+from lecun_ablate.errors import ConfigError, nearest
+from lecun_ablate.network import predictions
+from lecun_ablate.recipe import Recipe
+from lecun_ablate.trainers.base import EpochReport, OnEpoch, Run, Scores, State
+
+try:
+    from lecun_ablate.trainers import _native as kernel
+except ImportError as error:
+    kernel = None
+    _missing = f"the compiled kernel is not installed ({error})"
+
+WAITING_REPORTS = 256  # kept for a slow reader; beyond it, training waits
+
+
+def availability() -> str | None:
+    """Return why the compiled kernel cannot be used here, or None if it can."""
+    return _missing if kernel is None else None
+
+
+class NativeTrainer:
+    """Trains each run alone, as many runs at a time as there are threads.
+
+    `instruction_set` is one of those that the CPU has ("avx512", "avx2", "baseline" or "neon"),
+    by default the fastest. Between instruction sets, results differ in rounding.
+    Raises ConfigError where the kernel or the instruction set is missing.
+    """
+
+    name = "native"
+    device = "cpu"
+
+    def __init__(self, threads: int | None = None, instruction_set: str | None = None):
+        if kernel is None:
+            raise ConfigError(f"the native trainer cannot run: {_missing}")
+        if instruction_set is not None and instruction_set not in kernel.INSTRUCTION_SETS:
+            raise ConfigError(
+                f"instruction set {instruction_set!r} is not available: "
+                f"{nearest(instruction_set, kernel.INSTRUCTION_SETS)}"
+            )
+        self.threads = threads or _usable_cores()
+        self.instruction_set = instruction_set or kernel.INSTRUCTION_SETS[0]
+
+    def identity(self) -> dict[str, Any]:
+        """Return what of the trainer decides a run's numbers; see trainers.base."""
+        return {
+            "name": self.name,
+            "device": self.device,
+            "instruction_set": self.instruction_set,
+            "numerics": 1,
+        }
+
+    def unsupported(self, recipe: Recipe) -> str | None:
+        """Return the component of a recipe that the kernel does not know, or None.
+
+        Inits, connectivities, targets and orders are data to it, so any of these will do.
+        """
+        known = {
+            "activation": kernel.ACTIVATIONS,
+            "output_activation": kernel.ACTIVATIONS,
+            "loss": kernel.LOSSES,
+            "optimizer": ["sgd"],
+        }
+        for field, names in known.items():
+            component = recipe.component(field)
+            if not component.builtin or component.name not in names:
+                return f"the native trainer has no {component.kind} {component.name!r}"
+        return None
+
+    def train(
+        self,
+        runs: Sequence[Run],
+        fit: Split,
+        evaluate: Mapping[str, Split],
+        on_epoch: OnEpoch | None = None,
+    ) -> Iterator[EpochReport]:
+        """Train runs on `fit`, scoring each on the splits of `evaluate`; see trainers.base."""
+        for run in runs:
+            if reason := self.unsupported(run.recipe):
+                raise ConfigError(reason)
+        splits = {
+            dtype: (_convert(fit, dtype), {n: _convert(s, dtype) for n, s in evaluate.items()})
+            for dtype in {run.recipe.dtype for run in runs}
+        }
+        reports: queue.Queue[EpochReport | BaseException | None] = queue.Queue(WAITING_REPORTS)
+        one_at_a_time = threading.Lock()
+        stop = threading.Event()
+
+        def send(item: EpochReport | BaseException | None) -> None:
+            while not stop.is_set():
+                try:
+                    return reports.put(item, timeout=0.1)
+                except queue.Full:
+                    continue
+
+        def work(index: int, run: Run) -> None:
+            try:
+                for report in self._epochs(index, run, *splits[run.recipe.dtype]):
+                    if stop.is_set():
+                        return
+                    if on_epoch is not None:
+                        with one_at_a_time:
+                            if on_epoch(report):
+                                report = replace(report, last=True)  # noqa: PLW2901
+                    send(report)
+                    if report.last:
+                        break
+                send(None)
+            except BaseException as error:  # it belongs to whoever reads the reports
+                send(error)
+
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="native-trainer")
+        try:
+            for index, run in enumerate(runs):
+                pool.submit(work, index, run)
+            working = len(runs)
+            while working:
+                item = reports.get()
+                if item is None:
+                    working -= 1
+                elif isinstance(item, BaseException):
+                    raise item
+                else:
+                    yield item
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+    def _epochs(
+        self, index: int, run: Run, fit: Split, evaluate: Mapping[str, Split]
+    ) -> Iterator[EpochReport]:
+        """Train one run, epoch by epoch."""
+        recipe = run.recipe
+        if run.state is None:
+            start = initial.start(recipe, run.seed)
+            connected, state = start.connectivity, State(0, start.parameters)
+        else:
+            connected, state = initial.connectivity(recipe, run.seed), run.state
+        parameters = _flatten(state.parameters, recipe.dtype)
+        velocity = None
+        if recipe.momentum:
+            velocity = np.zeros_like(parameters)
+            if state.optimizer:
+                stripped = {k.removeprefix("velocity/"): v for k, v in state.optimizer.items()}
+                velocity = _flatten(stripped, recipe.dtype)
+        choices = kernel.Choices(
+            recipe.activation,
+            recipe.output_activation,
+            recipe.loss,
+            recipe.lr,
+            recipe.momentum,
+            recipe.padding,
+            recipe.component("target")(torch.arange(10)).double().numpy(),
+            connected,
+        )
+        for epoch in range(state.epoch + 1, run.last_epoch + 1):
+            begin = time.perf_counter()
+            order = initial.pattern_order(recipe, run.seed, epoch, len(fit)).numpy()
+            kernel.train(
+                self.instruction_set, choices, parameters, velocity, fit.images, fit.labels, order
+            )
+            scores = {
+                name: self._scores(choices, parameters, split) for name, split in evaluate.items()
+            }
+            diverged = not (
+                np.isfinite(parameters).all()
+                and all(np.isfinite(score.loss) for score in scores.values())
+            )
+            optimizer = {} if velocity is None else _tensors(velocity, "velocity/")
+            yield EpochReport(
+                index=index,
+                epoch=epoch,
+                scores=scores,
+                seconds=time.perf_counter() - begin,
+                diverged=diverged,
+                last=diverged or epoch == run.last_epoch,
+                state=State(epoch, _tensors(parameters), optimizer),
+            )
+            if diverged:
+                return
+
+    def _scores(self, choices: Any, parameters: np.ndarray, split: Split) -> Scores:
+        outputs = np.empty((len(split), 10), parameters.dtype)
+        loss = kernel.evaluate(
+            self.instruction_set, choices, parameters, split.images, split.labels, outputs
+        )
+        answers = predictions(outputs)
+        return Scores(loss, int((answers != split.labels).sum()), answers)
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _convert(split: Split, dtype: str) -> Split:
+    """Return a split as the kernel reads it: (n, 16, 16) in `dtype`, labels int64."""
+    return Split(
+        np.ascontiguousarray(split.images, dtype), np.ascontiguousarray(split.labels, np.int64)
+    )
+
+
+def _flatten(tensors: Mapping[str, np.ndarray], dtype: str) -> np.ndarray:
+    """Return all tensors of initial.SHAPES as one new array, in that order."""
+    return np.concatenate([np.asarray(tensors[name], dtype).ravel() for name in initial.SHAPES])
+
+
+def _tensors(flat: np.ndarray, prefix: str = "") -> dict[str, np.ndarray]:
+    """Return a copy of a flat array as the tensors of initial.SHAPES."""
+    sizes = [int(np.prod(shape)) for shape in initial.SHAPES.values()]
+    parts = np.split(flat.copy(), np.cumsum(sizes)[:-1])
+    named = zip(initial.SHAPES.items(), parts, strict=True)
+    return {prefix + name: part.reshape(shape) for (name, shape), part in named}
