@@ -1,0 +1,321 @@
+"""One arm's search: an Optuna study that proposes trials in batches and is told what they reached.
+
+A trial's `index` is its place in the arm's budget: 0, 1, ... An interrupted trial is told as FAIL,
+and another one with its index and parameters takes its place. What is proposed for an index
+depends on the trials before it and on a seed derived from the index, so that an interruption
+changes neither the trials nor the winner.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from lecun_ablate.experiment import Arm
+from lecun_ablate.recipe import Recipe
+from lecun_ablate.statistics import DIVERGED_ERROR
+from lecun_ablate.study import Choices, Range, SearchStudy
+from lecun_ablate.trainers.base import EpochReport, State
+
+# attributes of the trials
+INDEX, RETRY_OF, ERRORS, DIVERGED, MLFLOW_RUN = (
+    "index", "retry_of", "validation_errors", "diverged", "mlflow_run_id",
+)  # fmt: skip
+PROGRESS, CONFIRMED = "progress", "confirmed"  # attributes of the study
+OWN = "own"  # stands for an arm's own values where they are not among the trials
+
+
+@dataclass
+class Replica:
+    """One seed of a trial, as far as it has been trained."""
+
+    arm: Arm
+    values: Mapping[str, Any]
+    recipe: Recipe
+    seed: int
+    until: int  # the epoch to which it is trained next
+    state: State | None = None
+    errors: list[float] = field(default_factory=list)  # validation error after each epoch
+    diverged: bool = False
+
+    @property
+    def error(self) -> float:
+        """The validation error after the last epoch."""
+        return self.errors[-1]
+
+    def take(self, report: EpochReport) -> None:
+        """Note what an epoch has brought."""
+        self.diverged = report.diverged
+        error = DIVERGED_ERROR if report.diverged else report.scores["validation"].error
+        self.errors.append(error)
+        if report.last:
+            self.state = report.state
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A trial that is about to be told."""
+
+    index: int
+    number: int  # Optuna's
+    state: TrialState
+    score: float
+    replicas: list[Replica]
+
+
+class ArmSearch:
+    """The search of one arm: `ask` for runs to train, train them, `tell`; until it is `done`.
+
+    After every batch, one attribute of the Optuna study says which trials go on, from which epoch,
+    and which index comes next. A batch that a kill has cut short is taken up from there.
+    """
+
+    def __init__(self, study: SearchStudy, arm: Arm, record: optuna.Study):
+        self.study = study
+        self.arm = arm
+        self.record = record
+        self.space = {name: _distribution(name, v) for name, v in study.search.items()}
+        progress = record.user_attrs.get(PROGRESS, {"active": [], "next": 0})
+        self.active: dict[int, int] = dict(progress["active"])  # index -> epoch reached
+        self.next: int = progress["next"]
+        self._batch: dict[int, int] = {}  # the same, with the new trials
+        self._replicas: dict[int, list[Replica]] = {}
+
+    @property
+    def done(self) -> bool:
+        """Whether the budget of trials is used up."""
+        return not self.active and self.next >= self.study.trials
+
+    def trials(self) -> dict[int, FrozenTrial]:
+        """Return the trials by index, interrupted ones left out."""
+        trials = self.record.get_trials(deepcopy=False)
+        found = {t.user_attrs[INDEX]: t for t in trials if t.state != TrialState.FAIL}
+        return dict(sorted(found.items()))
+
+    def interrupt(self) -> None:
+        """Tell what is still running as interrupted."""
+        for trial in self.record.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self.record.tell(trial.number, state=TrialState.FAIL)
+
+    @property
+    def has_own(self) -> bool:
+        """Whether the arm's own values lie in the search space, and so are its first trial."""
+        own = self.study.own_values(self.arm)
+        return all(own[name] in values for name, values in self.study.search.items())
+
+    # ---- ask
+
+    def ask(self) -> list[Replica]:
+        """Fill the batch up with new trials and return the runs to train, each to its next rung."""
+        room = max(0, min(self.study.batch - len(self.active), self.study.trials - self.next))
+        self._batch = self.active | dict.fromkeys(range(self.next, self.next + room), 0)
+        failed = self.record.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        interrupted = {trial.user_attrs[INDEX]: trial for trial in failed}
+        wanted = []
+        for index in sorted(self._batch):
+            known = self.trials()
+            if index not in known:
+                self._start(index, known, interrupted.get(index))
+            elif known[index].state != TrialState.RUNNING:
+                continue  # told before a kill
+            if index not in self._replicas:
+                self._replicas[index] = self._replicas_of(self.trials()[index].params)
+            for replica in self._replicas[index]:
+                replica.until = self._next_stop(replica.recipe, self._batch[index])
+                wanted.append(replica)
+        return wanted
+
+    def _replicas_of(self, values: Mapping[str, Any]) -> list[Replica]:
+        recipe = self.study.recipe(self.arm, values)
+        return [Replica(self.arm, values, recipe, s, recipe.epochs) for s in self.study.seeds]
+
+    def _next_stop(self, recipe: Recipe, epoch: int) -> int:
+        pruner = self.study.pruner
+        return min(recipe.epochs, pruner.next_rung(epoch)) if pruner else recipe.epochs
+
+    def _start(
+        self, index: int, known: Mapping[int, FrozenTrial], interrupted: FrozenTrial | None
+    ) -> None:
+        """Enter the trial of an index as running: with its old parameters, if it was interrupted.
+
+        One call, so that a kill leaves it whole or not at all.
+        """
+        attributes: dict[str, Any] = {INDEX: index}
+        passed = {}
+        if interrupted:
+            params = interrupted.params
+            passed = _values_until(interrupted, self._batch[index])
+            attributes[RETRY_OF] = interrupted.number
+        else:
+            params = self._propose(index, known)
+        self._enter(self.record, TrialState.RUNNING, params, passed, attributes)
+
+    def _enter(
+        self,
+        study: optuna.Study,
+        state: TrialState,
+        params: dict[str, Any],
+        passed: dict[int, float],
+        attributes: dict[str, Any] | None = None,
+    ) -> None:
+        study.add_trial(
+            create_trial(
+                state=state,
+                params=params,
+                distributions=self.space,
+                intermediate_values=passed,
+                user_attrs=attributes,
+            )
+        )
+
+    def _propose(self, index: int, known: Mapping[int, FrozenTrial]) -> dict[str, Any]:
+        """Return the parameters of a new trial: the arm's own first, then the sampler's.
+
+        The sampler sees the trials before this one in the order of their indices, in a study in
+        memory: in the real one, what takes an interrupted trial's place stands later. Those of
+        this batch count as running, even where a kill came between their results.
+        """
+        if index == 0 and self.has_own:
+            return self.study.own_values(self.arm)
+        memory = optuna.create_study(sampler=self._sampler(index))
+        for i, trial in known.items():
+            if i < index and i in self._batch:
+                passed = _values_until(trial, self._batch[i])
+                self._enter(memory, TrialState.RUNNING, trial.params, passed)
+            elif i < index:
+                memory.add_trial(trial)
+        return memory.ask(self.space).params
+
+    def _sampler(self, index: int) -> optuna.samplers.BaseSampler:
+        """Return the sampler of one trial. All arms have the same seeds, hence random trials."""
+        asked = self.study.sampler
+        digest = hashlib.sha256(f"{asked.seed}/{index}".encode()).digest()
+        seed = int.from_bytes(digest[:4], "big")
+        if asked.name == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        return optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=asked.startup, constant_liar=True
+        )
+
+    # ---- tell
+
+    def tell(self, log: Callable[[ArmSearch, Ended], str]) -> None:
+        """Tell Optuna what the batch has reached, in the order of the indices.
+
+        `log` writes an ended trial to MLflow, before it is told, and returns the run's id. At a
+        rung, the values of the whole batch are reported before any is judged.
+        """
+        trials = self.trials()
+        running = [i for i in sorted(self._batch) if trials[i].state == TrialState.RUNNING]
+        rungs = {i: self._replicas[i][0].until for i in running}
+        for index, rung in rungs.items():
+            if rung < self._replicas[index][0].recipe.epochs:
+                self._handle(trials[index]).report(_score(self._replicas[index]), rung)
+        trials = self.trials()
+        self.active = {}
+        for index, rung in rungs.items():
+            replicas = self._replicas[index]
+            if rung == replicas[0].recipe.epochs or any(r.diverged for r in replicas):
+                state = TrialState.COMPLETE
+            elif not self._passes(index, rung, trials):
+                state = TrialState.PRUNED
+            else:
+                self.active[index] = rung
+                continue
+            del self._replicas[index]
+            ended = Ended(index, trials[index].number, state, _score(replicas), replicas)
+            self._end(trials[index], ended, log)
+        self.next = max([self.next, *(index + 1 for index in self._batch)])
+        progress = {"active": list(self.active.items()), "next": self.next}
+        self.record.set_user_attr(PROGRESS, progress)
+
+    def _handle(self, trial: FrozenTrial) -> Trial:
+        return Trial(self.record, trial._trial_id)
+
+    def _passes(self, index: int, rung: int, trials: Mapping[int, FrozenTrial]) -> bool:
+        """Tell whether a trial is among the best 1 / factor of all that have reached a rung."""
+        assert self.study.pruner
+        scores = sorted(
+            (trial.intermediate_values[rung], i)
+            for i, trial in trials.items()
+            if rung in trial.intermediate_values
+        )
+        best = scores[: -(-len(scores) // self.study.pruner.factor)]
+        return index in {i for _, i in best}
+
+    def _end(
+        self, trial: FrozenTrial, ended: Ended, log: Callable[[ArmSearch, Ended], str]
+    ) -> None:
+        handle = self._handle(trial)
+        handle.set_user_attr(MLFLOW_RUN, log(self, ended))
+        handle.set_user_attr(ERRORS, [replica.error for replica in ended.replicas])
+        handle.set_user_attr(DIVERGED, sum(replica.diverged for replica in ended.replicas))
+        if ended.state == TrialState.COMPLETE:
+            self.record.tell(ended.number, ended.score)
+        else:
+            self.record.tell(ended.number, state=ended.state)
+
+    # ---- confirm
+
+    def candidates(self) -> dict[str, dict[str, Any]]:
+        """Return the values to train again by label: the best trials, and the arm's own values.
+
+        A label is the trial's index, or OWN.
+        """
+        complete = [
+            (trial.value, index, trial.params)
+            for index, trial in self.trials().items()
+            if index < self.study.trials
+            and trial.state == TrialState.COMPLETE
+            and not trial.user_attrs[DIVERGED]
+        ]
+        best = sorted(complete, key=lambda t: t[:2])[: self.study.confirm.trials]
+        own = {self.own_label: self.study.own_values(self.arm)}
+        return {str(index): params for _, index, params in best} | own
+
+    @property
+    def own_label(self) -> str:
+        """The label of the arm's own values."""
+        return "0" if self.has_own else OWN
+
+    def confirmed(self, label: str) -> dict[int, float]:
+        """Return the validation errors by fresh seed that are known of a candidate."""
+        known = self.record.user_attrs.get(f"{CONFIRMED}/{label}", {})
+        return {int(seed): error for seed, error in known.items()}
+
+    def confirm(self, label: str, errors: Mapping[int, float]) -> None:
+        """Add a candidate's validation errors by fresh seed."""
+        known = self.confirmed(label) | dict(errors)
+        self.record.set_user_attr(f"{CONFIRMED}/{label}", {str(s): e for s, e in known.items()})
+
+
+def _distribution(name: str, values: Range | Choices) -> BaseDistribution:
+    if isinstance(values, tuple):
+        return CategoricalDistribution(values)
+    if name == "epochs":
+        return IntDistribution(int(values.low), int(values.high), log=values.log)
+    return FloatDistribution(values.low, values.high, log=values.log)
+
+
+def _values_until(trial: FrozenTrial, epoch: int) -> dict[int, float]:
+    """Return what a trial had reported when it had passed the rung at an epoch."""
+    return {e: value for e, value in trial.intermediate_values.items() if e <= epoch}
+
+
+def _score(replicas: list[Replica]) -> float:
+    """Return the mean validation error over the seeds; one that diverged spoils them all."""
+    if any(replica.diverged for replica in replicas):
+        return DIVERGED_ERROR
+    return float(np.mean([replica.error for replica in replicas]))

@@ -1,0 +1,124 @@
+"""Where Optuna keeps studies: a sqlite file by default, a journal file, or any database server."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import re
+import sqlite3
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from sqlalchemy.exc import SQLAlchemyError
+
+from lecun_ablate.errors import LecunAblateError
+from lecun_ablate.lock import exclusive
+
+DEFAULT = "sqlite:///studies/optuna.db"
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", category=ExperimentalWarning)
+
+
+def file_of(url: str) -> Path | None:
+    """Return the file of a storage, None for a server. What has no '://' is a journal file."""
+    if url.startswith("sqlite:///"):
+        return Path(url.removeprefix("sqlite:///").split("?")[0])
+    return None if "://" in url else Path(url)
+
+
+def open_storage(url: str) -> BaseStorage | None:
+    """Open a storage for reading; None where its file does not exist yet.
+
+    Raises LecunAblateError where it cannot be opened.
+    """
+    file = file_of(url)
+    if file is not None and not file.exists():
+        return None
+    with explained(url):
+        if "://" in url:
+            return RDBStorage(url, skip_compatibility_check=False)
+        # the lock of a killed process is taken over after the grace period
+        lock = JournalFileOpenLock(url, grace_period=5)
+        return JournalStorage(JournalFileBackend(url, lock_obj=lock))
+
+
+@contextlib.contextmanager
+def driving(url: str, study: str) -> Iterator[BaseStorage]:
+    """Open a storage, created if need be, as the only driver of a study on this machine.
+
+    Raises LecunAblateError where another process drives it, or the storage cannot be opened.
+    """
+    file = file_of(url)
+    if file is not None:
+        lock = file.parent / (re.sub(r"[^\w.-]", "_", study) + ".lock")
+    else:
+        name = hashlib.sha256(f"{url} {study}".encode()).hexdigest()[:16]
+        lock = Path(tempfile.gettempdir()) / f"lecun_ablate-{name}.lock"
+    with exclusive(lock, f"the study {study}"):
+        if file is not None and not file.exists() and "://" in url:
+            _create_database(file)
+        elif file is not None and "://" not in url:
+            _create_journal(file)
+        with explained(url):
+            storage = open_storage(url)
+            assert storage is not None
+            yield storage
+
+
+@contextlib.contextmanager
+def explained(url: str) -> Iterator[None]:
+    """Turn the errors of a storage into a LecunAblateError that names it."""
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
+        if isinstance(error, RuntimeError | ValueError) and not _of_storage(error):
+            raise
+        first = str(error).strip().split("\n")[0]
+        raise LecunAblateError(f"Optuna storage {_without_password(url)}: {first}") from error
+
+
+def _of_storage(error: BaseException) -> bool:
+    """Tell whether an error was raised in Optuna's storages, which raise plain ones, too."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return bool(trace) and f"optuna{os.sep}storages" in trace.tb_frame.f_code.co_filename
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"(://[^:/@]+):[^@]*@", r"\1:***@", url)
+
+
+def _create_database(database: Path) -> None:
+    """Create an empty sqlite storage. It appears under its name only when it is whole."""
+    unfinished = database.with_name(database.name + ".creating")
+    for left in database.parent.glob(unfinished.name + "*"):
+        left.unlink()
+    try:
+        storage = RDBStorage(f"sqlite:///{unfinished}")
+        storage.engine.dispose()
+        with contextlib.closing(sqlite3.connect(unfinished)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")  # persists; makes writes faster
+        os.replace(unfinished, database)
+    except (OSError, sqlite3.Error, SQLAlchemyError, StorageInternalError) as error:
+        raise LecunAblateError(f"{database}: cannot be created: {error}") from error
+
+
+def _create_journal(journal: Path) -> None:
+    """Create a journal file, or cut off the line that a killed driver left unfinished."""
+    try:
+        with open(journal, "a+b") as file:
+            file.seek(0)
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
+    except OSError as error:
+        raise LecunAblateError(f"{journal}: cannot be written: {error.strerror}") from None
