@@ -89,8 +89,7 @@ def run(
     if dry_run:
         _dry_run(prepared, as_json)
         return
-    results = api.run_prepared(prepared, progress=display.progress())
-    _print_results(results, as_json)
+    _print_results(api.run_prepared(prepared, progress=display.progress()), as_json)
 
 
 @app.command()
@@ -100,11 +99,12 @@ def show(
 ) -> None:
     """Print the results of an experiment again."""
     from lecun_ablate import display, runner
+    from lecun_ablate.report.evidence import weigh
     from lecun_ablate.tracking import Store
 
     store = Store()
     found = store.find(experiment)
-    _print_results(runner.load(store, found.info.run_id), as_json)
+    _print_results(weigh(runner.load(store, found.info.run_id), store), as_json)
     if not as_json:
         display.other_plans(store.experiment_runs(found.info.experiment_id), found)
 
@@ -186,16 +186,16 @@ def _dry_run(prepared: Any, as_json: bool) -> None:
         display.plan(prepared.plan, todo, seconds)
 
 
-def _print_results(results: Any, as_json: bool) -> None:
+def _print_results(evidence: Any, as_json: bool) -> None:
     from lecun_ablate import display, summary
     from lecun_ablate.tracking import Store
 
-    table = summary.arm_table(results.plan, results.final)
-    link = Store().link(results.experiment_id)
+    table = summary.arm_table(evidence.plan, evidence.results.final)
+    link = Store().link(evidence.results.experiment_id)
     if as_json:
-        print(json.dumps(summary.as_json(results.plan, table, results.run_id, link), indent=2))
+        print(json.dumps(summary.as_json(evidence, table, link), indent=2))
     else:
-        display.results(results, table, link)
+        display.results(evidence, table, link)
 
 
 def main() -> NoReturn:
@@ -205,24 +205,25 @@ def main() -> NoReturn:
 
 
 def _main(arguments: list[str]) -> int:
-    from click.exceptions import ClickException
-
     try:
         app(arguments, prog_name="python -m lecun_ablate", standalone_mode=False)
-    except ClickException as error:
-        error.show()
-        return error.exit_code
     except typer.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted: what had finished is kept; run the same command to go on",
               file=sys.stderr)  # fmt: skip
         return INTERRUPTED
+    except typer.TyperException as error:  # a wrong option, say; it prints itself
+        error.show()
+        return error.exit_code
     except LecunAblateError as error:
         for line in str(error).split("\n"):
             print(f"error: {line}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
+        return 1
+    except OSError as error:  # a full disk, a folder without permission
+        print(f"error: {error}", file=sys.stderr)
         return 1
     except Exception as error:
         return _unexpected(error)

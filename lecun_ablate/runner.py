@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 import traceback
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -23,8 +24,11 @@ from lecun_ablate.initial import connectivity
 from lecun_ablate.network import Network
 from lecun_ablate.plan import Plan
 from lecun_ablate.recipe import Recipe
-from lecun_ablate.tracking import EPOCH_METRICS, STATUS, Store
+from lecun_ablate.tracking import COMMIT, ENVIRONMENT, EPOCH_METRICS, STATUS, Store
 from lecun_ablate.trainers.base import EpochReport, Run, Trainer
+
+if TYPE_CHECKING:
+    from lecun_ablate.report.evidence import Evidence
 
 FINISHED, DIVERGED, COLLAPSED = "finished", "diverged", "collapsed"
 
@@ -35,11 +39,13 @@ class Results:
 
     Columns of `frame`: arm, seed, epoch, the metrics of tracking.EPOCH_METRICS (errors as
     fractions, losses as means over the images), status ("finished", "diverged" or "collapsed")
-    and run_id.
+    and run_id. `origins` has a row per run: run_id, the git commit or None, and the environment
+    (tracking.environment) in which it was trained.
     """
 
     plan: Plan
     frame: pd.DataFrame
+    origins: pd.DataFrame
     run_id: str  # of the experiment
     experiment_id: str
 
@@ -96,26 +102,27 @@ def pending(plan: Plan, finished: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 
 def estimate(prepared: Prepared, todo: Sequence[tuple[str, int]]) -> float:
-    """Return about how many seconds the runs to do will take, from a short trial on 1 % of them."""
-    n = 100
-    fit = prepared.digits.train.take(np.arange(min(n, len(prepared.digits.train))))
-    test = prepared.digits.test.take(np.arange(max(1, n * len(prepared.digits.test)
-                                                   // len(prepared.digits.train))))
+    """Return about how many seconds the runs to do will take, from a trial on a few patterns."""
+    train, test = prepared.digits.train, prepared.digits.test
+    part = min(1, 100 / len(train))  # of every split
+    fit, held = (split.take(np.arange(round(part * len(split)))) for split in (train, test))
     total = 0.0
     for trainer, members in _by_trainer(prepared, todo):
         sample = members[: 64]
         runs = [Run(_recipe(prepared.plan, arm), seed, until=1) for arm, seed in sample]
         began = time.perf_counter()
-        for _ in trainer.train(runs, fit, {"train": fit, "test": test}):
+        for _ in trainer.train(runs, fit, {"train": fit, "test": held}):
             pass
         seconds = time.perf_counter() - began
         epochs = sum(_recipe(prepared.plan, arm).epochs for arm, _ in members)
-        total += seconds / len(sample) * epochs * len(prepared.digits.train) / len(fit)
+        total += seconds / len(sample) * epochs / part
     return total
 
 
-def execute(prepared: Prepared, store: Store, progress: Progress | None = None) -> Results:
-    """Train what is missing of a plan, write it to the store, and return all of its results.
+def execute(prepared: Prepared, store: Store, progress: Progress | None = None) -> Evidence:
+    """Train what is missing of a plan, write it to the store, and return all that it shows.
+
+    Where the experiment lets its seeds grow, they do so until its rule is met.
 
     A run is written as soon as it has ended; an interruption loses no more than the runs in
     training. The experiment's run is left FINISHED, KILLED (interrupted) or FAILED.
@@ -123,7 +130,6 @@ def execute(prepared: Prepared, store: Store, progress: Progress | None = None) 
     plan = prepared.plan
     experiment_id = store.ensure_experiment(plan.tracking_name)
     store.sweep(experiment_id)
-    todo = pending(plan, store.finished(experiment_id))
     run_id = store.begin(experiment_id, plan)
     arms = {
         arm.name: store.begin_arm(experiment_id, run_id, plan, arm.name)
@@ -133,26 +139,55 @@ def execute(prepared: Prepared, store: Store, progress: Progress | None = None) 
     try:
         for arm in plan.experiment.arms:
             store.put(arms[arm.name], _connectivity_picture(arm, plan.experiment.seeds[0]))
-        if progress:
-            progress.begin(plan, todo)
-        try:
-            for trainer, members in _by_trainer(prepared, todo):
-                _train(prepared, trainer, members, store, experiment_id, arms, progress)
-        finally:
-            if progress:
-                progress.end()
-        results = load(store, run_id)
+        results = _complete(prepared, store, experiment_id, run_id, arms, progress)
+        from lecun_ablate.report import evidence  # heavy: not before there are results
+
+        while more := evidence.seeds_to_add(results):
+            prepared = _with_more_seeds(prepared, more)
+            store.begin(experiment_id, prepared.plan)
+            results = _complete(prepared, store, experiment_id, run_id, arms, progress)
+        shown = evidence.weigh(results, store)
         for name, table in results.frame.groupby("arm", sort=False):
+            numbers, tags = evidence.arm_summary(shown, name)
             arms[name] = store.summarise_arm(
-                experiment_id, run_id, plan, name, arms[name], table
+                experiment_id, run_id, prepared.plan, name, arms[name], table, numbers, tags
             )
         status = "FINISHED"
-        return results
+        return shown
     except Exception:
         status = "FAILED"
         raise
     finally:
         store.end([*arms.values(), run_id], status)
+
+
+def _complete(
+    prepared: Prepared,
+    store: Store,
+    experiment_id: str,
+    run_id: str,
+    arms: Mapping[str, str],
+    progress: Progress | None,
+) -> Results:
+    """Train what is missing of a plan, and return its results."""
+    todo = pending(prepared.plan, store.finished(experiment_id))
+    if progress:
+        progress.begin(prepared.plan, todo)
+    try:
+        for trainer, members in _by_trainer(prepared, todo):
+            _train(prepared, trainer, members, store, experiment_id, arms, progress)
+    finally:
+        if progress:
+            progress.end()
+    return load(store, run_id)
+
+
+def _with_more_seeds(prepared: Prepared, more: int) -> Prepared:
+    """Return the same plan for `more` seeds, the ones that follow."""
+    experiment = prepared.plan.experiment
+    seeds = tuple(range(len(experiment.seeds) + more))  # growing seeds start at 0
+    plan = Plan.make(replace(experiment, seeds=seeds), prepared.digits, prepared.plan.trainers)
+    return replace(prepared, plan=plan)
 
 
 def load(store: Store, run_id: str) -> Results:
@@ -168,13 +203,22 @@ def load(store: Store, run_id: str) -> Results:
         {"arm": arm, "seed": seed, "run_id": r.info.run_id, "status": r.data.tags[STATUS]}
         for (arm, seed), r in wanted.items()
     )
+    origins = pd.DataFrame(
+        {
+            "run_id": r.info.run_id,
+            "commit": r.data.tags.get(COMMIT),
+            "environment": json.loads(r.data.tags.get(ENVIRONMENT, "{}")),
+        }
+        for r in wanted.values()
+    )
     frame = about.merge(store.histories(list(about.run_id)), on="run_id")
     order = {arm.name: i for i, arm in enumerate(plan.experiment.arms)}
     frame = frame.sort_values(
         ["arm", "seed", "epoch"], key=lambda c: c.map(order) if c.name == "arm" else c
     )
     columns = ["arm", "seed", "epoch", *EPOCH_METRICS, "status", "run_id"]
-    return Results(plan, frame[columns].reset_index(drop=True), run_id, experiment_id)
+    frame = frame[columns].reset_index(drop=True)
+    return Results(plan, frame, origins, run_id, experiment_id)
 
 
 def _by_trainer(

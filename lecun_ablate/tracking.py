@@ -13,6 +13,7 @@ import io
 import json
 import logging
 import os
+import platform
 import re
 import sqlite3
 import subprocess
@@ -21,6 +22,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -56,10 +58,11 @@ from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.utils.file_utils import local_file_uri_to_path  # noqa: E402
 
 DATABASE = "mlflow.db"
-LEVEL, KEY, ARM, PLAN, SEEDS, STATUS = (
-    f"lecun_ablate.{name}" for name in ("level", "run_key", "arm", "plan", "seeds", "status")
+LEVEL, KEY, ARM, PLAN, SEEDS, STATUS, ENVIRONMENT = (
+    f"lecun_ablate.{name}"
+    for name in ("level", "run_key", "arm", "plan", "seeds", "status", "environment")
 )
-PARENT, NAME = "mlflow.parentRunId", "mlflow.runName"
+PARENT, NAME, COMMIT = "mlflow.parentRunId", "mlflow.runName", "mlflow.source.git.commit"
 EPOCH_METRICS = (
     "train_loss", "train_error", "train_misses", "test_loss", "test_error", "test_misses",
     "epoch_seconds",
@@ -81,9 +84,9 @@ class Store:
         _refuse_file_store(self.uri)
         if self.database is not None and not self.database.exists():
             raise LecunAblateError(f"{self.database}: no results here yet: `run` an experiment")
-        self.client = MlflowClient(tracking_uri=self.uri)
         self._places: dict[str, str] = {}  # run id -> where its artifacts are
         with self._explained("cannot be read"):
+            self.client = MlflowClient(tracking_uri=self.uri)
             self.client.search_experiments(max_results=1)
 
     @classmethod
@@ -338,6 +341,7 @@ class Store:
             "trainer": trainer["name"],
             "device": trainer["device"],
             "instruction_set": trainer["instruction_set"],
+            "numerics": trainer["numerics"],
             "data": plan.data,
             "data_digest": plan.data_digest,
         }
@@ -361,6 +365,7 @@ class Store:
             KEY: plan.keys[arm, seed],
             PLAN: plan.key,
             STATUS: status,
+            ENVIRONMENT: json.dumps(environment()),
         }
         run_id = self._create(experiment_id, f"{arm} seed {seed}", "run", tags)
         now = int(time.time() * 1000)
@@ -386,15 +391,18 @@ class Store:
         arm: str,
         run_id: str,
         table: pd.DataFrame,
+        numbers: Mapping[str, float],
+        tags: Mapping[str, str],
     ) -> str:
         """Write an arm's mean, sd and n per epoch over its seeds; return the arm's run id.
 
-        Summaries of fewer seeds are replaced: MLflow cannot change a metric, so a new run takes
-        the old one's place and its children.
+        `numbers` and `tags` are what is concluded from them. Summaries of fewer seeds, the arm's or
+        its baseline's, are replaced: MLflow cannot change a metric, so a new run takes the old
+        one's place and its children.
         """
         run = self.client.get_run(run_id)
-        seeds = ",".join(map(str, sorted(table.seed.unique())))
-        fingerprint = hashlib.sha256(seeds.encode()).hexdigest()[:16]
+        content = [sorted(map(int, table.seed.unique())), dict(numbers), dict(tags)]
+        fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
         summarised = run.data.tags.get("lecun_ablate.summary")
         old = None
         if summarised not in (None, fingerprint):
@@ -409,7 +417,10 @@ class Store:
                 for epoch, value in column.items()
                 if not np.isnan(value)
             ]
+            last = int(table.epoch.max())
+            metrics += [Metric(name, value, now, last) for name, value in numbers.items()]
             self._log_metrics(run_id, metrics, [])
+            self.set_tags(run_id, tags)
         strays = set(table.run_id) - self._children(experiment_id, run_id)
         for child in sorted(strays):
             self.client.set_tag(child, PARENT, run_id)
@@ -498,7 +509,7 @@ class Store:
             "mlflow.source.type": "LOCAL",
         }
         if git_commit():
-            everywhere["mlflow.source.git.commit"] = git_commit()
+            everywhere[COMMIT] = git_commit()
         now = int(time.time() * 1000)
         run = self.client.create_run(
             experiment_id, start_time=now, tags=everywhere | dict(tags), run_name=name
@@ -532,6 +543,27 @@ def git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return commit.stdout.strip() or None
+
+
+@cache
+def environment() -> dict[str, str]:
+    """Return the versions and the machine that a run's numbers and timing may hang on."""
+    packages = {name: version(name) for name in ("lecun-ablate", "torch", "numpy")}
+    return {
+        "python": platform.python_version(),
+        **packages,
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
 
 
 def _database_path(uri: str) -> Path | None:

@@ -74,7 +74,7 @@ class TorchTrainer:
         on_epoch: OnEpoch | None = None,
     ) -> Iterator[EpochReport]:
         """Train `runs` as trainers.base.Trainer.train says, groups of like runs in parallel."""
-        reports: queue.SimpleQueue[EpochReport | BaseException | None] = queue.SimpleQueue()
+        reports: queue.SimpleQueue[EpochReport | Exception | None] = queue.SimpleQueue()
         stop = threading.Event()
         one_at_a_time = threading.Lock()
         splits = _Splits(fit, dict(evaluate), torch.device(self.device))
@@ -91,8 +91,7 @@ class TorchTrainer:
                     torch.set_num_threads(1)  # the groups are the parallelism
                     _train_group([runs[i] for i in members], members, splits, finish, stop)
                 reports.put(None)
-            except BaseException as error:
-                stop.set()
+            except Exception as error:  # of a user's component, say; the other groups go on
                 reports.put(error)
 
         groups = _groups(runs, self.threads)
@@ -101,15 +100,16 @@ class TorchTrainer:
             for members in groups:
                 pool.submit(work, members)
             try:
-                unfinished = len(groups)
+                unfinished, errors = len(groups), []
                 while unfinished:
                     report = reports.get()
-                    if report is None:
-                        unfinished -= 1
-                    elif isinstance(report, BaseException):
-                        raise report
-                    else:
+                    if isinstance(report, EpochReport):
                         yield report
+                    else:
+                        unfinished -= 1
+                        errors += [report] if report else []
+                if errors:
+                    raise errors[0]
             finally:
                 stop.set()
 

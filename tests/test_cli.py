@@ -1,0 +1,179 @@
+"""The command line: what it prints, and the status it exits with."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("tiny", "workplace")
+
+RUN = ("run", "experiments/activation.yaml", "--data", "tiny", "--trainer", "torch")
+SMALL = (*RUN, "--seeds", "2", "--epochs", "2")
+
+
+def test_run_show_and_json(command, workplace):
+    status, out, err = command(*SMALL)
+    assert status == 0
+    assert "activation on tiny: Which hidden activation learns the zip codes best?" in out
+    assert "tanh (baseline)" in out and "every arm at lr 0.03, untuned" in out
+    assert "mlflow ui" in out and "10 runs, 0 done before, 10 to train" in err
+    assert (workplace / "reports/activation/tiny/learning_curves.png").read_bytes()[:4] == b"\x89PNG"
+
+    status, again, err = command(*SMALL, "--json")
+    assert status == 0 and "0 to train" in err
+    shown = command("show", "activation", "--json")
+    assert shown[0] == 0 and json.loads(shown[1]) == json.loads(again)
+    table = json.loads(again)["arms"]
+    assert [row["arm"] for row in table] == ["tanh", "scaled_tanh", "lisht", "sigmoid", "relu"]
+    for row in table:
+        assert row["runs"] == 2 and row["trainer"] == "torch"
+        printed = f"{100 * row['test_error_mean']:.2f} +- {100 * row['test_error_sd']:.2f}"
+        assert printed in out
+
+    import lecun_ablate
+
+    frame = lecun_ablate.load_results("activation/tiny")
+    final = frame[frame.epoch == 2].groupby("arm").test_error
+    for row in table:
+        assert row["test_error_mean"] == pytest.approx(final.mean()[row["arm"]], abs=1e-15)
+        assert row["best_error"] == final.min()[row["arm"]]
+
+
+def test_show_lists_the_other_plans(command):
+    command(*RUN, "--seeds", "1", "--epochs", "1")
+    command(*RUN, "--seeds", "1", "--epochs", "2")
+    status, out, _ = command("show", "activation")
+    assert status == 0 and "after epoch 2" in out
+    assert "other plans" in out
+    other = re.search(r"^  ([0-9a-f]{32})", out, re.MULTILINE).group(1)
+    assert "after epoch 1" in command("show", other)[1]
+
+
+def test_dry_run_trains_nothing(command, workplace):
+    before = sorted(workplace.rglob("*[!lm]"))  # without sqlite's -wal and -shm
+    status, out, _ = command(*SMALL, "--dry-run")
+    assert status == 0 and "10 runs: 0 done, 10 to do, about" in out
+    assert sorted(workplace.rglob("*[!lm]")) == before
+    plan = json.loads(command(*SMALL, "--dry-run", "--json")[1])
+    assert plan["todo"] == 10 and plan["arms"]["relu"]["activation"] == "relu"
+    command(*SMALL)
+    assert "10 done, 0 to do" in command(*SMALL, "--dry-run")[1]
+
+
+def test_components_are_listed(command, workplace):
+    status, out, _ = command("components")
+    assert status == 0
+    for name in ("lisht", "sqrt_gain_fan_in", "lenet5_style", "half_sum_squares", "bipolar", "sgd"):
+        assert re.search(rf"^  {name} +\S", out, re.MULTILINE), name
+    (workplace / "mine.py").write_text(
+        "from lecun_ablate import register\n@register('activation')\ndef mine(x):\n"
+        "    '''Mine alone.'''\n    return x"
+    )
+    status, out, _ = command("components", "activation", "--components", "mine.py")
+    assert "Mine alone." in out and "mine.py" in out and "blocks" not in out
+    assert command("components", "activaton")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("run", "experiments/none.yaml"), 2, "no such file"),
+        ((*SMALL, "--epochs", "0"), 2, "--epochs: expected greater than or equal to 1"),
+        ((*SMALL, "--seeds", "x"), 2, "--seeds x: expected a number of seeds"),
+        ((*SMALL, "--set", "recipe.lr=-1"), 2, "expected greater than 0, came -1"),
+        ((*SMALL, "--components", "none.py"), 2, "none.py: no such file of components"),
+        ((*SMALL, "--data", "none"), 2, "unknown data 'none'"),
+        ((*SMALL, "--device", "cuda"), 2, "--device cuda: this PyTorch finds no CUDA device"),
+        (("run", "experiments/activation.yaml", "--data-dir", "none"), 3, "none"),
+        (("show", "activation"), 1, "error: "),
+        (("run",), 2, "Missing argument"),
+        (("rum",), 2, "No such command"),
+        ((*SMALL, "--device", "tpu"), 2, "tpu"),
+    ],
+    ids=str,
+)
+def test_mistakes_have_a_message_and_a_status(command, arguments, status, message):
+    import torch
+
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    came = command(*arguments)
+    assert came[0] == status
+    assert message in came[2] and came[1] == ""
+
+
+def test_a_named_but_unusable_place_is_no_reason_to_fall_back(command, monkeypatch):
+    monkeypatch.setenv("LECUN_ABLATE_DATA", "no/such/folder")
+    status, _, err = command("run", "experiments/activation.yaml", "--dry-run")
+    assert status == 3 and "no/such/folder" in err and "NOTICE" not in err
+
+
+def test_a_fallback_cannot_be_missed(command, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
+    arguments = ("run", "experiments/notebook.yaml", "--epochs", "1", "--trainer", "torch")
+    status, out, err = command(*arguments, "--seeds", "1")
+    assert status == 0
+    assert "NOTICE" in err and "NOT 'usps'" in err
+    assert "notebook on digits" in out and "NOT 'usps'" in out
+    assert json.loads(command("show", "notebook/digits", "--json")[1])["data"] == "digits"
+
+
+def test_an_old_file_store_is_refused_with_the_way_out(command, workplace):
+    (workplace / "mlruns/0").mkdir(parents=True)
+    (workplace / "mlruns/0/meta.yaml").write_text("name: old")
+    status, _, err = command(*SMALL)
+    assert status == 1 and "mlruns/0/meta.yaml" in err and "move" in err
+
+
+def test_a_store_that_cannot_be_opened_is_said_before_training(command, workplace):
+    (workplace / "mlflow.db").write_bytes(b"this is no database" * 100)
+    status, _, err = command(*SMALL)
+    assert status == 1 and "mlflow.db" in err and "to train" not in err
+    (workplace / "mlflow.db").unlink()
+    assert "MLFLOW_TRACKING_URI" in command_with_uri(command, "mlruns")[2]
+
+
+def command_with_uri(command, uri):
+    import os
+
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    try:
+        return command(*SMALL)
+    finally:
+        del os.environ["MLFLOW_TRACKING_URI"]
+
+
+def test_a_second_process_is_told_who_holds_the_store(command):
+    from lecun_ablate.tracking import Store
+
+    with Store.writing():
+        import multiprocessing
+
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            message = pool.apply(_open_store)
+    assert "is in use by process" in message and "wait until it has ended" in message
+    assert _open_store() == "opened"
+
+
+def _open_store() -> str:
+    from lecun_ablate.errors import LecunAblateError
+    from lecun_ablate.tracking import Store
+
+    try:
+        with Store.writing():
+            return "opened"
+    except LecunAblateError as error:
+        return str(error)
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom lecun_ablate.cli import _main\n_main(['--help'])\n"
+        "heavy = {'torch', 'mlflow', 'optuna', 'matplotlib', 'pandas', 'numpy', 'pydantic'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip().endswith("[]")

@@ -1,0 +1,94 @@
+"""The torch trainer: what holds for it alone. The suite for every trainer stands elsewhere."""
+
+import numpy as np
+import pytest
+import torch
+
+from lecun_ablate.data.digits import Split
+from lecun_ablate.recipe import Recipe
+from lecun_ablate.registry import registry
+from lecun_ablate.trainers.base import Run
+from lecun_ablate.trainers.torch_trainer import GROUP, TorchTrainer, _groups
+
+
+def split(n: int, seed: int) -> Split:
+    rng = np.random.default_rng(seed)
+    return Split(rng.uniform(-1, 1, (n, 16, 16)), rng.integers(0, 10, n))
+
+
+FIT, TEST = split(24, 0), split(17, 1)
+
+
+def train(runs, threads=2):
+    """Return, per run, the scores of every epoch and the final weights, as bytes."""
+    reports = {}
+    for report in TorchTrainer(threads=threads).train(runs, FIT, {"train": FIT, "test": TEST}):
+        scores = [(s.loss, s.misses, s.predictions.tobytes()) for s in report.scores.values()]
+        weights = b"".join(w.tobytes() for w in report.state.parameters.values())
+        weights += b"".join(w.tobytes() for w in report.state.optimizer.values())
+        reports.setdefault(report.index, []).append((scores, weights))
+    return [reports[i] for i in range(len(runs))]
+
+
+RECIPES = {
+    "notebook": {},
+    "sigmoid, shuffled": {"activation": "sigmoid", "output_activation": "sigmoid",
+                          "order": "shuffled"},
+    "gelu, cross-entropy, momentum": {"activation": "gelu", "output_activation": "identity",
+                                      "loss": "cross_entropy", "lr": 0.01, "momentum": 0.9},
+    "silu and softsign, random_8": {"activation": "silu", "output_activation": "softsign",
+                                    "connectivity": "random_8", "loss": "half_sum_squares"},
+    "a user's own": {"activation": "own", "output_activation": "own", "loss": "own"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_run_does_not_depend_on_its_neighbours(name, dtype):
+    """Alone, in groups of several sizes, in any slot, on one thread or two: the same bits."""
+    registry.register("activation", "own")(lambda x: torch.exp(-x * x) * torch.sin(3 * x))
+    registry.register("loss", "own")(lambda y, t: torch.logsumexp((y - t).exp(), -1))
+    recipe = Recipe(**RECIPES[name], dtype=dtype, epochs=2)
+    seeds = list(range(GROUP[dtype] + 3))
+    runs = [Run(recipe.model_copy(update={"lr": 0.01 * (1 + s % 3)}), s) for s in seeds]
+    together = train(runs)
+    rng = np.random.default_rng(2)
+    for size in (1, 2, 7):
+        for index in rng.choice(len(runs), size, replace=False)[:2]:
+            others = rng.choice(len(runs), size - 1, replace=False)
+            members = [*others, index]
+            slot = int(rng.integers(size))
+            members[slot], members[-1] = members[-1], members[slot]
+            alone = train([runs[i] for i in members], threads=1)
+            assert alone[slot] == together[index], f"group of {size}, slot {slot}"
+    order = rng.permutation(len(runs))
+    shuffled = train([runs[i] for i in order])
+    assert [shuffled[k] == together[i] for k, i in enumerate(order)] == [True] * len(runs)
+
+
+def test_groups_hold_only_runs_of_like_operations():
+    runs = [Run(Recipe(activation=a, lr=lr), 0) for a in ("tanh", "relu") for lr in (0.1, 0.2)]
+    runs.append(Run(Recipe(epochs=5), 0))
+    groups = _groups(runs, threads=1)
+    assert sorted(map(sorted, groups)) == [[0, 1], [2, 3], [4]]
+    many = _groups([Run(Recipe(), s) for s in range(100)], threads=2)
+    assert max(map(len, many)) <= GROUP["float32"]
+    assert sorted(sum(many, [])) == list(range(100))
+
+
+def test_an_error_in_one_group_leaves_the_others_to_finish():
+    calls = []
+
+    def fails_later(x):
+        calls.append(1)
+        if len(calls) > 50:
+            raise RuntimeError("this component gives up")
+        return x.tanh()
+
+    registry.register("activation", "fails_later")(fails_later)
+    runs = [Run(Recipe(activation=a, epochs=2), 0) for a in ("fails_later", "tanh")]
+    seen = []
+    with pytest.raises(RuntimeError, match="gives up"):
+        for report in TorchTrainer(threads=1).train(runs, FIT, {"train": FIT}):
+            seen.append((report.index, report.epoch, report.last))
+    assert (1, 2, True) in seen
