@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from lecun_ablate import data as datasets
 from lecun_ablate import runner
+from lecun_ablate.data import Digits
+from lecun_ablate.errors import DataError
 from lecun_ablate.experiment import Experiment, load_experiment
-from lecun_ablate.runner import Prepared, Progress, Results
+from lecun_ablate.plan import Plan
+from lecun_ablate.registry import registry
+from lecun_ablate.runner import Prepared, Progress
 from lecun_ablate.tracking import Store
 
+if TYPE_CHECKING:
+    from lecun_ablate.report.evidence import Evidence
+
 REPORTS = Path("reports")
+STUDY_STORAGE = "sqlite:///studies/optuna.db"
 
 
 def run(
@@ -28,13 +38,15 @@ def run(
     assignments: Sequence[str] = (),
     trainer: str = "auto",
     device: str = "auto",
+    storage: str = STUDY_STORAGE,
     tracking_uri: str | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Train what is missing of an experiment and return all of its results.
 
     `experiment` is a YAML file, which the keyword arguments override as the options of the command
-    line do, or an Experiment. Returns a tidy frame with a row per run and epoch: arm, seed, epoch,
+    line do, or an Experiment; `storage` is where Optuna keeps the study that tunes it, if one
+    does. Returns a tidy frame with a row per run and epoch: arm, seed, epoch,
     train_loss, train_error, train_misses, test_loss, test_error, test_misses (errors as
     fractions), epoch_seconds, status and run_id. Raises ConfigError, DataError or
     LecunAblateError.
@@ -44,8 +56,8 @@ def run(
             experiment, seeds=seeds, epochs=epochs, dtype=dtype, data=data,
             components=components, assignments=assignments,
         )  # fmt: skip
-    prepared = prepare(experiment, data_dir=data_dir, trainer=trainer, device=device)
-    return run_prepared(prepared, tracking_uri, progress).frame
+    prepared = prepare(experiment, data_dir, trainer, device, storage)
+    return run_prepared(prepared, tracking_uri, progress).results.frame
 
 
 def prepare(
@@ -53,37 +65,117 @@ def prepare(
     data_dir: str | Path | None = None,
     trainer: str = "auto",
     device: str = "auto",
+    storage: str = STUDY_STORAGE,
+    untuned_too: bool = False,
 ) -> Prepared:
-    """Load an experiment's data, choose its trainers and make its plan."""
+    """Load an experiment's data, give its arms their tuned values, and make its plan.
+
+    `storage` is where Optuna keeps the study that tunes the arms. Raises tuning.NotStudied where
+    that has not been run on these data; `untuned_too` makes it a notice.
+    """
     digits = datasets.load(
         experiment.data.name, experiment.data.fallback, Path(data_dir) if data_dir else None
     )
-    return runner.prepare(experiment, digits, trainer, device)
+    notices = []
+    if experiment.tuned:
+        from lecun_ablate import tuning
+
+        try:
+            experiment = tuning.apply(experiment, digits, storage)
+        except tuning.NotStudied as missing:
+            if not untuned_too:
+                raise
+            notices = [f"{missing}\nThe plan shows the values before tuning."]
+    prepared = runner.prepare(experiment, digits, trainer, device)
+    return replace(prepared, notices=[*prepared.notices, *notices])
 
 
 def run_prepared(
     prepared: Prepared, tracking_uri: str | None = None, progress: Progress | None = None
-) -> Results:
-    """Train what is missing of a plan, track it, and write its figure under reports/."""
+) -> Evidence:
+    """Train what is missing of a plan, track it, and write its report under reports/."""
     with Store.writing(tracking_uri) as store:
-        results = runner.execute(prepared, store, progress)
-        write_report(results, store)
-    return results
+        evidence = runner.execute(prepared, store, progress)
+        write_report(evidence, prepared.digits, store)
+    return evidence
 
 
-def write_report(results: Results, store: Store) -> list[Path]:
-    """Write the figures of an experiment under reports/ and to its MLflow run."""
+def report(
+    name_or_id: str,
+    *,
+    data_dir: str | Path | None = None,
+    components: Sequence[str | Path] = (),
+    pictures: bool = True,
+    tracking_uri: str | None = None,
+) -> Path:
+    """Write the report of an experiment that has been run again; return its page.
+
+    `name_or_id` as for `load_results`. Raises DataError where the digits are not to be had, or are
+    not those that the runs were tested on; without `pictures` of them, they are not needed.
+    """
+    from lecun_ablate.report.evidence import weigh
+
+    for file in components:
+        registry.load(file)
+    store = Store(tracking_uri)
+    evidence = weigh(runner.load(store, store.find(name_or_id).info.run_id), store)
+    digits = _digits_of(evidence.plan, data_dir) if pictures else None
+    return write_report(evidence, digits, store)
+
+
+def _digits_of(plan: Plan, data_dir: str | Path | None) -> Digits:
+    """Return the very digits of a plan."""
+    digits = datasets.load(plan.data, None, Path(data_dir) if data_dir else None)
+    if digits.digest != plan.data_digest:
+        raise DataError(
+            f"data set {plan.data!r} ({digits.source}): expected digest {plan.data_digest}, on "
+            f"which the runs were trained, came {digits.digest}"
+        )
+    return digits
+
+
+def write_report(evidence: Evidence, digits: Digits | None, store: Store) -> Path:
+    """Write the report under reports/ and to the experiment's MLflow run; return the page."""
     from lecun_ablate.report.figures import learning_curves, png
 
-    plan = results.plan
+    plan = evidence.plan
     title = f"{plan.experiment.name} on {plan.data}"
-    figures = {"learning_curves.png": png(learning_curves(results.frame, title))}
-    store.put(results.run_id, figures)
-    folder = REPORTS / plan.tracking_name
+    files = {"learning_curves.png": png(learning_curves(evidence.results.frame, title))}
+    store.put(evidence.results.run_id, files)
+    folder = REPORTS / evidence.plan.tracking_name
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in figures.items():
+    for name, content in files.items():
         (folder / name).write_bytes(content)
-    return [folder / name for name in figures]
+    return folder / "report.html"
+
+
+def study(
+    file: str | Path,
+    *,
+    data: str | None = None,
+    data_dir: str | Path | None = None,
+    components: Sequence[str | Path] = (),
+    assignments: Sequence[str] = (),
+    trainer: str = "auto",
+    device: str = "auto",
+    storage: str = STUDY_STORAGE,
+    fresh: bool = False,
+    tracking_uri: str | None = None,
+) -> pd.DataFrame:
+    """Train what is missing of a study and return a row per trial.
+
+    `file` is a study's YAML; `storage` is where Optuna keeps it: sqlite:///FILE, any other address
+    that SQLAlchemy knows, or the path of a journal file. `fresh` starts a new version of a study
+    whose file has changed. Columns: as tuning.StudyResult.frame for a study that searches, as
+    seed_study.SeedResult.frame for one of seeds. Raises ConfigError, DataError or
+    LecunAblateError.
+    """
+    from lecun_ablate import study_runner
+    from lecun_ablate.study import load_study
+
+    asked = load_study(file, data=data, components=components, assignments=assignments)
+    prepared = study_runner.prepare(asked, data_dir, trainer, device)
+    return study_runner.run(prepared, storage, fresh, tracking_uri)[1]
 
 
 def load_results(name_or_id: str, tracking_uri: str | None = None) -> pd.DataFrame:

@@ -48,6 +48,10 @@ DataDir = Annotated[
 Components = Annotated[
     list[Path] | None, typer.Option(help="Python file that registers components; repeatable.")
 ]
+STUDY_STORAGE = "sqlite:///studies/optuna.db"
+StudyStorage = Annotated[
+    str, typer.Option("--storage", help="Where Optuna keeps studies: a database, a journal file.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
 
 
@@ -68,6 +72,10 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan, train nothing.")
     ] = False,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Run what is missing of the study that tunes it first.")
+    ] = False,
+    storage: StudyStorage = STUDY_STORAGE,
     as_json: AsJson = False,
 ) -> None:
     """Train what is missing of an experiment, and compare its arms."""
@@ -83,13 +91,59 @@ def run(
         components=components or (),
         assignments=set_ or (),
     )
-    prepared = api.prepare(asked, data_dir, trainer.value, device.value)
+    if tune and not dry_run:
+        _tune(asked, data_dir, trainer.value, device.value, storage)
+    prepared = api.prepare(
+        asked, data_dir, trainer.value, device.value, storage, untuned_too=dry_run
+    )
     for notice in prepared.notices:
         display.notice(notice)
     if dry_run:
         _dry_run(prepared, as_json)
         return
     _print_results(api.run_prepared(prepared, progress=display.progress()), as_json)
+
+
+@app.command()
+def study(
+    file: Annotated[Path, typer.Argument(help="The YAML file of a study.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="trials=64; repeatable.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Data set; no fallback then.")] = None,
+    data_dir: DataDir = None,
+    components: Components = None,
+    trainer: Annotated[TrainerChoice, typer.Option(help="Who trains.")] = TrainerChoice.auto,
+    device: Annotated[DeviceChoice, typer.Option(help="Where.")] = DeviceChoice.auto,
+    storage: StudyStorage = STUDY_STORAGE,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start a new version.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan, train nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train what is missing of a study: search values for every arm, or repeat one over seeds."""
+    from lecun_ablate import display, study_display, study_runner
+    from lecun_ablate.study import load_study
+
+    asked = load_study(file, data=data, components=components or (), assignments=set_ or ())
+    prepared = study_runner.prepare(asked, data_dir, trainer.value, device.value)
+    for notice in prepared.notices:
+        display.notice(notice)
+    if dry_run:
+        planned = study_runner.plan(prepared, storage)
+        if as_json:
+            print(json.dumps(planned.values, indent=2))
+        else:
+            study_display.plan(planned)
+        return
+    report, _ = study_runner.run(
+        prepared, storage, fresh, progress=study_display.progress_of(prepared)
+    )
+    if as_json:
+        print(json.dumps(report.values, indent=2))
+    else:
+        study_display.report(report, study_runner.FOLDER / prepared.title, storage)
 
 
 @app.command()
@@ -166,6 +220,21 @@ def _seeds(text: str | None) -> int | list[int] | None:
             f"--seeds {text}: expected a number of seeds, such as 20, or seeds: 0,3,7"
         ) from None
     return numbers[0] if "," not in text else numbers
+
+
+def _tune(asked: Any, data_dir: Path | None, trainer: str, device: str, storage: str) -> None:
+    """Run what is missing of the study that tunes an experiment."""
+    from lecun_ablate import display, study_display, study_runner
+
+    if asked.tuned is None:
+        raise ConfigError(f"--tune: {asked.file} names no study under `tuned`")
+    prepared = study_runner.prepare_tuning(asked, data_dir, trainer, device)
+    for notice in prepared.notices:
+        display.notice(notice)
+    report, _ = study_runner.run(
+        prepared, storage, progress=study_display.progress_of(prepared)
+    )
+    study_display.report(report, study_runner.FOLDER / prepared.title, storage)
 
 
 def _dry_run(prepared: Any, as_json: bool) -> None:

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
@@ -25,9 +25,11 @@ from rich.table import Table
 from lecun_ablate.data.places import Found
 from lecun_ablate.plan import Plan
 from lecun_ablate.registry import Component
-from lecun_ablate.runner import Results
 from lecun_ablate.summary import tuning_line
 from lecun_ablate.trainers.base import EpochReport
+
+if TYPE_CHECKING:
+    from lecun_ablate.report.evidence import Evidence
 
 WIDE = 130  # columns where the output is no terminal
 
@@ -164,9 +166,9 @@ def _percent(value: float | None, spread: float | None = None) -> str:
     return f"{100 * value:.2f}{plus_minus}"
 
 
-def results(results: Results, table: pd.DataFrame, link: str) -> None:
-    """Print the table of arms and where to see more."""
-    plan = results.plan
+def results(evidence: Evidence, table: pd.DataFrame, link: str) -> None:
+    """Print the table of arms, what it shows, and where to see more."""
+    plan = evidence.plan
     console = _console()
     epochs = sorted({arm.recipe.epochs for arm in plan.experiment.arms})
     after = " or ".join(map(str, epochs))
@@ -196,12 +198,59 @@ def results(results: Results, table: pd.DataFrame, link: str) -> None:
         )
     console.print(sheet)
     console.print(tuning_line(plan))
-    missing = len(plan.keys) - len(results.final)
+    _comparisons(console, evidence)
+    missing = len(plan.keys) - len(evidence.results.final)
     if missing:
         console.print(f"{missing} of {len(plan.keys)} runs are still to be trained")
     if plan.notice:
         console.print(f"NOTICE: {plan.notice.splitlines()[0]}")
     print(f"compare in the browser: mlflow ui, then {link}")
+
+
+def _comparisons(console: Console, evidence: Evidence) -> None:
+    """Print the comparisons, the effects of factors, and the answer."""
+    from lecun_ablate.report.evidence import answer
+    from lecun_ablate.statistics import p_value, signed, span
+
+    pairs = evidence.comparisons.pairs
+    if pairs:
+        sheet = Table(
+            title="Test error against the baseline's",
+            caption="differences in points; 95 % intervals over seeds, and over seeds and images "
+            "together; p of a sign-flip test, Holm-corrected",
+            title_justify="left", caption_justify="left",
+        )  # fmt: skip
+        for name in ("arm", "baseline"):
+            sheet.add_column(name, overflow="fold")
+        for name in ("seeds", "difference", "over seeds", "with new images", "p"):
+            sheet.add_column(name, justify="right", overflow="fold")
+        sheet.add_column("verdict", overflow="fold")
+        for pair in pairs:
+            sheet.add_row(
+                pair.arm, pair.baseline, str(pair.counted.n), signed(pair.counted.difference),
+                span(pair.counted.interval), span(pair.joint.interval) if pair.joint else "-",
+                p_value(pair.p_adjusted).removeprefix("p ").removeprefix("= "), pair.verdict.text,
+            )  # fmt: skip
+        console.print(sheet)
+    if evidence.effects:
+        sheet = Table(title="Effects of the factors", title_justify="left",
+                      caption="in points of test error, against the baseline's level",
+                      caption_justify="left")  # fmt: skip
+        for name in ("factor", "level", "instead of"):
+            sheet.add_column(name, overflow="fold")
+        for name in ("effect", "over seeds", "p"):
+            sheet.add_column(name, justify="right", overflow="fold")
+        for effect in evidence.effects:
+            sheet.add_row(
+                " x ".join(effect.factors), " x ".join(map(str, effect.levels)),
+                " x ".join(map(str, effect.baseline)), signed(effect.effect), span(effect.interval),
+                p_value(effect.p_adjusted).removeprefix("p ").removeprefix("= "),
+            )  # fmt: skip
+        console.print(sheet)
+    for pair in pairs:
+        if pair.divergence_note:
+            console.print(f"NOTICE: {pair.divergence_note}")
+    console.print(answer(evidence))
 
 
 def other_plans(runs: Sequence[Any], shown: Any) -> None:

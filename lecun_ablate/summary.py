@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from lecun_ablate.experiment import Arm
 from lecun_ablate.plan import Plan
+
+if TYPE_CHECKING:
+    from lecun_ablate.report.evidence import Evidence
 
 
 def arm_table(plan: Plan, final: pd.DataFrame) -> pd.DataFrame:
@@ -49,8 +52,11 @@ def tuning_line(plan: Plan) -> str:
     return ", ".join(f"{arm} at lr {lr:g}" for arm, lr in rates.items()) + "; untuned"
 
 
-def as_json(plan: Plan, table: pd.DataFrame, run_id: str, link: str) -> dict[str, Any]:
-    """Return the table and what it rests on as plain values; None where there is no number."""
+def as_json(evidence: Evidence, table: pd.DataFrame, link: str) -> dict[str, Any]:
+    """Return the table and what it shows as plain values; None where there is no number."""
+    from lecun_ablate.report.evidence import answer, comparison_record, effect_record
+
+    plan, pairs = evidence.plan, evidence.comparisons.pairs
     records = table.astype(object).where(table.notna(), None).to_dict("records")
     return {
         "experiment": plan.experiment.name,
@@ -61,7 +67,11 @@ def as_json(plan: Plan, table: pd.DataFrame, run_id: str, link: str) -> dict[str
         "baseline": plan.experiment.baseline,
         "seeds": list(plan.experiment.seeds),
         "tuning": tuning_line(plan),
+        "answer": answer(evidence),
+        "warning": evidence.comparisons.warning,
         "arms": records,
-        "run_id": run_id,
+        "comparisons": [comparison_record(evidence, pair) for pair in pairs],
+        "effects": [effect_record(effect) for effect in evidence.effects],
+        "run_id": evidence.results.run_id,
         "link": link,
     }

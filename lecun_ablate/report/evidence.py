@@ -1,0 +1,238 @@
+"""From results to what can be concluded: comparisons, effects of factors, and the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from lecun_ablate import statistics
+from lecun_ablate.experiment import Experiment
+from lecun_ablate.statistics import Effect, ExperimentResult, PairResult, Runs, UntilNarrow
+from lecun_ablate.statistics.planning import ALPHA
+from lecun_ablate.statistics.wording import count, percent, points, span
+
+if TYPE_CHECKING:
+    from lecun_ablate.plan import Plan
+    from lecun_ablate.runner import Results
+    from lecun_ablate.tracking import Store
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """An experiment's results and what they say."""
+
+    results: Results
+    labels: np.ndarray  # (images,) uint8, of the test split
+    arms: dict[str, Runs]  # those that have runs, in the order of the experiment
+    comparisons: ExperimentResult
+    effects: list[Effect]  # of the factors, where the experiment varies several
+
+    @property
+    def plan(self) -> Plan:
+        """The plan whose results these are."""
+        return self.results.plan
+
+
+def weigh(results: Results, store: Store) -> Evidence:
+    """Return what the results so far say, reading the answers of every run from the store."""
+    final = results.final
+    predictions = np.array([store.predictions(run_id) for run_id in final.run_id])
+    rows = pd.Series(np.arange(len(final)), index=final.index)
+    arms = {
+        arm: _runs(part, predictions[rows[part.index]])
+        for arm, part in final.groupby("arm", sort=False)
+    }
+    experiment = results.plan.experiment
+    labels = store.labels(final.run_id.iloc[0])
+    comparisons = _compare(experiment, arms, labels)
+    return Evidence(results, labels, arms, comparisons, _effects(experiment, arms))
+
+
+def seeds_to_add(results: Results) -> int:
+    """Return how many seeds an experiment that lets them grow still wants; 0 for any other."""
+    until = results.plan.experiment.until
+    if until is None:
+        return 0
+    arms = {arm: _runs(part) for arm, part in results.final.groupby("arm", sort=False)}
+    pairs = _compare(results.plan.experiment, arms).pairs
+    intervals = [pair.counted.interval for pair in pairs]
+    widths = [np.inf if interval is None else interval.halfwidth for interval in intervals]
+    rule = UntilNarrow(until.halfwidth / 100, until.at_most)
+    return rule.seeds_to_add(len(results.plan.experiment.seeds), widths)
+
+
+def _runs(final: pd.DataFrame, predictions: np.ndarray | None = None) -> Runs:
+    diverged = (final.status == "diverged").to_numpy(bool)
+    return Runs(final.seed.to_numpy(), final.test_error.to_numpy(), diverged, predictions)
+
+
+def _compare(
+    experiment: Experiment, arms: dict[str, Runs], labels: np.ndarray | None = None
+) -> ExperimentResult:
+    """Compare what the experiment compares, as far as there are common seeds yet."""
+    pairs = [
+        pair
+        for pair in experiment.comparisons
+        if all(name in arms for name in pair)
+        and np.intersect1d(arms[pair[0]].seeds, arms[pair[1]].seeds).size
+    ]
+    return statistics.compare_all(arms, pairs, labels=labels)
+
+
+def _effects(experiment: Experiment, arms: dict[str, Runs]) -> list[Effect]:
+    """Return the effects of the factors over the seeds that every arm has."""
+    factors = [name for name, levels in (experiment.factors or {}).items() if len(levels) > 1]
+    if len(factors) < 2 or len(arms) < len(experiment.arms):
+        return []
+    seeds = set.intersection(*(set(runs.seeds) for runs in arms.values()))
+    if not seeds:
+        return []
+    errors = []
+    for arm in experiment.arms:
+        runs = arms[arm.name]
+        by_seed = dict(zip(runs.seeds, runs.errors, strict=True))
+        errors.append([by_seed[seed] for seed in sorted(seeds)])
+    return statistics.factorial(
+        [arm.overrides for arm in experiment.arms],
+        errors,
+        baseline=experiment.arm(experiment.baseline).overrides,
+    )
+
+
+# ---- in words
+
+
+def answer(evidence: Evidence) -> str:
+    """Return what the experiment has found, in one sentence."""
+    experiment, pairs = evidence.plan.experiment, evidence.comparisons.pairs
+    if not pairs:
+        return " ".join(_alone(arm, runs) for arm, runs in evidence.arms.items())
+    if evidence.comparisons.warning and all(p.verdict.kind == "undecided" for p in pairs):
+        return "Nothing can be concluded yet: " + _lower(evidence.comparisons.warning)
+    found = []
+    for kind in ("better", "worse", "no difference", "undecided"):
+        of_kind = [pair for pair in pairs if pair.verdict.kind == kind]
+        if of_kind:
+            found.append(_found(kind, of_kind, experiment.ladder))
+    if experiment.ladder:
+        return f"Each step against the one before it: {'; '.join(found)}."
+    runs = evidence.arms[experiment.baseline]
+    base = f"{percent(float(runs.errors.mean()))} test error"
+    return f"Against {experiment.baseline} ({base}): {'; '.join(found)}."
+
+
+def _alone(arm: str, runs: Runs) -> str:
+    mean = percent(float(runs.errors.mean()))
+    interval = statistics.seed_interval(runs.errors)
+    if interval is None:
+        return f"{arm} misses {mean} of the test digits with seed {runs.seeds[0]}."
+    ends = f"{100 * interval.low:.2f} to {100 * interval.high:.2f}"
+    return (
+        f"{arm} misses {mean} of the test digits on average over {count(len(runs), 'seed')} "
+        f"(95 % interval {ends})."
+    )
+
+
+def _found(kind: str, pairs: Sequence[PairResult], ladder: bool) -> str:
+    """Return what holds of the arms with one kind of verdict, the largest difference first."""
+    pairs = sorted(pairs, key=lambda pair: -abs(pair.counted.difference))
+    if kind in ("better", "worse"):
+        each = [
+            f"{pair.arm} by {points(abs(pair.counted.difference), sign=False)} "
+            f"{span(pair.counted.interval)}"
+            for pair in pairs
+        ]
+        return f"{kind}: {_listed(each)}"
+    if kind == "no difference":
+        each = [f"{pair.arm} ({_lower(pair.verdict.text)})" for pair in pairs]
+        return f"no difference that matters: {_listed(each)}"
+    return f"undecided: {_listed([pair.arm for pair in pairs])}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
+
+
+# ---- as numbers
+
+
+def comparison_record(evidence: Evidence, pair: PairResult) -> dict[str, Any]:
+    """Return a comparison as plain values: differences and errors as fractions of the images."""
+    one, joint = pair.counted, pair.joint
+    level = ALPHA / len(evidence.comparisons.pairs)
+    return {
+        "arm": pair.arm,
+        "baseline": pair.baseline,
+        "seeds": one.n,
+        "difference": one.difference,
+        **_ends("difference", one.interval),
+        "interval_method": one.interval.method if one.interval else None,
+        **_ends("difference_new_images", joint.interval if joint else None),
+        **_ends("difference_new_images_bootstrap", joint.bootstrap if joint else None),
+        **_ends("difference_bca", one.bca),
+        "sd": one.sd,
+        "p": one.p,
+        "p_is_exact": one.exact,
+        "p_adjusted": pair.p_adjusted,
+        "probability_better": one.improvement,
+        **_ends("probability_better", one.improvement_interval),
+        "effect_size": one.effect_size,
+        "correlation": one.correlation,
+        "pairing_gain": one.pairing_gain,
+        "detectable": statistics.minimum_detectable_effect(one.n, one.sd, alpha=level),
+        "verdict": pair.verdict.kind,
+        "verdict_text": pair.verdict.text,
+        "verdict_new_images": statistics.second_sentence(pair.verdict, joint) if joint else None,
+        "more_seeds": pair.verdict.more_seeds,
+        "arm_diverged": pair.arm_diverged,
+        "baseline_diverged": pair.baseline_diverged,
+        "difference_excluding_diverged": pair.excluded.difference if pair.excluded else None,
+        "p_adjusted_excluding_diverged": pair.p_adjusted_excluded,
+        "note": pair.divergence_note or one.note,
+    }
+
+
+def effect_record(effect: Effect) -> dict[str, Any]:
+    """Return a factor's effect as plain values."""
+    return {
+        "factors": " x ".join(effect.factors),
+        "levels": " x ".join(map(str, effect.levels)),
+        "baseline": " x ".join(map(str, effect.baseline)),
+        "seeds": effect.n,
+        "effect": effect.effect,
+        **_ends("effect", effect.interval),
+        "p": effect.p,
+        "p_adjusted": effect.p_adjusted,
+    }
+
+
+def _ends(name: str, interval: statistics.Interval | None) -> dict[str, float | None]:
+    low, high = (interval.low, interval.high) if interval else (None, None)
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
+def arm_summary(evidence: Evidence, arm: str) -> tuple[dict[str, float], dict[str, str]]:
+    """Return an arm's numbers and words for its MLflow run: (metrics, tags).
+
+    Errors and differences are fractions of the images; a diverged run counts as error 0.9.
+    """
+    runs = evidence.arms[arm]
+    interval = statistics.seed_interval(runs.errors)
+    numbers = {"final_error_mean": float(runs.errors.mean()), **_ends("final_error", interval)}
+    tags = {}
+    for pair in evidence.comparisons.pairs:
+        if pair.arm == arm:
+            record = comparison_record(evidence, pair)
+            names = ("difference", "difference_low", "difference_high", "p_adjusted")
+            numbers |= {name: record[name] for name in names}
+            tags = {"verdict": record["verdict"], "conclusion": pair.verdict.text,
+                    "compared_with": pair.baseline}  # fmt: skip
+    return {name: value for name, value in numbers.items() if value is not None}, tags
