@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -25,10 +24,17 @@ from lecun_ablate.optuna_storage import explained, open_storage
 from lecun_ablate.recipe import content_hash
 from lecun_ablate.statistics import Comparison, compare
 from lecun_ablate.study import SearchStudy, combinations, load_study
+from lecun_ablate.study_records import (
+    Records,
+    differences,
+    existing,
+    latest_version,
+    open_version,
+)
 from lecun_ablate.tracking import STUDIES, Store
 from lecun_ablate.trainers.base import Run, Trainer
 
-DEFINITION, SECONDS = "definition", "wall_seconds"  # attributes of Optuna's studies
+SECONDS = "wall_seconds"  # an attribute of the first arm's Optuna study
 SPLIT = "fit/validation"  # parts of the training split; the test split is never touched
 
 
@@ -51,9 +57,9 @@ class Prepared:
     notices: list[str]
 
     @property
-    def tracking_name(self) -> str:
-        """The name of the MLflow experiment and of the folder of reports."""
-        return f"{STUDIES}{self.study.name}/{self.digits.name}"
+    def title(self) -> str:
+        """The study and its data; results on different data never mix."""
+        return f"{self.study.name}/{self.digits.name}"
 
     def trainer(self, arm: Arm, values: Mapping[str, Any]) -> Trainer:
         """Return the trainer of an arm with the given values."""
@@ -131,89 +137,31 @@ def _train(
             progress.end()
 
 
-# ---- versions: what may be continued
+# ---- where a study stands
 
 
-def _record_name(study: SearchStudy, version: int, data: str, arm: str) -> str:
-    return f"{study.name} v{version} on {data}: {arm}"
+def _definitions(study: SearchStudy, digits: Digits) -> dict[str, dict[str, Any]]:
+    return {arm.name: study.definition(arm, digits.digest) for arm in study.arms}
 
 
-def _version(storage: BaseStorage, study: SearchStudy, data: str) -> int:
-    """Return the latest version of a study on a data set, 0 where there is none."""
-    pattern = re.compile(re.escape(study.name) + r" v(\d+) on " + re.escape(data) + ": ")
-    found = map(pattern.match, optuna.get_all_study_names(storage))
-    return max((int(match[1]) for match in found if match), default=0)
+def _searches(study: SearchStudy, records: Records) -> list[ArmSearch]:
+    arms = [arm for arm in study.arms if arm.name in records]
+    return [ArmSearch(study, arm, records[arm.name]) for arm in arms]
 
 
-def _existing(
-    storage: BaseStorage, study: SearchStudy, version: int, digits: Digits
-) -> tuple[list[ArmSearch], list[str]]:
-    """Return the searches that a version holds for the study's arms, and how its file differs."""
-    names = set(optuna.get_all_study_names(storage))
-    searches, differences = [], []
-    for arm in study.arms:
-        name = _record_name(study, version, digits.name, arm.name)
-        if name not in names:
-            continue
-        record = optuna.load_study(study_name=name, storage=storage)
-        now = study.definition(arm, digits.digest)
-        before = record.user_attrs.get(DEFINITION, now)
-        differences += [f"arm {arm.name!r}: {line}" for line in _differences(before, now)]
-        searches.append(ArmSearch(study, arm, record))
-    return searches, differences
+def _finished(study: SearchStudy, records: Records) -> bool:
+    searches = _searches(study, records)
+    return len(searches) == len(study.arms) and not any(map(_missing, searches))
 
 
-def _differences(before: Any, now: Any, where: str = "") -> list[str]:
-    """Return a line for each value that differs in two nested dictionaries."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = list(dict.fromkeys([*before, *now]))
-        inner = [
-            _differences(before.get(k), now.get(k), f"{where}.{k}" if where else k) for k in keys
-        ]
-        return [line for lines in inner for line in lines]
-    return [] if before == now else [f"{where} was {before!r}, is now {now!r}"]
-
-
-def _open(
-    storage: BaseStorage, prepared: Prepared, fresh: bool
-) -> tuple[int, list[ArmSearch]]:
-    """Return the version to work on, and its searches, created where they are missing.
-
-    `fresh` starts a new version unless the latest is this very study, unfinished: to begin again
-    would give the same trials, and a fresh study that was killed goes on with the same command.
-    """
-    study, digits = prepared.study, prepared.digits
-    version = _version(storage, study, digits.name)
-    searches, differences = _existing(storage, study, version, digits)
-    if differences and not fresh:
-        raise ConfigError(
-            [
-                f"{study.file}: version {version} of this study on {digits.name} was another one, "
-                "and its trials do not compare with those asked for now:",
-                *differences,
-                "to start a new version, beside the old one: --fresh",
-            ]
-        )
-    if fresh and (differences or _finished(study, searches)):
-        version, searches = version + 1, []
-    version = max(version, 1)
-    by_arm = {search.arm.name: search for search in searches}
-    return version, [
-        by_arm.get(arm.name) or _create(storage, study, version, digits, arm) for arm in study.arms
-    ]
-
-
-def _create(
-    storage: BaseStorage, study: SearchStudy, version: int, digits: Digits, arm: Arm
-) -> ArmSearch:
-    name = _record_name(study, version, digits.name, arm.name)
-    record = optuna.create_study(study_name=name, storage=storage, direction="minimize")
-    record.set_metric_names(["validation error"])
-    return ArmSearch(study, arm, record)
-
-
-def _finished(study: SearchStudy, searches: Sequence[ArmSearch]) -> bool:
-    return len(searches) == len(study.arms) and all(_missing(search) == 0 for search in searches)
+def _latest(
+    storage: BaseStorage, study: SearchStudy, digits: Digits
+) -> tuple[int, list[ArmSearch], list[str]]:
+    """Return the latest version, what it holds, and how the study differs from it by now."""
+    version = latest_version(storage, study.name, digits.name)
+    definitions = _definitions(study, digits)
+    records, changes = existing(storage, study.name, version, digits.name, definitions)
+    return version, _searches(study, records), changes
 
 
 def _missing(search: ArmSearch) -> int:
@@ -283,18 +231,21 @@ def run(
     store: Store,
     fresh: bool = False,
     progress: Progress | None = None,
-) -> tuple[StudyResult, list[optuna.Study]]:
+) -> tuple[StudyResult, Records]:
     """Train what is missing of a study and return its result, with Optuna's study of each arm.
 
     The caller holds the storage as the study's only driver. Raises ConfigError where the storage
     holds another study of this name, unless `fresh`.
     """
     study, digits = prepared.study, prepared.digits
-    version, searches = _open(storage, prepared, fresh)
+    version, records = open_version(
+        storage, study.file, study.name, digits.name, _definitions(study, digits), fresh,
+        lambda records: _finished(study, records),
+    )  # fmt: skip
+    searches = _searches(study, records)
     for search in searches:
         search.interrupt()
-        search.record.set_user_attr(DEFINITION, study.definition(search.arm, digits.digest))
-    experiment_id = store.ensure_experiment(prepared.tracking_name)
+    experiment_id = store.ensure_experiment(STUDIES + prepared.title)
     store.sweep(experiment_id)
     run_id = store.begin_study(
         experiment_id,
@@ -330,7 +281,7 @@ def run(
         experiment_id=experiment_id,
         notice=digits.notice,
     )
-    return result, [search.record for search in searches]
+    return result, records
 
 
 def _search(
@@ -514,15 +465,6 @@ def _importances(search: ArmSearch) -> dict[str, float]:
     return get_param_importances(memory, evaluator=FanovaImportanceEvaluator(seed=0))
 
 
-def publish(records: Sequence[optuna.Study], note: str, figure: Any) -> None:
-    """Put a note (Markdown) and a plotly figure beside every arm's study in Optuna's dashboard."""
-    from optuna_dashboard import save_note, save_plotly_graph_object
-
-    for record in records:
-        save_note(record, note)
-        save_plotly_graph_object(record, figure, graph_object_id="result")
-
-
 def runs_to_do(prepared: Prepared, url: str) -> dict[str, int]:
     """Return how many runs each arm still needs, confirmation included; creates nothing."""
     study = prepared.study
@@ -531,13 +473,48 @@ def runs_to_do(prepared: Prepared, url: str) -> dict[str, int]:
     storage = open_storage(url)
     if storage is not None:
         with explained(url):
-            version = _version(storage, study, prepared.digits.name)
-            searches, _ = _existing(storage, study, version, prepared.digits)
+            _, searches, changes = _latest(storage, study, prepared.digits)
+        if changes:
+            return todo
+        with explained(url):
             todo |= {search.arm.name: _missing(search) for search in searches}
     return todo
 
 
+def estimate(prepared: Prepared, runs: int) -> float:
+    """Return about how many seconds a number of runs takes, from a trial on a few patterns."""
+    study = prepared.study
+    part = min(1, 100 / len(prepared.fit))
+    fit = prepared.fit.take(np.arange(round(part * len(prepared.fit))))
+    validation = prepared.validation.take(np.arange(round(part * len(prepared.validation))))
+    some = min(runs, 64)
+    seconds = 0.0
+    groups: dict[int, list[Run]] = defaultdict(list)
+    by_id = {id(trainer): trainer for trainer in prepared.trainers.values()}
+    for i in range(some):
+        arm = study.arms[i % len(study.arms)]
+        values = study.own_values(arm) | combinations(study.search)[0]
+        trainer = prepared.trainer(arm, values)
+        groups[id(trainer)].append(Run(study.recipe(arm, values), i, until=1))
+    for which, members in groups.items():
+        began = time.perf_counter()
+        for _ in by_id[which].train(members, fit, {"validation": validation}):
+            pass
+        mean_epochs = np.mean([run.recipe.epochs for run in members])
+        seconds += (time.perf_counter() - began) * mean_epochs
+    return seconds / part * runs / some if some else 0.0
+
+
 # ---- what experiments make of it
+
+
+def study_of(experiment: Experiment) -> SearchStudy:
+    """Return the study that tunes an experiment; raises ConfigError where it searches nothing."""
+    assert experiment.tuned
+    study = load_study(experiment.tuned)
+    if not isinstance(study, SearchStudy):
+        raise ConfigError(f"{experiment.file}: tuned: {study.file} searches nothing")
+    return study
 
 
 def apply(experiment: Experiment, digits: Digits, url: str) -> Experiment:
@@ -546,10 +523,7 @@ def apply(experiment: Experiment, digits: Digits, url: str) -> Experiment:
     Raises ConfigError where the study is not about one of the arms, NotStudied where it has not
     been run to its end on these data.
     """
-    assert experiment.tuned
-    study = load_study(experiment.tuned)
-    if not isinstance(study, SearchStudy):
-        raise ConfigError(f"{experiment.file}: tuned: {study.file} searches nothing")
+    study = study_of(experiment)
     partners = {arm.name: _partner(experiment, study, arm) for arm in experiment.arms}
     command = f"python -m lecun_ablate study {study.file} --data {digits.name}"
     storage = open_storage(url)
@@ -557,11 +531,10 @@ def apply(experiment: Experiment, digits: Digits, url: str) -> Experiment:
     version = 0
     if storage is not None:
         with explained(url):
-            version = _version(storage, study, digits.name)
-            found, differences = _existing(storage, study, version, digits)
-            if differences:
+            version, found, changes = _latest(storage, study, digits)
+            if changes:
                 raise NotStudied(
-                    "\n".join([f"{study.file} has changed since it was run:", *differences,
+                    "\n".join([f"{study.file} has changed since it was run:", *changes,
                                f"run it again first: {command} --fresh"])
                 )  # fmt: skip
             searches = {s.arm.name: s for s in found if not _missing(s)}
@@ -588,7 +561,7 @@ def _partner(experiment: Experiment, study: SearchStudy, arm: Arm) -> Arm:
     for candidate in study.arms:
         if fixed(candidate) == fixed(arm):
             return candidate
-    nearest = min(study.arms, key=lambda c: len(_differences(fixed(c), fixed(arm))))
+    nearest = min(study.arms, key=lambda c: len(differences(fixed(c), fixed(arm))))
     lines = [
         f"{field}={value!r} (its arm {nearest.name!r}: {fixed(nearest)[field]!r})"
         for field, value in fixed(arm).items()

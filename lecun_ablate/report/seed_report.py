@@ -1,0 +1,151 @@
+"""What a finished study of seeds has to say."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lecun_ablate.hardware import machine
+from lecun_ablate.report import study_figures
+from lecun_ablate.report.study_report import StudyReport, TextTable
+from lecun_ablate.seed_study import CORRELATIONS, DIFFERENCE
+from lecun_ablate.statistics import percent, points
+
+if TYPE_CHECKING:
+    from lecun_ablate.seed_study import SeedResult, Variant
+
+
+def report(result: SeedResult) -> StudyReport:
+    """Return the report of a study of seeds."""
+    errors = {variant.governs: variant.errors for variant in result.variants}
+    title = f"{result.study.name} on {result.data}: {result.study.question}".rstrip(": ")
+    several = [variant for variant in result.variants if variant.split]
+    return StudyReport(
+        title=title,
+        tables=[
+            _distributions(result.variants),
+            *([_variances(several), *map(_seeds_needed, several)] if several else []),
+        ],
+        notes=_notes(result),
+        evidence=(
+            f"{machine()}; trainer {result.trainer}; {result.seconds:,.0f} s wall time in all; "
+            f"data digest {result.data_digest}"
+        ),
+        figure=study_figures.seed_distribution(errors, result.data, result.study.name),
+        plot=study_figures.seed_distribution_plotly(errors, result.data, result.study.name),
+        values=_values(result),
+    )
+
+
+def _distributions(variants: list[Variant]) -> TextTable:
+    columns = ["the seed governs", "seeds", "mean test error", "95 % interval", "sd [points]",
+               "5 - 95 % of seeds", "best", "worst", "diverged"]  # fmt: skip
+    rows = []
+    for variant in variants:
+        one = variant.description
+        interval = one.interval
+        rows.append(
+            [
+                variant.governs,
+                str(one.n),
+                percent(one.mean),
+                f"{percent(interval.low)} - {percent(interval.high)}" if interval else "-",
+                f"{100 * one.sd:.2f}" if one.n > 1 else "-",
+                f"{percent(one.low)} - {percent(one.high)}",
+                percent(one.best),
+                percent(one.worst),
+                str(variant.diverged),
+            ]
+        )
+    return TextTable(columns, rows)
+
+
+def _variances(variants: list[Variant]) -> TextTable:
+    columns = ["the seed governs", "variance of the test error [points^2]",
+               "finite test set", "the rest (s.e.)", "share of the test set",
+               f"wrong ranking at {points(DIFFERENCE, 1, sign=False)}"]  # fmt: skip
+    rows = []
+    for variant in variants:
+        split = variant.split
+        error = "" if split.rest_se is None else f" ({1e4 * split.rest_se:.4f})"
+        rows.append(
+            [
+                variant.governs,
+                f"{1e4 * split.total:.4f}",
+                f"{1e4 * split.finite_test_set:.4f}",
+                f"{1e4 * split.rest:.4f}{error}",
+                f"{split.finite_share:.0%}",
+                f"{variant.wrong_ranking:.1%}",
+            ]
+        )
+    return TextTable(columns, rows)
+
+
+def _seeds_needed(variant: Variant) -> TextTable:
+    paired = [f"paired, correlation {correlation:g}" for correlation in CORRELATIONS]
+    columns = [f"seeds per arm ({variant.governs}) to see", "unpaired", *paired]
+    rows = [
+        [
+            points(effects[0].effect, sign=False),
+            f"{effects[0].unpaired:,}",
+            *(f"{needed.paired:,}" for needed in effects),
+        ]
+        for effects in zip(*variant.seeds_needed.values(), strict=True)
+    ]
+    return TextTable(columns, rows)
+
+
+def _notes(result: SeedResult) -> list[str]:
+    recipe = result.study.recipe
+    lines = [
+        f"{recipe.epochs} epochs at lr {recipe.lr:g} on the whole training split of "
+        f"{result.data}; test errors after the last epoch"
+        + (f", version {result.version} of the study." if result.version > 1 else "."),
+    ]
+    if recipe.component("order").arity < 2:
+        lines.append(
+            f"The order of the patterns is {recipe.order!r}, so the seed governs the initial "
+            "weights (and a random connectivity) alone."
+        )
+    if any(variant.split for variant in result.variants):
+        lines += [
+            "Finite test set: each seed misses other images of a small test set, which on endless "
+            "images would average out; the rest is the covariance between halves of the test set, "
+            "that is, seeds that make better or worse networks (Jordan 2023, arXiv:2304.01910).",
+            f"Wrong ranking: the chance that one run of each of two arms, whose true errors differ "
+            f"by {points(DIFFERENCE, 1, sign=False)}, ranks them wrongly. Seeds per arm: for 80 % "
+            "power at the 5 % level; what pairing saves depends on how the two arms' errors "
+            "correlate over seeds.",
+        ]
+    if result.notice:
+        lines.append(f"NOTICE: {result.notice}")
+    return lines
+
+
+def _values(result: SeedResult) -> dict[str, Any]:
+    return {
+        "study": result.study.name,
+        "question": result.study.question,
+        "version": result.version,
+        "data": result.data,
+        "data_digest": result.data_digest,
+        "notice": result.notice,
+        "recipe": result.study.recipe.model_dump(),
+        "variants": [
+            asdict(variant)
+            | {
+                "errors": np.asarray(variant.errors).tolist(),
+                "seeds_needed": {
+                    f"correlation {correlation:g}": [asdict(needed) for needed in effects]
+                    for correlation, effects in variant.seeds_needed.items()
+                },
+            }
+            for variant in result.variants
+        ],
+        "machine": machine(),
+        "trainer": result.trainer,
+        "wall_seconds": result.seconds,
+        "run_id": result.run_id,
+    }

@@ -1,0 +1,234 @@
+"""Studies of seeds: an experiment with many seeds, each recorded as a trial in Optuna, too."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import optuna
+import pandas as pd
+from optuna.distributions import IntDistribution
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState, create_trial
+
+from lecun_ablate import runner
+from lecun_ablate.arm_search import MLFLOW_RUN
+from lecun_ablate.data.digits import Digits
+from lecun_ablate.errors import LecunAblateError
+from lecun_ablate.plan import Plan
+from lecun_ablate.statistics import (
+    DIVERGED_ERROR,
+    Description,
+    SeedsNeeded,
+    VarianceSplit,
+    chance_of_wrong_ranking,
+    describe,
+    seeds_table,
+    split_variance,
+)
+from lecun_ablate.study import SeedStudy
+from lecun_ablate.study_records import Records, open_version
+from lecun_ablate.tracking import KEY, Store
+from lecun_ablate.trainers.base import EpochReport
+
+SEED, STATUS, SECONDS = "seed", "status", "wall_seconds"
+DIFFERENCE = 0.005  # of two arms' true errors, for the chance of ranking them wrongly
+CORRELATIONS = (0.0, 0.25, 0.5)  # of two arms over seeds, for what pairing saves
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study of seeds, as an experiment that is ready to run."""
+
+    study: SeedStudy
+    runs: runner.Prepared
+
+    @property
+    def digits(self) -> Digits:
+        """The data."""
+        return self.runs.digits
+
+    @property
+    def title(self) -> str:
+        """The study and its data; results on different data never mix."""
+        return f"{self.study.name}/{self.digits.name}"
+
+    @property
+    def notices(self) -> list[str]:
+        """What the user must know before anything is trained."""
+        return self.runs.notices
+
+
+def prepare(
+    study: SeedStudy, digits: Digits, trainer: str = "auto", device: str = "auto"
+) -> Prepared:
+    """Choose the trainer and make the plan."""
+    return Prepared(study, runner.prepare(study.experiment(), digits, trainer, device))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What the seed does where it governs some of the random choices. Errors are fractions."""
+
+    governs: str
+    errors: np.ndarray  # (seeds,), of the test split; a diverged run counts as DIVERGED_ERROR
+    diverged: int
+    description: Description
+    split: VarianceSplit | None  # None for a single seed
+    wrong_ranking: float | None
+    seeds_needed: dict[float, list[SeedsNeeded]]  # by correlation
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """A finished study of seeds. Columns of `frame`: arm, seed, test_error, status, run_id."""
+
+    study: SeedStudy
+    data: str
+    data_digest: str
+    version: int
+    trainer: str
+    variants: list[Variant]
+    frame: pd.DataFrame
+    seconds: float
+    run_id: str
+    notice: str | None
+
+
+def run(
+    prepared: Prepared,
+    storage: BaseStorage,
+    store: Store,
+    fresh: bool = False,
+    progress: runner.Progress | None = None,
+) -> tuple[SeedResult, Records]:
+    """Train what is missing of a study of seeds and return its result, with Optuna's studies.
+
+    Runs are kept in MLflow by their keys; a trial is added to Optuna, complete, as each ends.
+    """
+    study, plan = prepared.study, prepared.runs.plan
+    definitions = {
+        arm.name: {"recipe": arm.recipe.model_dump(), "data": plan.data_digest}
+        for arm in plan.experiment.arms
+    }
+    version, records = open_version(
+        storage, study.file, study.name, plan.data, definitions, fresh,
+        lambda records: all(set(study.seeds) <= _seeds(r) for r in records.values()),
+    )  # fmt: skip
+    experiment_id = store.ensure_experiment(plan.tracking_name)
+    recorder = _Recorder(records, store, experiment_id, plan, progress)
+    began = time.monotonic()
+    try:
+        results = runner.execute(prepared.runs, store, recorder).results
+    finally:
+        if recorder.trained:
+            first = next(iter(records.values()))
+            before = first.user_attrs.get(SECONDS, 0.0)
+            first.set_user_attr(SECONDS, before + time.monotonic() - began)
+    final = results.final[["arm", "seed", "test_error", "status", "run_id"]]
+    for row in final.itertuples():  # what was trained before, or written before a kill
+        if row.seed not in _seeds(records[row.arm]):
+            _record(records[row.arm], row.seed, row.test_error, row.status, row.run_id)
+    trainer = next(iter(plan.trainers.values()))
+    result = SeedResult(
+        study=study,
+        data=plan.data,
+        data_digest=plan.data_digest,
+        version=version,
+        trainer=f"{trainer['name']} ({trainer['device']}, {trainer['instruction_set']})",
+        variants=[
+            _variant(what, final[final.arm == what], prepared.digits, store)
+            for what in study.governs
+        ],
+        frame=final.reset_index(drop=True),
+        seconds=next(iter(records.values())).user_attrs.get(SECONDS, 0.0),
+        run_id=results.run_id,
+        notice=plan.notice,
+    )
+    return result, records
+
+
+def runs_to_do(prepared: Prepared) -> list[tuple[str, int]]:
+    """Return the (variant, seed) runs that the MLflow store does not have yet."""
+    plan = prepared.runs.plan
+    try:
+        store = Store()
+        found = store.experiment(plan.tracking_name)
+        finished = store.finished(found.experiment_id) if found else {}
+    except LecunAblateError:  # no store yet, so nothing is done
+        finished = {}
+    return runner.pending(plan, finished)
+
+
+class _Recorder:
+    """Passes progress on, and adds a trial to Optuna for every run that has been written."""
+
+    def __init__(
+        self,
+        records: Records,
+        store: Store,
+        experiment_id: str,
+        plan: Plan,
+        progress: runner.Progress | None,
+    ):
+        self.trained = False
+        self._records = records
+        self._store = store
+        self._experiment_id = experiment_id
+        self._plan = plan
+        self._progress = progress
+
+    def begin(self, plan: Plan, todo: Sequence[tuple[str, int]]) -> None:
+        self.trained = bool(todo)
+        if self._progress:
+            self._progress.begin(plan, todo)
+
+    def epoch(self, arm: str, seed: int, report: EpochReport) -> None:
+        if report.last and seed not in _seeds(self._records[arm]):
+            key = {KEY: self._plan.keys[arm, seed]}
+            run = self._store.search(self._experiment_id, **key)[0]
+            status = "diverged" if report.diverged else "finished"
+            error = report.scores["test"].error
+            _record(self._records[arm], seed, error, status, run.info.run_id)
+        if self._progress:
+            self._progress.epoch(arm, seed, report)
+
+    def end(self) -> None:
+        if self._progress:
+            self._progress.end()
+
+
+def _seeds(record: optuna.Study) -> set[int]:
+    return {t.user_attrs[SEED] for t in record.get_trials(deepcopy=False)}
+
+
+def _record(record: optuna.Study, seed: int, error: float, status: str, run_id: str) -> None:
+    """Add a trial to Optuna's study: one call, so that a kill leaves it whole or not at all."""
+    record.add_trial(
+        create_trial(
+            state=TrialState.COMPLETE,
+            value=DIVERGED_ERROR if status == "diverged" else float(error),
+            params={SEED: int(seed)},
+            distributions={SEED: IntDistribution(0, 2**63 - 1)},
+            user_attrs={SEED: int(seed), STATUS: status, MLFLOW_RUN: run_id},
+        )
+    )
+
+
+def _variant(what: str, runs: pd.DataFrame, digits: Digits, store: Store) -> Variant:
+    diverged = runs.status == "diverged"
+    errors = runs.test_error.where(~diverged, DIVERGED_ERROR).to_numpy(float)
+    several = len(errors) > 1
+    predictions = np.stack([store.predictions(run_id) for run_id in runs.run_id])
+    described = describe(errors)
+    return Variant(
+        governs=what,
+        errors=errors,
+        diverged=int(diverged.sum()),
+        description=described,
+        split=split_variance(predictions, digits.test.labels) if several else None,
+        wrong_ranking=chance_of_wrong_ranking(errors, DIFFERENCE) if several else None,
+        seeds_needed={c: seeds_table(described.sd, c) for c in CORRELATIONS} if several else {},
+    )

@@ -1,0 +1,97 @@
+"""What a person sees of studies in the terminal: progress, plans, reports."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from lecun_ablate import display, seed_study
+from lecun_ablate.display import WIDE, duration
+from lecun_ablate.report.study_report import StudyReport, TextTable
+from lecun_ablate.study_runner import Plan, Prepared
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(width=WIDE, highlight=False)
+
+
+def progress_of(prepared: Prepared) -> Any:
+    """Return a live display on a terminal, else one that prints plain lines."""
+    if isinstance(prepared, seed_study.Prepared):
+        return display.progress()
+    return TerminalProgress() if Console(stderr=True).is_terminal else LineProgress()
+
+
+class TerminalProgress:
+    """A bar for each batch."""
+
+    def begin(self, what: str, runs: int) -> None:
+        """Start a bar."""
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("runs, left"), TimeRemainingColumn(), console=Console(stderr=True),
+        )  # fmt: skip
+        self._task = self._bar.add_task(what, total=runs)
+        self._bar.start()
+
+    def run(self) -> None:
+        """Count a run."""
+        self._bar.advance(self._task)
+
+    def end(self) -> None:
+        """Leave the last state on the screen."""
+        self._bar.stop()
+
+
+class LineProgress:
+    """Plain lines, ten seconds apart at the least."""
+
+    def begin(self, what: str, runs: int) -> None:
+        """Say what is to be trained."""
+        self._runs, self._done = runs, 0
+        self._began = self._said = time.monotonic()
+        print(f"{what}: {runs} runs", file=sys.stderr, flush=True)
+
+    def run(self) -> None:
+        """Count a run."""
+        self._done += 1
+        now = time.monotonic()
+        if now - self._said >= 10:
+            self._said = now
+            left = (now - self._began) / self._done * (self._runs - self._done)
+            print(f"  {self._done}/{self._runs} runs, {duration(left)} left",
+                  file=sys.stderr, flush=True)  # fmt: skip
+
+    def end(self) -> None:
+        """Print nothing."""
+
+
+def report(report: StudyReport, folder: Any, storage: str) -> None:
+    """Print a study's report and where to see more."""
+    console = _console()
+    for i, table in enumerate(report.tables):
+        console.print(_sheet(table, report.title if i == 0 else None))
+    for note in [*report.notes, report.evidence]:
+        console.print(note, markup=False)
+    print(f"report: {folder}; in the browser: optuna-dashboard {storage}")
+
+
+def plan(plan: Plan) -> None:
+    """Print what --dry-run says of a study."""
+    _console().print(_sheet(plan.table, plan.title))
+    print(f"{plan.runs} runs to do, about {duration(plan.seconds)}")
+
+
+def _sheet(table: TextTable, title: str | None) -> Table:
+    sheet = Table(title=title, title_justify="left")
+    for i, name in enumerate(table.columns):
+        sheet.add_column(name, justify="right" if i else "left", overflow="fold")
+    for row in table.rows:
+        sheet.add_row(*row)
+    return sheet

@@ -1,0 +1,151 @@
+"""From a study to its report: data, trainers, Optuna's storage, MLflow, files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lecun_ablate import data as datasets
+from lecun_ablate import runner, seed_study, tuning
+from lecun_ablate.experiment import Experiment
+from lecun_ablate.optuna_storage import driving
+from lecun_ablate.report import search_report, seed_report
+from lecun_ablate.report.study_report import StudyReport, TextTable
+from lecun_ablate.study import SearchStudy, SeedStudy
+from lecun_ablate.study_records import Records
+from lecun_ablate.tracking import Store
+
+FOLDER = Path("reports", "studies")
+Prepared = tuning.Prepared | seed_study.Prepared
+
+
+def prepare(
+    study: SearchStudy | SeedStudy,
+    data_dir: str | Path | None = None,
+    trainer: str = "auto",
+    device: str = "auto",
+) -> Prepared:
+    """Load a study's data and choose its trainers."""
+    digits = datasets.load(
+        study.data.name, study.data.fallback, Path(data_dir) if data_dir else None
+    )
+    if isinstance(study, SearchStudy):
+        return tuning.prepare(study, digits, trainer, device)
+    return seed_study.prepare(study, digits, trainer, device)
+
+
+def prepare_tuning(
+    experiment: Experiment,
+    data_dir: str | Path | None = None,
+    trainer: str = "auto",
+    device: str = "auto",
+) -> tuning.Prepared:
+    """Prepare the study that tunes an experiment, on the experiment's data."""
+    study = tuning.study_of(experiment)
+    return prepare(replace(study, data=experiment.data), data_dir, trainer, device)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study would do, as its --dry-run says."""
+
+    title: str
+    table: TextTable
+    runs: int  # still to be trained
+    seconds: float  # about how long they take
+    values: dict[str, Any]  # all of it as plain values
+
+
+def plan(prepared: Prepared, storage: str) -> Plan:
+    """Return what is to be trained, without creating or changing anything."""
+    if isinstance(prepared, tuning.Prepared):
+        todo = tuning.runs_to_do(prepared, storage)
+        study = prepared.study
+        fixed = {"trials": study.trials, "seeds": len(study.seeds), "search": _space(study)}
+        rows = {
+            arm.name: fixed | {"own values": study.own_values(arm), "epochs": arm.recipe.epochs}
+            for arm in study.arms
+        }
+        seconds = tuning.estimate(prepared, sum(todo.values()))
+    else:
+        pairs = seed_study.runs_to_do(prepared)
+        todo = {what: sum(arm == what for arm, _ in pairs) for what in prepared.study.governs}
+        rows = {
+            what: {"seeds": len(prepared.study.seeds), "epochs": prepared.study.recipe.epochs}
+            for what in prepared.study.governs
+        }
+        seconds = runner.estimate(prepared.runs, pairs)
+    rows = {arm: row | {"runs to do": todo[arm]} for arm, row in rows.items()}
+    columns = ["arm", *next(iter(rows.values()))]
+    table = TextTable(columns, [[arm, *map(_text, row.values())] for arm, row in rows.items()])
+    values = {
+        "study": prepared.study.name,
+        "data": prepared.digits.name,
+        "data_digest": prepared.digits.digest,
+        "arms": rows,
+        "todo": sum(todo.values()),
+        "estimated_seconds": round(seconds, 1),
+    }
+    title = f"{prepared.study.name} on {prepared.digits.name}: {prepared.study.question}"
+    return Plan(title.rstrip(": "), table, sum(todo.values()), seconds, values)
+
+
+def _space(study: SearchStudy) -> dict[str, str]:
+    return {
+        field: ", ".join(map(str, values)) if isinstance(values, tuple)
+        else f"{values.low:g} - {values.high:g}{' (log)' if values.log else ''}"
+        for field, values in study.search.items()
+    }  # fmt: skip
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {_text(inner)}" for key, inner in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def run(
+    prepared: Prepared,
+    storage: str,
+    fresh: bool = False,
+    tracking_uri: str | None = None,
+    progress: Any = None,
+) -> tuple[StudyReport, pd.DataFrame]:
+    """Train what is missing of a study and return its report, with a row per trial.
+
+    The report also goes to reports/, to the study's run in MLflow and to Optuna's dashboard.
+    `progress` is a tuning.Progress or, for a study of seeds, a runner.Progress.
+    """
+    with (
+        driving(storage, prepared.title) as optuna_storage,
+        Store.writing(tracking_uri) as store,
+    ):
+        if isinstance(prepared, tuning.Prepared):
+            result, records = tuning.run(prepared, optuna_storage, store, fresh, progress)
+            report = search_report.report(result)
+        else:
+            result, records = seed_study.run(prepared, optuna_storage, store, fresh, progress)
+            report = seed_report.report(result)
+        files = report.files()
+        store.put(result.run_id, files)
+        if prepared.study.file.is_file():
+            store.put(result.run_id, {"study.yaml": prepared.study.file})
+        _publish(records, report)
+    folder = FOLDER / prepared.title
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return report, result.frame
+
+
+def _publish(records: Records, report: StudyReport) -> None:
+    """Put the report beside every arm's study in Optuna's dashboard: a note and a plot."""
+    from optuna_dashboard import save_note, save_plotly_graph_object
+
+    note = report.markdown()
+    for record in records.values():
+        save_note(record, note)
+        save_plotly_graph_object(record, report.plot, graph_object_id="result")
