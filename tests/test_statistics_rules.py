@@ -50,6 +50,7 @@ def test_no_difference_names_the_largest_one_that_is_left():
     verdict = st.decide(comparison(-0.001, 0.003))
     assert verdict.kind == "no difference"
     assert verdict.text == "no difference larger than 0.40 points"
+    assert st.decide(comparison(-0.001, 0.00301)).text == "no difference larger than 0.41 points"
     assert st.decide(comparison(-0.001, 0.003), margin=0.0039).kind == "undecided"
     assert st.decide(comparison(-0.001, 0.003), margin=0.0041).kind == "no difference"
 
@@ -189,6 +190,19 @@ def test_runs_pair_up_by_seed_and_not_by_row():
     extra = runs([*BASE, 90], seeds=[*range(8), 99])
     found = st.compare_all({"a": shuffled, "b": extra}, [("a", "b")])["a"].counted
     assert found == st.compare(np.array(GOOD) / IMAGES, np.array(BASE) / IMAGES)
+
+
+def test_an_experiment_of_one_arm_has_nothing_to_compare():
+    result = st.compare_all({"tanh": runs(BASE[:2])}, [])
+    assert result.pairs == () and result.warning is None
+
+
+def test_common_seeds_of_many_arms():
+    seeds = [[3, 1, 2, 7], [7, 2, 9, 3], [2, 3, 7, 0]]
+    arms = [runs(np.array(row) * 10, seeds=row) for row in seeds]
+    for taken in st.common(*arms):
+        assert taken.seeds.tolist() == [2, 3, 7]
+        assert (taken.errors * IMAGES).round().tolist() == [20, 30, 70]
 
 
 def test_too_few_seeds_are_said_so_in_words():
@@ -377,7 +391,8 @@ def test_the_same_arguments_give_the_same_numbers():
             "'a' and 'b' have no seed in common",
         ),
         (lambda: st.factorial([], []), "no arms"),
-        (lambda: st.factorial([{"a": 1}, {"a": 1}], [[0.1], [0.1]]), "no full product"),
+        (lambda: st.factorial([{"a": 1}, {"a": 1}], [[0.1], [0.1]]), "one comes twice"),
+        (lambda: st.factorial([{"a": 1}, {"b": 2}], [[0.1], [0.1]]), "each of \\['a'\\]"),
         (
             lambda: st.factorial(
                 [{"a": 1, "b": 1}, {"a": 1, "b": 2}, {"a": 2, "b": 1}], [[0.1]] * 3

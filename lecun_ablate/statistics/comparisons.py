@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -67,10 +68,14 @@ class Runs:
         return Runs(self.seeds[rows], self.errors[rows], self.diverged[rows], predictions)
 
 
-def common(arm: Runs, baseline: Runs) -> tuple[Runs, Runs]:
-    """Return both arms' runs with the seeds they share, in the same order."""
-    _, rows, baseline_rows = np.intersect1d(arm.seeds, baseline.seeds, return_indices=True)
-    return arm.take(rows), baseline.take(baseline_rows)
+def common(*arms: Runs) -> list[Runs]:
+    """Return each arm's runs with the seeds that all arms share, in the same order."""
+    shared = reduce(np.intersect1d, [runs.seeds for runs in arms])
+    taken = []
+    for runs in arms:
+        order = np.argsort(runs.seeds)
+        taken.append(runs.take(order[np.searchsorted(runs.seeds, shared, sorter=order)]))
+    return taken
 
 
 @dataclass(frozen=True)
@@ -132,11 +137,10 @@ class ExperimentResult:
     @property
     def warning(self) -> str | None:
         """Says where the seeds are too few for any result to be significant."""
-        fewest = fewest_seeds(len(self.pairs), self.alpha)
-        short = [pair for pair in self.pairs if pair.counted.n < fewest]
-        if not short:
+        fewest = fewest_seeds(max(1, len(self.pairs)), self.alpha)
+        n = min((pair.counted.n for pair in self.pairs), default=fewest)
+        if n >= fewest:
             return None
-        n = min(pair.counted.n for pair in short)
         return (
             f"With {count(n, 'seed')} and {count(len(self.pairs), 'comparison')} no result could "
             f"be significant at {self.alpha:g}, however large the difference: the smallest "

@@ -105,24 +105,20 @@ def _table(
             f"errors have shapes {[row.shape for row in rows]}; expected {len(arms)} rows of the "
             "same seeds, one per arm"
         )
-    factors: dict[str, list[Level]] = {}
-    for name in arms[0]:
-        present = list(dict.fromkeys(arm.get(name) for arm in arms))
-        if name not in baseline or baseline[name] not in present:
-            raise ValueError(f"the baseline's {name} is none of {present}")
-        factors[name] = sorted(present, key=lambda value, base=baseline[name]: value != base)
-    cells = [tuple(sorted(arm.items(), key=lambda item: item[0])) for arm in arms]
-    full = [
-        tuple(sorted(zip(factors, levels, strict=True), key=lambda item: item[0]))
-        for levels in product(*factors.values())
-    ]
-    if len(set(cells)) != len(cells) or set(cells) != set(full):
-        missing = [dict(cell) for cell in full if cell not in set(cells)]
-        raise ValueError(
-            f"the arms are no full product, each once, of {factors}"
-            + (f": {missing[0]} is missing" if missing else "")
-        )
-    order = [cells.index(cell) for cell in full]
-    shape = [len(levels) for levels in factors.values()]
-    ordered = [check_errors(rows[row], f"arm {dict(arms[row])}") for row in order]
-    return np.reshape(ordered, [*shape, -1]), factors
+    names = list(arms[0])
+    if any(set(arm) != set(names) for arm in arms):
+        raise ValueError(f"the arms do not all name a level of each of {names}")
+    factors = {}
+    for name in names:
+        levels = list(dict.fromkeys(arm[name] for arm in arms))
+        if name not in baseline or baseline[name] not in levels:
+            raise ValueError(f"the baseline's {name} is none of {levels}")
+        factors[name] = sorted(levels, key=lambda level, first=baseline[name]: level != first)
+    cells = [tuple(arm[name] for name in names) for arm in arms]
+    full = list(product(*factors.values()))
+    missing = [dict(zip(names, cell, strict=True)) for cell in full if cell not in cells]
+    if missing or len(cells) != len(full):
+        which = f"{missing[0]} is missing" if missing else "one comes twice"
+        raise ValueError(f"the arms are no full product of {factors}: {which}")
+    errors = [check_errors(rows[cells.index(cell)], f"arm {cell}") for cell in full]
+    return np.reshape(errors, [*map(len, factors.values()), -1]), factors

@@ -14,6 +14,7 @@ from lecun_ablate.statistics.arrays import ROUNDING, check_fraction, check_value
 
 BOOTSTRAP_FROM = 20  # seeds; below, the bootstrap sees too little of the distribution's tails
 RESAMPLES = 9_999
+BATCH = 1_000  # resamples held in memory at a time
 LEVEL = 0.95
 
 
@@ -84,12 +85,16 @@ def studentized_interval(
         return student
     mean = float(values.mean())
     rng = np.random.default_rng(rng_seed)
-    draws = values[rng.integers(0, len(values), size=(resamples, len(values)))]
-    errors = draws.std(axis=1, ddof=1) / math.sqrt(len(values))
-    if errors.min() <= ROUNDING:
-        return student
+    deviations = np.empty(resamples)
+    for start in range(0, resamples, BATCH):
+        batch = deviations[start : start + BATCH]
+        draws = values[rng.integers(0, len(values), size=(len(batch), len(values)))]
+        errors = draws.std(axis=1, ddof=1) / math.sqrt(len(values))
+        if errors.min() <= ROUNDING:
+            return student
+        batch[:] = (draws.mean(axis=1) - mean) / errors
     tail = (1 - level) / 2
-    low, high = np.quantile((draws.mean(axis=1) - mean) / errors, [tail, 1 - tail])
+    low, high = np.quantile(deviations, [tail, 1 - tail])
     return Interval(mean - float(high) * se, mean - float(low) * se, level, "studentized bootstrap")
 
 
@@ -113,6 +118,7 @@ def bca_interval(
             confidence_level=level,
             n_resamples=resamples,
             method="BCa",
+            batch=BATCH,
             vectorized=True,
             rng=np.random.default_rng(rng_seed),
         ).confidence_interval

@@ -11,6 +11,7 @@ In this order, with `alpha` 0.05 and a `margin` below which a difference does no
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,7 +63,10 @@ def decide(
         if comparison.identical:
             return Verdict("no difference", f"no difference with any of {count(n, 'seed')}")
         if interval.bound <= margin:
-            text = f"no difference larger than {points(interval.bound, sign=False)}"
+            largest = (
+                math.ceil(round(interval.bound * 1e4, 6)) / 1e4
+            )  # rounded up: all of it counts
+            text = f"no difference larger than {points(largest, sign=False)}"
             return Verdict("no difference", text)
     more = _more_seeds(comparison, comparisons, margin, alpha)
     if n + more >= MOST_SEEDS:
@@ -77,7 +81,7 @@ def _more_seeds(comparison: Comparison, comparisons: int, margin: float, alpha: 
     than its distance from the margin: whichever takes fewer seeds.
     """
     distance = abs(comparison.difference)
-    needed = [fewest_seeds(comparisons, alpha)] if comparison.sd == 0 else []
+    needed = []
     if distance > 0:
         plan = {"alpha": alpha, "target": POWER, "comparisons": comparisons}
         needed.append(seeds_needed(distance, comparison.sd, **plan))
