@@ -25,7 +25,7 @@ from rich.table import Table
 from lecun_ablate.data.places import Found
 from lecun_ablate.plan import Plan
 from lecun_ablate.registry import Component
-from lecun_ablate.summary import tuning_line
+from lecun_ablate.summary import rate, tuning_line
 from lecun_ablate.trainers.base import EpochReport
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def results(evidence: Evidence, table: pd.DataFrame, link: str) -> None:
             _percent(row.train_error_mean),
             str(row.diverged),
             str(row.collapsed),
-            f"{row.lr:g}",
+            rate(plan.experiment.arm(row.arm)),
             row.trainer,
         )
     console.print(sheet)
@@ -293,7 +293,7 @@ def plan(plan: Plan, todo: Sequence[tuple[str, int]], seconds: float) -> None:
         sheet.add_row(
             arm.name + (" (baseline)" if arm.name == experiment.baseline else ""),
             changes or "-",
-            f"{arm.recipe.lr:g}",
+            rate(arm),
             str(arm.recipe.epochs),
             str(plan.trainers[arm.name]["name"]),
             str(len(experiment.seeds) - left[arm.name]),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from lecun_ablate.experiment import Arm
+from lecun_ablate.experiment import Arm, Tuning
 from lecun_ablate.plan import Plan
 
 if TYPE_CHECKING:
@@ -40,16 +40,46 @@ def _row(plan: Plan, arm: Arm, runs: pd.DataFrame) -> dict[str, Any]:
         "diverged": int((runs.status == "diverged").sum()),
         "collapsed": int((runs.status == "collapsed").sum()),
         "lr": arm.recipe.lr,
+        "tuned_by": arm.tuning.study if arm.tuning else None,
         "trainer": plan.trainers[arm.name]["name"],
     }
 
 
+def rate(arm: Arm) -> str:
+    """Return an arm's learning rate and whether it was tuned."""
+    return f"{arm.recipe.lr:.4g}, {'tuned' if arm.tuning else 'untuned'}"
+
+
 def tuning_line(plan: Plan) -> str:
-    """Say at which learning rates the arms were trained, and that nobody tuned them."""
-    rates = {arm.name: arm.recipe.lr for arm in plan.experiment.arms}
-    if len(set(rates.values())) == 1:
-        return f"every arm at lr {next(iter(rates.values())):g}, untuned"
-    return ", ".join(f"{arm} at lr {lr:g}" for arm, lr in rates.items()) + "; untuned"
+    """Say with which values the arms were trained, and whether and on what they were tuned."""
+    arms = plan.experiment.arms
+    untuned = {arm.name: arm.recipe.lr for arm in arms if not arm.tuning}
+    parts = []
+    for arm in arms:
+        if arm.tuning:
+            values = ", ".join(f"{f} {_value(v)}" for f, v in arm.tuning.values.items())
+            parts.append(f"{arm.name} at {values}")
+    if parts:
+        on = sorted({_origin(arm.tuning) for arm in arms if arm.tuning})
+        parts = [f"{', '.join(parts)}; tuned by {' and '.join(on)}"]
+    if len(untuned) == len(arms) and len(set(untuned.values())) == 1:
+        parts.append(f"every arm at lr {next(iter(untuned.values())):g}, untuned")
+    elif untuned:
+        rates = ", ".join(f"{arm} at lr {lr:g}" for arm, lr in untuned.items())
+        parts.append(f"{rates}; untuned")
+    return "; ".join(parts)
+
+
+def _origin(tuning: Tuning) -> str:
+    version = f" (version {tuning.version})" if tuning.version > 1 else ""
+    return (
+        f"{tuning.study}{version}, {tuning.trials} trials x {tuning.seeds} seeds on images held "
+        f"out of the training split of {tuning.data}"
+    )
+
+
+def _value(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def as_json(evidence: Evidence, table: pd.DataFrame, link: str) -> dict[str, Any]:

@@ -337,7 +337,9 @@ class Store:
 
     def _arm_params(self, plan: Plan, arm: str, recipe: Recipe) -> dict[str, Any]:
         trainer = plan.trainers[arm]
+        tuning = plan.experiment.arm(arm).tuning
         return recipe.model_dump() | {
+            "tuned_by": f"{tuning.study} v{tuning.version} on {tuning.data}" if tuning else None,
             "trainer": trainer["name"],
             "device": trainer["device"],
             "instruction_set": trainer["instruction_set"],

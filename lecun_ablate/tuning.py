@@ -377,6 +377,7 @@ def _logger(
                 "trainer": trainer["name"],
                 "device": trainer["device"],
                 "instruction_set": trainer["instruction_set"],
+                "numerics": trainer["numerics"],
                 "trial": ended.index,
                 "state": ended.state.name,
             },
