@@ -48,10 +48,13 @@ DataDir = Annotated[
 Components = Annotated[
     list[Path] | None, typer.Option(help="Python file that registers components; repeatable.")
 ]
-STUDY_STORAGE = "sqlite:///studies/optuna.db"
 StudyStorage = Annotated[
-    str, typer.Option("--storage", help="Where Optuna keeps studies: a database, a journal file.")
-]
+    str | None,
+    typer.Option(
+        "--storage", help="Where Optuna keeps studies, if not in sqlite:///studies/optuna.db: the "
+        "address of a database, or the path of a journal file.",
+    ),
+]  # fmt: skip
 AsJson = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
 
 
@@ -75,7 +78,7 @@ def run(
     tune: Annotated[
         bool, typer.Option("--tune", help="Run what is missing of the study that tunes it first.")
     ] = False,
-    storage: StudyStorage = STUDY_STORAGE,
+    storage: StudyStorage = None,
     as_json: AsJson = False,
 ) -> None:
     """Train what is missing of an experiment, and compare its arms."""
@@ -91,8 +94,9 @@ def run(
         components=components or (),
         assignments=set_ or (),
     )
+    storage = storage or api.STUDY_STORAGE
     if tune and not dry_run:
-        _tune(asked, data_dir, trainer.value, device.value, storage)
+        _tune(asked, data_dir, trainer.value, device.value, storage, as_json)
     prepared = api.prepare(
         asked, data_dir, trainer.value, device.value, storage, untuned_too=dry_run
     )
@@ -115,7 +119,7 @@ def study(
     components: Components = None,
     trainer: Annotated[TrainerChoice, typer.Option(help="Who trains.")] = TrainerChoice.auto,
     device: Annotated[DeviceChoice, typer.Option(help="Where.")] = DeviceChoice.auto,
-    storage: StudyStorage = STUDY_STORAGE,
+    storage: StudyStorage = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start a new version.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan, train nothing.")
@@ -123,9 +127,10 @@ def study(
     as_json: AsJson = False,
 ) -> None:
     """Train what is missing of a study: search values for every arm, or repeat one over seeds."""
-    from lecun_ablate import display, study_display, study_runner
+    from lecun_ablate import api, display, study_display, study_runner
     from lecun_ablate.study import load_study
 
+    storage = storage or api.STUDY_STORAGE
     asked = load_study(file, data=data, components=components or (), assignments=set_ or ())
     prepared = study_runner.prepare(asked, data_dir, trainer.value, device.value)
     for notice in prepared.notices:
@@ -222,8 +227,10 @@ def _seeds(text: str | None) -> int | list[int] | None:
     return numbers[0] if "," not in text else numbers
 
 
-def _tune(asked: Any, data_dir: Path | None, trainer: str, device: str, storage: str) -> None:
-    """Run what is missing of the study that tunes an experiment."""
+def _tune(
+    asked: Any, data_dir: Path | None, trainer: str, device: str, storage: str, silent: bool
+) -> None:
+    """Run what is missing of the study that tunes an experiment, and print its report."""
     from lecun_ablate import display, study_display, study_runner
 
     if asked.tuned is None:
@@ -231,10 +238,9 @@ def _tune(asked: Any, data_dir: Path | None, trainer: str, device: str, storage:
     prepared = study_runner.prepare_tuning(asked, data_dir, trainer, device)
     for notice in prepared.notices:
         display.notice(notice)
-    report, _ = study_runner.run(
-        prepared, storage, progress=study_display.progress_of(prepared)
-    )
-    study_display.report(report, study_runner.FOLDER / prepared.title, storage)
+    report, _ = study_runner.run(prepared, storage, progress=study_display.progress_of(prepared))
+    if not silent:
+        study_display.report(report, study_runner.FOLDER / prepared.title, storage)
 
 
 def _dry_run(prepared: Any, as_json: bool) -> None:

@@ -22,7 +22,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.lock import exclusive
 
-DEFAULT = "sqlite:///studies/optuna.db"
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)

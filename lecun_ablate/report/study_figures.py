@@ -48,12 +48,17 @@ def validation_error(result: StudyResult) -> Figure:
             axis.set_xscale("log")
         axis.set(xlabel=field, yscale="log")
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axis.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else "")
+        axis.yaxis.set_minor_formatter(_minor)
     axes[0].set_ylabel("validation error [%]")
     axes[-1].legend(title=f"best, on {result.study.confirm.seeds} fresh seeds", frameon=False)
     band = f"bands: sd over {len(result.study.seeds)} seeds" if _is_curve(result) else "trials"
     figure.suptitle(f"{result.study.name} on {result.data} ({band}; x: diverged)")
     return figure
+
+
+def _minor(value: float, position: int) -> str:
+    """Label the minor ticks of a log axis at 2, 3 and 5 of each decade."""
+    return f"{value:g}" if f"{value:e}"[0] in "235" else ""
 
 
 def _is_curve(result: StudyResult) -> bool:
