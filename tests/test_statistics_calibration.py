@@ -4,6 +4,7 @@ Errors are whole misses of 2,007 images, 5 % on average, with an sd of 0.3 point
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -181,3 +182,15 @@ def test_interval_of_the_factorial_interaction_covers():
         errors = truth.reshape(4, 1) + seed_effect + 0.0025 * rng.normal(size=(4, 8))
         hits.append(covers(st.factorial(cells, errors)[2].interval, -0.004))
     assert_rate(hits, LEVEL)
+
+
+def test_stopping_on_the_width_costs_little_coverage(monkeypatch):
+    """The benchmark whose table stands in docs/statistics.md, on a small scale."""
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    import sequential_coverage as benchmark
+
+    rule = st.UntilNarrow(benchmark.HALFWIDTH, benchmark.AT_MOST)
+    found = benchmark.measure(benchmark.normal, 0.006, rule, experiments=250)
+    assert stats.binom.cdf(round(250 * found.sequential), 250, 0.935) > 0.0005
+    assert found.seeds == pytest.approx(41, abs=2)
+    assert found.at_limit == 0

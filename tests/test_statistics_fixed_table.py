@@ -69,6 +69,10 @@ def test_monte_carlo_p_counts_the_observed_flip():
     assert (p, exact) == (1 / 1000, False)
 
 
+def test_seeds_without_a_difference_leave_the_permutation_p_exact():
+    assert st.sign_flip_test([*DIFFERENCES, *np.zeros(30)]) == st.sign_flip_test(DIFFERENCES)
+
+
 def test_moments_effect_size_and_correlation(comparison):
     assert comparison.arm_mean == pytest.approx(ARM.mean(), **CLOSE)
     assert comparison.baseline_mean == pytest.approx(BASELINE.mean(), **CLOSE)
