@@ -281,13 +281,12 @@ def main() -> NoReturn:
 
 def _main(arguments: list[str]) -> int:
     try:
-        app(arguments, prog_name="python -m lecun_ablate", standalone_mode=False)
-    except typer.Exit as error:
-        return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        print("interrupted: what had finished is kept; run the same command to go on",
-              file=sys.stderr)  # fmt: skip
-        return INTERRUPTED
+        # typer returns the status of a command that exits, and 130 for a KeyboardInterrupt
+        status = app(arguments, prog_name="python -m lecun_ablate", standalone_mode=False) or 0
+        if status == INTERRUPTED:
+            print("interrupted: what had finished is kept; run the same command to go on",
+                  file=sys.stderr)  # fmt: skip
+        return status
     except typer.TyperException as error:  # a wrong option, say; it prints itself
         error.show()
         return error.exit_code
@@ -302,7 +301,6 @@ def _main(arguments: list[str]) -> int:
         return 1
     except Exception as error:
         return _unexpected(error)
-    return 0
 
 
 def _unexpected(error: Exception) -> int:

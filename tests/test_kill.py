@@ -1,0 +1,139 @@
+"""kill -9 at any moment: the next start goes on, and ends with the same table bit for bit.
+
+The moments are told by progress (what the store holds), not by the clock.
+"""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SEEDS = 10
+RUNS = 5 * SEEDS
+COMMAND = [
+    sys.executable, "-m", "lecun_ablate", "run", str(ROOT / "experiments/activation.yaml"),
+    "--data", "digits", "--seeds", str(SEEDS), "--epochs", "4",
+]  # fmt: skip
+COUNT = (
+    "SELECT COUNT(*) FROM runs JOIN tags ON runs.run_uuid = tags.run_uuid "
+    "WHERE tags.key = 'lecun_ablate.level' AND tags.value = 'run' AND runs.status = 'FINISHED'"
+)
+
+
+def start(folder: Path) -> subprocess.Popen:
+    environment = {k: v for k, v in os.environ.items()
+                   if k not in ("LECUN_ABLATE_DATA", "MLFLOW_TRACKING_URI")}  # fmt: skip
+    return subprocess.Popen(
+        COMMAND, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+
+
+def finished_runs(folder: Path) -> int:
+    """Count the seed runs that the store holds as finished; -1 while there is no store."""
+    database = folder / "mlflow.db"
+    if not database.exists():
+        return -1
+    try:
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+            return connection.execute(COUNT).fetchone()[0]
+    except sqlite3.OperationalError:
+        return 0
+
+
+def kill_at(folder: Path, reached, how=signal.SIGKILL) -> int:
+    """Start the command, kill it once reached(folder), and return its exit status."""
+    process = start(folder)
+    while not reached(folder):
+        assert process.poll() is None, f"ended before the moment:\n{process.communicate()[0]}"
+        time.sleep(0.002)
+    process.send_signal(how)
+    process.communicate()
+    return process.returncode
+
+
+def being_created(folder: Path) -> bool:
+    return (folder / "mlflow.db.creating").exists()
+
+
+def after(runs: int):
+    return lambda folder: finished_runs(folder) >= runs
+
+
+def finish(folder: Path, monkeypatch):
+    """Run to the end and return the results, checked for doubles and leftovers."""
+    process = start(folder)
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    import lecun_ablate
+    from lecun_ablate.tracking import Store
+
+    store = Store()
+    experiment_id = store.experiment("activation/digits").experiment_id
+    seeds = store.search(experiment_id, lecun_ablate__level="run")
+    keys = [run.data.tags["lecun_ablate.run_key"] for run in seeds]
+    assert len(keys) == len(set(keys)) == RUNS, "a run was lost or trained twice"
+    assert {run.info.status for run in seeds} == {"FINISHED"}
+    running = store.client.search_runs([experiment_id], "status = 'RUNNING'", run_view_type=3)
+    assert not running
+    assert len(store.search(experiment_id, lecun_ablate__level="arm")) == 5
+    assert len(store.search(experiment_id, lecun_ablate__level="experiment")) == 1
+    frame = lecun_ablate.load_results("activation")
+    return frame.drop(columns=["epoch_seconds", "run_id"]), output
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return finish(tmp_path_factory.mktemp("undisturbed"), monkeypatch)[0]
+
+
+def test_three_kills(tmp_path, monkeypatch, undisturbed):
+    """While the store is being created, before any run has finished, and after several."""
+    assert kill_at(tmp_path, being_created) == -signal.SIGKILL
+    assert finished_runs(tmp_path) == -1
+    assert kill_at(tmp_path, after(1)) == -signal.SIGKILL
+    done = finished_runs(tmp_path)
+    assert 1 <= done < RUNS
+    assert kill_at(tmp_path, after(done + 7)) == -signal.SIGKILL
+    done = finished_runs(tmp_path)
+    assert done < RUNS
+    frame, output = finish(tmp_path, monkeypatch)
+    assert f"{RUNS} runs, {done} done before, {RUNS - done} to train" in output
+    assert frame.equals(undisturbed)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_ends_cleanly(tmp_path, monkeypatch, undisturbed, empty_store, how):
+    import shutil
+
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    assert kill_at(tmp_path, after(2), how) == 130
+    done = finished_runs(tmp_path)
+    assert 2 <= done < RUNS
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
+        statuses = dict(connection.execute("SELECT status, COUNT(*) FROM runs GROUP BY status"))
+    assert statuses == {"FINISHED": done, "KILLED": 6}  # the experiment and its five arms
+    if how == signal.SIGTERM:
+        return
+    frame, _ = finish(tmp_path, monkeypatch)
+    assert frame.equals(undisturbed)
+
+
+@pytest.mark.slow
+def test_ten_kills(tmp_path, monkeypatch, undisturbed):
+    moments = [being_created, after(0), after(0)]
+    moments += [after(n) for n in (1, 4, 9, 15, 22, 30, 38)]
+    for moment in moments:
+        assert kill_at(tmp_path, moment) == -signal.SIGKILL
+    frame, _ = finish(tmp_path, monkeypatch)
+    assert frame.equals(undisturbed)
