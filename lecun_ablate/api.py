@@ -136,11 +136,9 @@ def _digits_of(plan: Plan, data_dir: str | Path | None) -> Digits:
 
 def write_report(evidence: Evidence, digits: Digits | None, store: Store) -> Path:
     """Write the report under reports/ and to the experiment's MLflow run; return the page."""
-    from lecun_ablate.report.figures import learning_curves, png
+    from lecun_ablate.report.page import build
 
-    plan = evidence.plan
-    title = f"{plan.experiment.name} on {plan.data}"
-    files = {"learning_curves.png": png(learning_curves(evidence.results.frame, title))}
+    files = build(evidence, digits, store)
     store.put(evidence.results.run_id, files)
     folder = REPORTS / evidence.plan.tracking_name
     folder.mkdir(parents=True, exist_ok=True)

@@ -101,7 +101,7 @@ def test_the_three_levels(experiment):
         assert len(children) == 2
         assert "connectivity.png" in {f.path for f in store.client.list_artifacts(arm.info.run_id)}
     files = {f.path for f in store.client.list_artifacts(top.info.run_id)}
-    assert {"plan.json", "small.yaml", "learning_curves.png"} <= files
+    assert {"plan.json", "small.yaml", "report.html", "learning_curves_test.svg"} <= files
 
 
 def test_the_same_plan_again_trains_nothing(experiment, monkeypatch):

@@ -1,59 +1,267 @@
-"""Figures, as matplotlib Figure objects drawn without a display."""
+"""Figures of an experiment: SVG that takes its ink from the page, so light and dark both read well.
+
+The same numbers give the same bytes: no dates, no random identifiers.
+"""
 
 from __future__ import annotations
 
+import colorsys
 import io
+import math
+import re
+from collections.abc import Iterable, Sequence
+from statistics import median_low
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from scipy import stats
 
+from lecun_ablate.statistics import MARGIN, Interval, PairResult, Runs, seed_interval
+
+# stand for the page's own colours until the SVG is written
+INK, FAINT = "#010203", "#040506"
+INKS = {INK: "currentColor", FAINT: "var(--faint, #8888884d)"}
+# readable on white and on near-black; told apart with the common colour blindnesses
+COLOURS = ("#3b82c4", "#d9742b", "#2f9e77", "#b85fa8", "#c74a4a", "#8a79d6", "#ad922b", "#45a5b5")
+# of figures that stand alone
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
          "grid.alpha": 0.3, "font.size": 10}  # fmt: skip
-# without it, a picture holds the time and version and differs from run to run
-PNG_METADATA = {"Software": None}
+PAGE_STYLE = {
+    "svg.fonttype": "none", "svg.hashsalt": "lecun_ablate", "font.size": 11,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": INK,
+    "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
+    "axes.titlesize": 11, "axes.titlelocation": "left", "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6, "ytick.major.width": 0.6, "axes.grid": True, "grid.color": FAINT,
+    "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
+    "legend.handlelength": 1.4,
+}  # fmt: skip
+WIDTH = 6.4  # inches; the page shows figures about this wide, on a phone a little narrower
+SHOWN_BEYOND = 8  # times the usual size: what lies farther out is written at the border
+
+
+def colours(arms: Sequence[str], baseline: str) -> dict[str, str]:
+    """Return a colour per arm; the baseline has the ink's."""
+    others = [arm for arm in arms if arm != baseline]
+    hues = [*COLOURS, *(_hue(k) for k in range(len(others) - len(COLOURS)))]
+    return {baseline: INK, **dict(zip(others, hues, strict=False))}
+
+
+def _hue(k: int) -> str:
+    red, green, blue = colorsys.hls_to_rgb((0.05 + 0.618034 * k) % 1, 0.52, 0.42)
+    return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
+
+
+def page_colour(colour: str) -> str:
+    """Return a figure's colour as the page writes it."""
+    return INKS.get(colour, colour)
+
+
+def svg(figure: Figure, description: str) -> str:
+    """Return a figure as SVG for a page or a file of its own."""
+    buffer = io.StringIO()
+    with mpl.rc_context(PAGE_STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # several figures share a page
+    text = re.sub(r"font(-family)?: ?([^;\"']*(?:'[^']*'[^;\"']*)*)", _without_family, text)
+    text = re.sub(r"\n\s*", "\n", text)
+    for stand_in, ink in INKS.items():
+        text = text.replace(stand_in, ink)
+    size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
+    assert size is not None
+    opening = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="0 0 {size[1]} {size[2]}" role="img" aria-label="{description}" '
+        'style="font-family: system-ui, sans-serif">'
+    )
+    return opening + text[text.index(">") + 1 :].strip() + "\n"
+
+
+def _without_family(match: re.Match[str]) -> str:
+    """Leave the choice of the font to the page; keep its size."""
+    size = re.match(r"([\d.]+px)", match[2])
+    return f"font-size: {size[1]}" if size else "font-size: inherit"
+
+
+def in_a_file(picture: str) -> bytes:
+    """Return an SVG as a file that looks right in light and dark."""
+    style = (
+        "<style>svg{color:#222}@media(prefers-color-scheme:dark){svg{color:#ddd}}</style>"
+    )
+    head, end, rest = picture.partition(">")
+    return f"{head}{end}{style}{rest}".encode()
 
 
 def png(figure: Figure) -> bytes:
-    """Return a figure as PNG, the same bytes for the same figure."""
+    """Return a figure as PNG."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight", metadata=PNG_METADATA)
+    figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight",
+                   metadata={"Software": None})  # fmt: skip
     return buffer.getvalue()
 
 
-def learning_curves(frame: pd.DataFrame, title: str) -> Figure:
-    """Draw the error against the epoch: a line per arm, mean over seeds with a band of one sd.
+def learning_curves(
+    frame: pd.DataFrame, split: str, palette: dict[str, str], limits: tuple[float, float]
+) -> Figure:
+    """Draw the error of a split against the epoch: a line per arm, the mean over its runs.
 
-    `frame` has columns arm, seed, epoch, train_error and test_error (fractions).
+    `frame` has a row per run and epoch with columns arm, seed, epoch and `split`_error
+    (fractions). The band is the 95 % t interval of the mean; `limits` are those of the axis, in %.
     """
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
-    with sns.axes_style("ticks", STYLE):
-        axes = figure.subplots(1, 2, sharey=True)
-    arms = list(dict.fromkeys(frame.arm))
-    palette = dict(zip(arms, sns.color_palette("colorblind", len(arms)), strict=True))
-    percent = frame.assign(train=100 * frame.train_error, test=100 * frame.test_error)
-    for axis, split in zip(axes, ("train", "test"), strict=True):
-        sns.lineplot(
-            percent, x="epoch", y=split, hue="arm", hue_order=arms, palette=palette,
-            errorbar="sd" if frame.seed.nunique() > 1 else None, ax=axis,
-            legend="full" if split == "test" else False, marker="o", markersize=3,
-        )  # fmt: skip
-        axis.set(xlabel="epoch", ylabel="error [%]", title=f"{split} split", yscale="log")
-        axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axis.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if _few(value) else "")
-        axis.grid(visible=True, which="both", alpha=0.25)
-    if axes[1].get_legend():
-        sns.move_legend(axes[1], "upper right", title=None, frameon=False)
-    seeds = frame.seed.nunique()
-    band = f"mean and sd over {seeds} seeds" if seeds > 1 else "1 seed"
-    figure.suptitle(f"{title} ({band})")
+    with mpl.rc_context(PAGE_STYLE):
+        figure, axes = _figure(3.7, left=0.09)
+        for arm, colour in palette.items():
+            runs = frame[frame.arm == arm].pivot(index="epoch", columns="seed")
+            errors = 100 * runs[f"{split}_error"]
+            n, mean = errors.count(axis=1), errors.mean(axis=1)
+            if not len(mean):
+                continue
+            spread = errors.std(axis=1) / np.sqrt(n) * stats.t.ppf(0.975, np.maximum(n - 1, 1))
+            low, high = (mean - spread).clip(lower=limits[0]), mean + spread
+            axes.plot(mean.index, mean, color=colour, linewidth=1.4, label=arm,
+                      marker="o" if len(mean) < 4 else None, markersize=3)  # fmt: skip
+            shown = n > 1
+            if shown.any():
+                axes.fill_between(mean.index[shown], low[shown], high[shown], color=colour,
+                                  alpha=0.18, linewidth=0)  # fmt: skip
+        axes.set(xlabel="epoch", yscale="log", ylim=limits)
+        axes.set_title(f"{split} error [%]")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        axes.yaxis.set_major_formatter(FuncFormatter(_tick))
+        axes.yaxis.set_minor_formatter(FuncFormatter(_tick))
+        if len(palette) > 1 and split == "test":
+            axes.legend(loc="upper right", ncols=1 + (len(palette) - 1) // 8, fontsize=10,
+                        labelspacing=0.25, borderaxespad=0)  # fmt: skip
     return figure
 
 
-def _few(value: float) -> bool:
-    """Tell whether a minor tick of a log axis gets a label: 2 and 5 of each decade do."""
-    return f"{value:e}"[0] in "25"
+def _tick(value: float, _position: int | None = None) -> str:
+    """Label 1, 2 and 5 of each decade of a log axis."""
+    return f"{value:g}" if f"{value:e}"[0] in "125" else ""
+
+
+def curve_limits(frame: pd.DataFrame) -> tuple[float, float]:
+    """Return the common limits of both learning curves, in %."""
+    errors = 100 * frame[["train_error", "test_error"]].to_numpy(float)
+    positive = errors[np.isfinite(errors) & (errors > 0)]
+    if not positive.size:
+        return 0.1, 100.0
+    return max(0.02, 0.8 * float(positive.min())), min(110.0, 1.25 * float(positive.max()))
+
+
+def differences(pairs: Sequence[PairResult], palette: dict[str, str], ladder: bool) -> Figure:
+    """Draw the difference of each comparison with both intervals, in points."""
+    bounds = [100 * max(abs(p.counted.difference), _bound(p.counted.interval)) for p in pairs]
+    usual = _usual(100 * abs(pair.counted.difference) for pair in pairs)
+    limit = 1.15 * max([b for b in bounds if b <= usual], default=usual)
+    limit = max(limit, 120 * MARGIN)
+    with mpl.rc_context(PAGE_STYLE):
+        figure, axes = _figure(0.9 + 0.42 * len(pairs), rows=len(pairs))
+        axes.axvspan(-100 * MARGIN, 100 * MARGIN, color=FAINT, alpha=0.3, linewidth=0)
+        axes.axvline(0, color=INK, linewidth=0.8)
+        for row, pair in enumerate(pairs):
+            value, colour = 100 * pair.counted.difference, palette[pair.arm]
+            if abs(value) > limit:
+                _beyond(axes, row, f"{value:+.1f}", colour, right=value > 0)
+                continue
+            for interval, width in (
+                (pair.joint.interval if pair.joint else None, 1.2),
+                (pair.counted.interval, 4.0),
+            ):
+                if interval:
+                    ends = np.clip([100 * interval.low, 100 * interval.high], -limit, limit)
+                    axes.plot(ends, [row, row], color=colour, linewidth=width,
+                              solid_capstyle="butt")  # fmt: skip
+            axes.plot(value, row, "o", color=colour, markersize=7)
+        names = [f"{p.arm}\nafter {p.baseline}" if ladder else p.arm for p in pairs]
+        axes.set_yticks(range(len(pairs)), labels=names)
+        axes.set_ylim(len(pairs) - 0.4, -0.6)
+        axes.set_xlim(-limit, limit)
+        axes.set_xlabel("better  ←   difference in test error [points]   →  worse")
+        axes.grid(visible=False, axis="y")
+    return figure
+
+
+def spread(arms: dict[str, Runs], palette: dict[str, str]) -> Figure:
+    """Draw the test error of every run, with the mean and its interval per arm, in %."""
+    ended = {arm: 100 * runs.errors[~runs.diverged] for arm, runs in arms.items()}
+    means = {arm: float(errors.mean()) for arm, errors in ended.items() if errors.size}
+    limit = _usual(means.values())
+    values = [v for arm, errors in ended.items() if means.get(arm, 101) <= limit for v in errors]
+    with mpl.rc_context(PAGE_STYLE):
+        figure, axes = _figure(0.9 + 0.42 * len(arms), rows=len(arms))
+        for row, (arm, errors) in enumerate(ended.items()):
+            colour = palette[arm]
+            if not errors.size:
+                axes.annotate("every run diverged", (0.01, row), fontsize=10, va="center",
+                              xycoords=("axes fraction", "data"))  # fmt: skip
+            elif means[arm] > limit:
+                _beyond(axes, row, f"{means[arm]:.1f} ± {errors.std():.1f}", colour, right=True)
+            else:
+                axes.plot(errors, row + _stacked(errors), "o", color=colour, markersize=4,
+                          alpha=0.55, markeredgewidth=0)  # fmt: skip
+                interval = seed_interval(errors / 100)
+                if interval:
+                    axes.plot([100 * interval.low, 100 * interval.high], [row + 0.3] * 2,
+                              color=colour, linewidth=2.5, solid_capstyle="butt")  # fmt: skip
+                axes.plot(means[arm], row + 0.3, "|", color=colour, markersize=9,
+                          markeredgewidth=2)  # fmt: skip
+        axes.set_yticks(range(len(arms)), labels=list(arms))
+        axes.set_ylim(len(arms) - 0.4, -0.6)
+        if values:
+            room = max(0.06 * (max(values) - min(values)), 0.05)
+            axes.set_xlim(min(values) - room, max(values) + room)
+        axes.set_xlabel("test error after the last epoch [%]")
+        axes.grid(visible=False, axis="y")
+    return figure
+
+
+def _stacked(values: np.ndarray) -> np.ndarray:
+    """Return heights that keep equal and nearly equal values apart: (n,) in -0.4..0.1."""
+    width = max(np.ptp(values) / 40, 1e-9)
+    heights = np.zeros(len(values))
+    seen: dict[int, int] = {}
+    for k in np.argsort(values, kind="stable"):
+        place = int(values[k] // width)
+        heights[k] = seen[place] = seen.get(place, -1) + 1
+    step = min(0.12, 0.5 / max(1, heights.max()))
+    return 0.08 - step * heights
+
+
+def _figure(height: float, rows: int = 0, left: float = 0.2) -> tuple[Figure, Axes]:
+    """Return a figure with one axes whose margins are fixed: no layout to be worked out."""
+    figure = Figure(figsize=(WIDTH, height))
+    bottom, top = 0.5 / height, (0.12 if rows else 0.32) / height
+    axes = figure.add_axes((left, bottom, 0.985 - left, 1 - bottom - top))
+    axes.tick_params(length=0 if rows else 2, which="both")
+    if rows:
+        axes.spines["left"].set_visible(False)
+    return figure, axes
+
+
+def _beyond(axes: Axes, row: int, text: str, colour: str, *, right: bool) -> None:
+    """Write a number that lies beyond the border where it would come in."""
+    axes.annotate(
+        f"{text}  →" if right else f"←  {text}", (0.99 if right else 0.01, row),
+        xycoords=("axes fraction", "data"), ha="right" if right else "left", va="center",
+        color=colour, fontsize=11,
+    )  # fmt: skip
+
+
+def _usual(sizes: Iterable[float]) -> float:
+    """Return the size above which a row would squeeze the others together."""
+    sizes = list(sizes)
+    return max(2.0, SHOWN_BEYOND * median_low(sizes)) if sizes else math.inf
+
+
+def _bound(interval: Interval | None) -> float:
+    return interval.bound if interval else 0.0
 
 
 def connectivity_matrix(seen: np.ndarray, title: str) -> Figure:

@@ -1,0 +1,356 @@
+"""The report of an experiment: one page that needs nothing else, its Markdown twin, and CSV."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from lecun_ablate import statistics
+from lecun_ablate.data import Digits
+from lecun_ablate.plan import Plan
+from lecun_ablate.recipe import Recipe
+from lecun_ablate.report import answers, figures, pictures
+from lecun_ablate.report.evidence import Evidence, answer, comparison_record, effect_record
+from lecun_ablate.runner import Results
+from lecun_ablate.statistics import MARGIN, PairResult, percent, points, signed, span
+from lecun_ablate.summary import arm_table, tuning_line
+from lecun_ablate.tracking import Store
+
+TEMPLATES = Path(__file__).parent / "templates"
+MOST_PICTURES = 40  # hard digits of each sort that the page shows; the CSV has them all
+
+
+def build(evidence: Evidence, digits: Digits | None, store: Store) -> dict[str, bytes]:
+    """Return the files of a report by name: page, twin, figures and tables.
+
+    The same results give the same bytes. Without `digits`, pictures of them are left out, and the
+    page says so. Reads the weights of one run per arm from the store.
+    """
+    results, plan = evidence.results, evidence.plan
+    palette = figures.colours([arm.name for arm in plan.experiment.arms], plan.experiment.baseline)
+    counted = answers.count(evidence)
+    drawn = _figures(evidence, palette)
+    table = arm_table(plan, results.final)
+    context = {
+        "plan": plan,
+        "experiment": plan.experiment,
+        "answer": answer(evidence),
+        "warning": evidence.comparisons.warning,
+        "missing": len(plan.keys) - len(results.final),
+        "facts": _facts(evidence),
+        "tuning": tuning_line(plan),
+        "margin": points(MARGIN, sign=False),
+        "colour": {arm: figures.page_colour(colour) for arm, colour in palette.items()},
+        "arms": [_arm_row(evidence, row) for row in table.to_dict("records")],
+        "comparisons": [_comparison_row(evidence, pair) for pair in evidence.comparisons.pairs],
+        "effects": evidence.effects,
+        "figures": drawn,
+        "answers": counted,
+        "per_digit": counted.per_digit(),
+        "confusion": counted.confusion(),
+        "unanswered": bool(counted.counts[:, :, answers.NONE].any()),
+        "images_of": np.bincount(evidence.labels, minlength=10),
+        "hard": _hard(counted, digits),
+        "pictured": digits is not None,
+        "learned": _learned(results, store),
+        "timing": _timing(results),
+        "again": _again(results),
+        "recipes": _recipe_differences(plan),
+    }
+    files = {
+        "report.html": _render("report.html.j2", context),
+        "report.md": _render("report.md.j2", context),
+        "arms.csv": _csv(_arm_frame(evidence, table)),
+        "comparisons.csv": _csv(_comparison_frame(evidence)),
+        "runs.csv": _csv(_run_frame(results)),
+        "digits.csv": _csv(_digit_frame(counted)),
+        "hard_digits.csv": _csv(_hard_frame(counted)),
+        **{f"{name}.svg": figures.in_a_file(picture) for name, picture in drawn.items()},
+    }
+    if evidence.effects:
+        files["effects.csv"] = _csv(pd.DataFrame([effect_record(e) for e in evidence.effects]))
+    return files
+
+
+def _render(name: str, context: dict[str, Any]) -> bytes:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES, encoding="utf-8"),
+        autoescape=lambda name: name is not None and ".html" in name,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    words = {"percent": percent, "points": points, "signed": signed, "span": span,
+             "p_value": _p, "minus": _minus, "plain": _plain}  # fmt: skip
+    environment.filters |= words
+    return environment.get_template(name).render(context).encode()
+
+
+def _minus(text: str) -> str:
+    """Write minus signs of numbers as such."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    return table.to_csv(index=False, lineterminator="\n").encode()
+
+
+# ---- what the templates show
+
+
+def _figures(evidence: Evidence, palette: dict[str, str]) -> dict[str, str]:
+    """Return the page's figures as SVG, by name."""
+    frame, plan = evidence.results.frame, evidence.plan
+    limits = figures.curve_limits(frame)
+    drawn = {
+        f"learning_curves_{split}": figures.svg(
+            figures.learning_curves(frame, split, palette, limits),
+            f"Mean {split} error of every arm after each epoch",
+        )
+        for split in ("train", "test")
+    }
+    if evidence.comparisons.pairs:
+        drawn["differences"] = figures.svg(
+            figures.differences(evidence.comparisons.pairs, palette, plan.experiment.ladder),
+            "Differences in test error with their intervals",
+        )
+    drawn["spread"] = figures.svg(
+        figures.spread(evidence.arms, palette), "Test error of every run, arm by arm"
+    )
+    return drawn
+
+
+def _facts(evidence: Evidence) -> list[str]:
+    """Return what the numbers rest on, a few words each."""
+    plan = evidence.plan
+    arms = plan.experiment.arms
+    epochs = sorted({arm.recipe.epochs for arm in arms})
+    trainers = sorted({_trainer(identity) for identity in plan.trainers.values()})
+    return [
+        statistics.count(len(arms), "arm"),
+        f"{statistics.count(len(plan.experiment.seeds), 'seed')} each",
+        f"{' or '.join(map(str, epochs))} epochs",
+        f"{plan.data}, {len(evidence.labels):,} test images",
+        f"trainer {' and '.join(trainers)}",
+    ]
+
+
+def _trainer(identity: dict[str, Any]) -> str:
+    return f"{identity['name']} ({identity['device']}, {identity['instruction_set']})"
+
+
+def _arm_row(evidence: Evidence, row: dict[str, Any]) -> dict[str, Any]:
+    """Return an arm's line of the table; the mean and its interval leave diverged runs out."""
+    runs = evidence.arms.get(row["arm"])
+    ended = runs.errors[~runs.diverged] if runs else np.array([])
+    return row | {
+        "described": statistics.describe(ended) if ended.size else None,
+        "is_baseline": row["arm"] == evidence.plan.experiment.baseline,
+    }
+
+
+def _comparison_row(evidence: Evidence, pair: PairResult) -> dict[str, Any]:
+    """Return a comparison with its sentences."""
+    record = comparison_record(evidence, pair)
+    one, joint = pair.counted, pair.joint
+    details = []
+    if one.interval:
+        details.append(f"95 % interval over seeds {span(one.interval)} ({one.interval.method})")
+        bca = f"BCa bootstrap as a cross-check {span(one.bca)}" if one.bca else None
+        details += [bca] if bca else []
+    if joint:
+        details.append(
+            f"over seeds and images together {span(joint.interval)}, at most as wide as "
+            f"{span(joint.bootstrap)} (two-way bootstrap)"
+        )
+    if record["detectable"]:
+        details.append(
+            f"{statistics.count(one.n, 'seed')} would show a true difference of "
+            f"{points(record['detectable'], sign=False)} with 80 % power"
+        )
+    if one.correlation is not None and one.pairing_gain is not None:
+        details.append(
+            f"the arms correlate over seeds with r = {one.correlation:.2f}: without pairing it "
+            f"would take {one.pairing_gain:.1f} times as many seeds"
+        )
+    notes = [note for note in (one.note, pair.divergence_note) if note]
+    return record | {
+        "interval": one.interval,
+        "joint": joint.interval if joint else None,
+        "improvement": one.improvement_interval,
+        "details": details,
+        "notes": notes,
+    }
+
+
+def _hard(counted: answers.Answers, digits: Digits | None) -> list[dict[str, Any]]:
+    """Return the two sorts of hard digits: how many there are, and the hardest of each to show."""
+    wrong = counted.wrong
+    sorts = []
+    for rows in counted.hard():
+        shown = []
+        for row in rows[:MOST_PICTURES]:
+            votes = counted.counts[:, row].sum(axis=0)
+            order = np.argsort(-votes, kind="stable")[:3]
+            shown.append(
+                {
+                    "row": int(row),
+                    "label": int(counted.labels[row]),
+                    "picture": pictures.digit(digits.test.images[row]) if digits else None,
+                    "votes": [(_digit(k), int(votes[k])) for k in order if votes[k]],
+                    "wrong": [float(share) for share in wrong[:, row]],
+                }
+            )
+        sorts.append({"number": len(rows), "shown": shown})
+    return sorts
+
+
+def _digit(answer: int) -> str:
+    return "none" if answer == answers.NONE else str(answer)
+
+
+def _learned(results: Results, store: Store) -> list[dict[str, Any]]:
+    """Return the kernels and the connectivity of each arm's first run that did not diverge."""
+    final = results.final
+    learned = []
+    for arm in results.plan.experiment.arms:
+        runs = final[(final.arm == arm.name) & (final.status != "diverged")]
+        if not len(runs):
+            continue
+        first = runs.iloc[0]
+        weights = store.weights(first.run_id)
+        seen = (weights["h2_weight"] != 0).any(axis=(2, 3))
+        learned.append(
+            {
+                "arm": arm.name,
+                "seed": int(first.seed),
+                "kernels": pictures.kernels(weights["h1_weight"][:, 0].astype(np.float64)),
+                "connectivity": arm.recipe.connectivity,
+                "seen": pictures.connectivity(seen),
+                "connections": int(seen.sum()),
+            }
+        )
+    return learned
+
+
+def _timing(results: Results) -> list[dict[str, Any]]:
+    rows = []
+    for arm in results.plan.experiment.arms:
+        frame = results.frame[results.frame.arm == arm.name]
+        if len(frame):
+            per_run = frame.groupby("seed").epoch_seconds.sum()
+            status = results.final[results.final.arm == arm.name].status.value_counts()
+            rows.append(
+                {
+                    "arm": arm.name,
+                    "trainer": _trainer(results.plan.trainers[arm.name]),
+                    "runs": len(per_run),
+                    "diverged": int(status.get("diverged", 0)),
+                    "collapsed": int(status.get("collapsed", 0)),
+                    "seconds": float(per_run.mean()),
+                    "fastest": float(per_run.min()),
+                    "slowest": float(per_run.max()),
+                    "per_epoch": float(frame.epoch_seconds.mean()),
+                }
+            )
+    return rows
+
+
+def _again(results: Results) -> dict[str, Any]:
+    """Return what it takes to do it again: command, seeds, data, code and machines."""
+    experiment = results.plan.experiment
+    machines: dict[tuple[Any, ...], int] = {}
+    for origin in results.origins.itertuples():
+        key = (origin.commit, *origin.environment.items())
+        machines[key] = machines.get(key, 0) + 1
+    seeds = experiment.seeds
+    listed = ", ".join(map(str, seeds))
+    if len(seeds) > 2 and seeds == tuple(range(seeds[0], seeds[-1] + 1)):
+        listed = f"{seeds[0]} to {seeds[-1]}"
+    return {
+        "command": experiment.command,
+        "seeds": listed,
+        "machines": [
+            {"commit": commit, "environment": dict(items), "runs": number}
+            for (commit, *items), number in machines.items()
+        ],
+    }
+
+
+def _recipe_differences(plan: Plan) -> dict[str, Any]:
+    """Return the recipe fields in which arms differ, with their values, and the common ones."""
+    recipes = [arm.recipe.model_dump() for arm in plan.experiment.arms]
+    fields = list(Recipe.model_fields)
+    differing = [f for f in fields if len({str(recipe[f]) for recipe in recipes}) > 1]
+    return {
+        "fields": differing,
+        "rows": [(arm.name, [recipe[f] for f in differing])
+                 for arm, recipe in zip(plan.experiment.arms, recipes, strict=True)],
+        "common": {f: recipes[0][f] for f in fields if f not in differing
+                   and recipes[0][f] is not None},
+    }  # fmt: skip
+
+
+# ---- CSV; errors and differences are fractions
+
+
+def _arm_frame(evidence: Evidence, table: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for row in table.to_dict("records"):
+        described = _arm_row(evidence, row)["described"]
+        interval = described.interval if described else None
+        rows.append(
+            row
+            | {"test_error_low": interval.low if interval else None,
+               "test_error_high": interval.high if interval else None}
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _comparison_frame(evidence: Evidence) -> pd.DataFrame:
+    return pd.DataFrame([comparison_record(evidence, p) for p in evidence.comparisons.pairs])
+
+
+def _run_frame(results: Results) -> pd.DataFrame:
+    seconds = results.frame.groupby("run_id").epoch_seconds.sum()
+    final = results.final.drop(columns="epoch_seconds")
+    return final.assign(seconds=final.run_id.map(seconds))
+
+
+def _digit_frame(counted: answers.Answers) -> pd.DataFrame:
+    errors = counted.per_digit()
+    images = np.bincount(counted.labels, minlength=10)
+    return pd.DataFrame(
+        [
+            {"arm": arm, "digit": digit, "images": images[digit], "error": errors[k, digit]}
+            for k, arm in enumerate(counted.arms)
+            for digit in range(10)
+        ],
+        columns=["arm", "digit", "images", "error"],
+    )
+
+
+def _hard_frame(counted: answers.Answers) -> pd.DataFrame:
+    every, some = counted.hard()
+    wrong, votes = counted.wrong, counted.votes
+    rows = [
+        {"image": row, "label": counted.labels[row], "wrong_in": sort}
+        | {f"{arm}: answer": _digit(votes[k, row]) for k, arm in enumerate(counted.arms)}
+        | {f"{arm}: share wrong": wrong[k, row] for k, arm in enumerate(counted.arms)}
+        for sort, found in (("every arm", every), ("some", some))
+        for row in found
+    ]
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["image", "label", "wrong_in"])
