@@ -13,7 +13,7 @@ from lecun_ablate import data
 from lecun_ablate.data import Digits, Split, Unavailable, load
 from lecun_ablate.data.sklearn_digits import enlarge
 from lecun_ablate.errors import ConfigError, DataError
-from lecun_ablate.registry import registry
+from lecun_ablate.registry import register
 
 
 @pytest.fixture(autouse=True)
@@ -26,13 +26,6 @@ def no_hub(monkeypatch):
     """USPS is nowhere to be had, unless a folder is named."""
     monkeypatch.setattr("lecun_ablate.data.usps.cached_files", lambda: None)
     monkeypatch.setattr("lecun_ablate.data.usps.unreachable", lambda: "no network today")
-
-
-@pytest.fixture
-def register(monkeypatch):
-    """Register data sets that are forgotten after the test."""
-    monkeypatch.setitem(registry._components, "data", dict(registry._components["data"]))
-    return lambda name, loader: registry.register("data", name)(loader)
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +134,16 @@ def test_no_fallback_where_a_place_is_named(tmp_path, monkeypatch, how, no_hub):
         load("usps", fallback="digits", data_dir=folder if how == "argument" else None)
 
 
+def test_no_fallback_where_a_place_is_named_whatever_the_loader_says(tmp_path):
+    def nowhere(folder):
+        raise Unavailable(f"nothing in {folder}")
+
+    register("data", "nowhere")(nowhere)
+    assert load("nowhere", fallback="digits").name == "digits"
+    with pytest.raises(Unavailable, match=f"nothing in {tmp_path}"):
+        load("nowhere", fallback="digits", data_dir=tmp_path)
+
+
 def test_no_fallback_for_data_that_are_there_but_wrong(tmp_path, monkeypatch):
     rows = {"train": 12, "test": 2007}
     files = {split: write_folder(tmp_path, rows) / f for split, f in data.usps.FILES.items()}
@@ -149,8 +152,8 @@ def test_no_fallback_for_data_that_are_there_but_wrong(tmp_path, monkeypatch):
         load("usps", fallback="digits")
 
 
-def test_a_users_data_set_is_one_decorated_loader(register, monkeypatch):
-    register("noise", noise)
+def test_a_users_data_set_is_one_decorated_loader(monkeypatch):
+    register("data", "noise")(noise)
     assert load("noise").digest == random_digits().digest
     seen = []
 
@@ -158,7 +161,7 @@ def test_a_users_data_set_is_one_decorated_loader(register, monkeypatch):
         seen.append(folder)
         return random_digits(name="files")
 
-    register("files", from_folder)
+    register("data", "files")(from_folder)
     monkeypatch.setenv(data.PLACE_VARIABLE, "somewhere")
     load("files", data_dir=Path("here"))
     load("files")
@@ -186,22 +189,24 @@ def broken(**parts):
         ({"labels": np.zeros(40)}, "came float64 and float64"),
         ({"images": np.where(np.arange(40) == 7, 1.01, 0)[:, None, None] + np.zeros((16, 16))},
          r"row 7: a pixel is not in \[-1, 1\]"),
+        ({"images": np.where(np.arange(40) == 8, -1.01, 0)[:, None, None] + np.zeros((16, 16))},
+         r"row 8: a pixel is not in \[-1, 1\]"),
         ({"images": np.where(np.arange(40) == 9, np.nan, 0)[:, None, None] + np.zeros((16, 16))},
          r"row 9: a pixel is not in \[-1, 1\]"),
         ({"labels": np.arange(40) % 11}, "row 10: label 10: expected 0 to 9"),
         ({"labels": -np.arange(40)}, "row 1: label -1: expected 0 to 9"),
     ],
 )
-def test_a_users_data_set_that_breaks_its_contract_is_refused(register, parts, message):
-    register("mine", lambda: broken(**parts))
+def test_a_users_data_set_that_breaks_its_contract_is_refused(parts, message):
+    register("data", "mine")(lambda: broken(**parts))
     with pytest.raises(DataError, match=f"data set 'mine' .made up.: .*{message}"):
         load("mine")
 
 
-def test_a_users_loader_that_fails_or_returns_something_else_is_a_data_error(register):
-    register("fails", lambda: {}["key"])
-    register("empty", lambda: None)
-    register("renamed", noise)
+def test_a_users_loader_that_fails_or_returns_something_else_is_a_data_error():
+    register("data", "fails")(lambda: {}["key"])
+    register("data", "empty")(lambda: None)
+    register("data", "renamed")(noise)
     with pytest.raises(DataError, match="'fails' cannot be loaded: KeyError: 'key'"):
         load("fails")
     with pytest.raises(DataError, match="'empty': expected Digits of that name, came None"):

@@ -274,16 +274,9 @@ def usps():
     return load("usps", data_dir=Path(os.environ["LECUN_ABLATE_DATA"]))
 
 
-needs_usps = [
-    pytest.mark.usps,
-    pytest.mark.skipif("LECUN_ABLATE_DATA" not in os.environ, reason="LECUN_ABLATE_DATA not set"),
-]
-
-
+@pytest.mark.usps
 class TestUsps:
     """The real digits. Their digest is not pinned: copies may differ by a grey level."""
-
-    pytestmark = needs_usps
 
     def test_class_counts(self, usps):
         assert usps.train.class_counts == [1194, 1005, 731, 658, 652, 556, 664, 645, 542, 644]
