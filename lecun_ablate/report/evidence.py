@@ -111,8 +111,8 @@ def answer(evidence: Evidence) -> str:
     experiment, pairs = evidence.plan.experiment, evidence.comparisons.pairs
     if not pairs:
         return " ".join(_alone(arm, runs) for arm, runs in evidence.arms.items())
-    if evidence.comparisons.warning and all(p.verdict.kind == "undecided" for p in pairs):
-        return "Nothing can be concluded yet: " + _lower(evidence.comparisons.warning)
+    if _too_few(evidence):
+        return "Nothing can be concluded yet: " + _lower(evidence.comparisons.warning or "")
     found = []
     for kind in ("better", "worse", "no difference", "undecided"):
         of_kind = [pair for pair in pairs if pair.verdict.kind == kind]
@@ -123,6 +123,17 @@ def answer(evidence: Evidence) -> str:
     runs = evidence.arms[experiment.baseline]
     base = f"{percent(float(runs.errors.mean()))} test error"
     return f"Against {experiment.baseline} ({base}): {'; '.join(found)}."
+
+
+def warning(evidence: Evidence) -> str | None:
+    """Return what else a reader must know of the comparisons, where the answer does not say it."""
+    return None if _too_few(evidence) else evidence.comparisons.warning
+
+
+def _too_few(evidence: Evidence) -> bool:
+    """Whether there are too few seeds for any of the comparisons to be decided."""
+    decided = any(pair.verdict.kind != "undecided" for pair in evidence.comparisons.pairs)
+    return evidence.comparisons.warning is not None and not decided
 
 
 def _alone(arm: str, runs: Runs) -> str:

@@ -69,7 +69,9 @@ def svg(figure: Figure, description: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.S)
     text = re.sub(r'<g id="[^"]*"', "<g", text)  # several figures share a page
-    text = re.sub(r"font(-family)?: ?([^;\"']*(?:'[^']*'[^;\"']*)*)", _without_family, text)
+    text = re.sub(r'<style type="text/css">.*?</style>', "", text)  # would hold for all the page
+    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)  # the page's own
     text = re.sub(r"\n\s*", "\n", text)
     for stand_in, ink in INKS.items():
         text = text.replace(stand_in, ink)
@@ -78,15 +80,9 @@ def svg(figure: Figure, description: str) -> str:
     opening = (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'viewBox="0 0 {size[1]} {size[2]}" role="img" aria-label="{description}" '
-        'style="font-family: system-ui, sans-serif">'
+        'style="font-family: system-ui, sans-serif; stroke-linejoin: round">'
     )
     return opening + text[text.index(">") + 1 :].strip() + "\n"
-
-
-def _without_family(match: re.Match[str]) -> str:
-    """Leave the choice of the font to the page; keep its size."""
-    size = re.match(r"([\d.]+px)", match[2])
-    return f"font-size: {size[1]}" if size else "font-size: inherit"
 
 
 def in_a_file(picture: str) -> bytes:
@@ -115,7 +111,7 @@ def learning_curves(
     (fractions). The band is the 95 % t interval of the mean; `limits` are those of the axis, in %.
     """
     with mpl.rc_context(PAGE_STYLE):
-        figure, axes = _figure(3.7, left=0.09)
+        figure, axes = _curves()
         for arm, colour in palette.items():
             runs = frame[frame.arm == arm].pivot(index="epoch", columns="seed")
             errors = 100 * runs[f"{split}_error"]
@@ -162,7 +158,7 @@ def differences(pairs: Sequence[PairResult], palette: dict[str, str], ladder: bo
     limit = 1.15 * max([b for b in bounds if b <= usual], default=usual)
     limit = max(limit, 120 * MARGIN)
     with mpl.rc_context(PAGE_STYLE):
-        figure, axes = _figure(0.9 + 0.42 * len(pairs), rows=len(pairs))
+        figure, axes = _rows([f"{p.arm}\nafter {p.baseline}" if ladder else p.arm for p in pairs])
         axes.axvspan(-100 * MARGIN, 100 * MARGIN, color=FAINT, alpha=0.3, linewidth=0)
         axes.axvline(0, color=INK, linewidth=0.8)
         for row, pair in enumerate(pairs):
@@ -179,12 +175,8 @@ def differences(pairs: Sequence[PairResult], palette: dict[str, str], ladder: bo
                     axes.plot(ends, [row, row], color=colour, linewidth=width,
                               solid_capstyle="butt")  # fmt: skip
             axes.plot(value, row, "o", color=colour, markersize=7)
-        names = [f"{p.arm}\nafter {p.baseline}" if ladder else p.arm for p in pairs]
-        axes.set_yticks(range(len(pairs)), labels=names)
-        axes.set_ylim(len(pairs) - 0.4, -0.6)
         axes.set_xlim(-limit, limit)
-        axes.set_xlabel("better  ←   difference in test error [points]   →  worse")
-        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("better  ←   difference [points]   →  worse")
     return figure
 
 
@@ -195,7 +187,7 @@ def spread(arms: dict[str, Runs], palette: dict[str, str]) -> Figure:
     limit = _usual(means.values())
     values = [v for arm, errors in ended.items() if means.get(arm, 101) <= limit for v in errors]
     with mpl.rc_context(PAGE_STYLE):
-        figure, axes = _figure(0.9 + 0.42 * len(arms), rows=len(arms))
+        figure, axes = _rows(list(arms))
         for row, (arm, errors) in enumerate(ended.items()):
             colour = palette[arm]
             if not errors.size:
@@ -212,13 +204,10 @@ def spread(arms: dict[str, Runs], palette: dict[str, str]) -> Figure:
                               color=colour, linewidth=2.5, solid_capstyle="butt")  # fmt: skip
                 axes.plot(means[arm], row + 0.3, "|", color=colour, markersize=9,
                           markeredgewidth=2)  # fmt: skip
-        axes.set_yticks(range(len(arms)), labels=list(arms))
-        axes.set_ylim(len(arms) - 0.4, -0.6)
         if values:
             room = max(0.06 * (max(values) - min(values)), 0.05)
             axes.set_xlim(min(values) - room, max(values) + room)
-        axes.set_xlabel("test error after the last epoch [%]")
-        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("test error [%]")
     return figure
 
 
@@ -234,14 +223,26 @@ def _stacked(values: np.ndarray) -> np.ndarray:
     return 0.08 - step * heights
 
 
-def _figure(height: float, rows: int = 0, left: float = 0.2) -> tuple[Figure, Axes]:
-    """Return a figure with one axes whose margins are fixed: no layout to be worked out."""
+def _curves() -> tuple[Figure, Axes]:
+    """Return a figure for curves, its margins fixed: no layout need be worked out."""
+    figure = Figure(figsize=(WIDTH, 3.8))
+    axes = figure.add_axes((0.085, 0.135, 0.9, 0.785))
+    axes.tick_params(length=2, which="both")
+    return figure, axes
+
+
+def _rows(names: Sequence[str]) -> tuple[Figure, Axes]:
+    """Return a figure with a named row per name, the first one on top."""
+    height = 0.75 + 0.42 * len(names)
     figure = Figure(figsize=(WIDTH, height))
-    bottom, top = 0.5 / height, (0.12 if rows else 0.32) / height
-    axes = figure.add_axes((left, bottom, 0.985 - left, 1 - bottom - top))
-    axes.tick_params(length=0 if rows else 2, which="both")
-    if rows:
-        axes.spines["left"].set_visible(False)
+    longest = max(len(line) for name in names for line in name.split("\n"))
+    left = min(0.09 * longest + 0.15, 0.45 * WIDTH) / WIDTH
+    axes = figure.add_axes((left, 0.55 / height, 0.985 - left, 1 - 0.65 / height))
+    axes.tick_params(length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(visible=False, axis="y")
+    axes.set_yticks(range(len(names)), labels=names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
     return figure, axes
 
 

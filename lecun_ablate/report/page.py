@@ -15,7 +15,13 @@ from lecun_ablate.data import Digits
 from lecun_ablate.plan import Plan
 from lecun_ablate.recipe import Recipe
 from lecun_ablate.report import answers, figures, pictures
-from lecun_ablate.report.evidence import Evidence, answer, comparison_record, effect_record
+from lecun_ablate.report.evidence import (
+    Evidence,
+    answer,
+    comparison_record,
+    effect_record,
+    warning,
+)
 from lecun_ablate.runner import Results
 from lecun_ablate.statistics import MARGIN, PairResult, percent, points, signed, span
 from lecun_ablate.summary import arm_table, tuning_line
@@ -40,7 +46,7 @@ def build(evidence: Evidence, digits: Digits | None, store: Store) -> dict[str, 
         "plan": plan,
         "experiment": plan.experiment,
         "answer": answer(evidence),
-        "warning": evidence.comparisons.warning,
+        "warning": warning(evidence),
         "missing": len(plan.keys) - len(results.final),
         "facts": _facts(evidence),
         "tuning": tuning_line(plan),
@@ -86,7 +92,7 @@ def _render(name: str, context: dict[str, Any]) -> bytes:
         lstrip_blocks=True,
     )
     words = {"percent": percent, "points": points, "signed": signed, "span": span,
-             "p_value": _p, "minus": _minus, "plain": _plain}  # fmt: skip
+             "p_value": _p, "minus": _minus, "plain": _plain, "sentence": _sentence}  # fmt: skip
     environment.filters |= words
     return environment.get_template(name).render(context).encode()
 
@@ -94,6 +100,10 @@ def _render(name: str, context: dict[str, Any]) -> bytes:
 def _minus(text: str) -> str:
     """Write minus signs of numbers as such."""
     return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
 def _plain(value: Any) -> str:
