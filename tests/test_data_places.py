@@ -52,7 +52,9 @@ def test_a_named_folder_is_taken_and_counted(folder, monkeypatch):
     here = found["LECUN_ABLATE_DATA"]
     assert (here.where, here.problem) == (str(folder), None)
     assert (sum(here.train), sum(here.test)) == (7291, 2007)
-    assert here.train == load("usps").train.class_counts and here.digest == load("usps").digest
+    digits = load("usps")
+    assert (here.train, here.test, here.digest) == (
+        digits.train.class_counts, digits.test.class_counts, digits.digest)
 
 
 def test_a_bad_named_folder_is_taken_too_and_its_problem_told(folder, monkeypatch, tmp_path):
