@@ -34,9 +34,10 @@ template <class T>
 double evaluate(const Choices& choices, const T* parameters, Patterns<T> patterns, T* outputs) {
     const auto net = std::make_unique<Net<T>>(choices);
     net->load(parameters, nullptr);
+    net->fold_padding();
     double sum = 0;
     for (std::ptrdiff_t i = 0; i < patterns.count; ++i) {
-        const T* answer = net->forward(patterns.images + i * kImage * kImage);
+        const T* answer = net->evaluate(patterns.images + i * kImage * kImage);
         double wide[kOutputs];  // the loss itself is always computed in double precision
         for (int k = 0; k < kOutputs; ++k) wide[k] = outputs[i * kOutputs + k] = answer[k];
         sum += loss_value<VectorMath<double, kLanes<double>>>(

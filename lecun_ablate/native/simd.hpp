@@ -73,21 +73,41 @@ ALWAYS_INLINE inline V sum_lanes(const V* rows) {
     return a[0];
 }
 
+// min(x, bound) and max(x, bound), except that NaN stays NaN. GCC makes a single instruction of a
+// comparison only where it cannot see that the bound is a constant.
+template <class V>
+ALWAYS_INLINE inline V hide(V constant) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(constant));
+#elif defined(__x86_64__)
+    asm("" : "+x"(constant));
+#endif
+    return constant;
+}
+template <class V, class T>
+ALWAYS_INLINE inline V at_most(V x, T bound) {
+    const V limit = hide(V{} + bound);
+    return limit < x ? limit : x;
+}
+template <class V, class T>
+ALWAYS_INLINE inline V at_least(V x, T bound) {
+    const V limit = hide(V{} + bound);
+    return limit > x ? limit : x;
+}
+
 // Horner's rule in two interleaved chains, for half the latency.
 template <class T, class V, int n>
 ALWAYS_INLINE inline V polynomial(V x, const T (&coefficients)[n]) {
     const V square = x * x;
-    V even = {}, odd = {};
-    unroll<n>([&](auto k) ALWAYS_INLINE {
-        constexpr int i = n - 1 - k;
-        V& chain = i % 2 ? odd : even;
-        chain = chain * square + coefficients[i];
+    V chain[2] = {V{} + coefficients[n - 1], V{} + coefficients[n - 2]};
+    unroll<n - 2>([&](auto k) ALWAYS_INLINE {
+        chain[k % 2] = chain[k % 2] * square + coefficients[n - 3 - k];
     });
-    return odd * x + even;
+    return n % 2 ? chain[1] * x + chain[0] : chain[0] * x + chain[1];
 }
 
 // Elementary functions on all lanes at once, without branches, good to a few units in the last
-// place. Clamps are written so that NaN passes through them.
+// place.
 template <class T, int lanes>
 struct VectorMath {
     using Scalar = T;
@@ -97,34 +117,27 @@ struct VectorMath {
     static constexpr bool kDouble = sizeof(T) == 8;
 
     ALWAYS_INLINE static Number exp(Number x) {
-        // beyond these bounds the result is 0 or infinity
-        const Number low = Number{} + T(kDouble ? -746 : -105), high = -low;
-        x = x < low ? low : x;
-        x = x > high ? high : x;
-        const Reduced r = reduce(x);
+        constexpr T bound = kDouble ? 746 : 105;  // beyond, the result is 0 or infinity
+        const Reduced r = reduce(at_most(at_least(x, -bound), bound));
         // in two factors, since 2^n alone leaves the range before the product does
         const Number half = round(r.n * T(0.5));
         return (expm1_reduced(r.rest) + T(1)) * power_of_two(half) * power_of_two(r.n - half);
     }
 
     ALWAYS_INLINE static Number tanh(Number x) {
-        // expm1(2|x|) / (expm1(2|x|) + 2), which is exact to the last bits near 0 as well
-        Number twice = T(2) * (x < Number{} ? -x : x);
-        const Number high = Number{} + T(kDouble ? 44 : 20);  // tanh is 1 in this precision
-        twice = twice > high ? high : twice;
-        const Reduced r = reduce(twice);
+        // expm1(2x) / (expm1(2x) + 2), which is exact to the last bits near 0 as well
+        constexpr T bound = kDouble ? 20 : 10;  // beyond, it is -1 or 1
+        const Reduced r = reduce(T(2) * at_most(at_least(x, -bound), bound));
         const Number scale = power_of_two(r.n);
         const Number e = scale * expm1_reduced(r.rest) + (scale - T(1));
-        const Number y = e / (e + T(2));
-        return x < Number{} ? -y : y;
+        return e / (e + T(2));
     }
 
     ALWAYS_INLINE static Number normal_cdf(Number x) {
         // erfc(z) = exp(-z^2) p(s) / (1 + 2z) with s = (z - 3) / (z + 3): Shepherd and Laframboise
         // 1981, Mathematics of Computation 36; p is a Chebyshev interpolant, good to 2^-52 (2^-24)
-        Number z = T(0.70710678118654752440) * (x < Number{} ? -x : x);
-        const Number high = Number{} + T(40);  // the tail is 0 long before
-        z = z > high ? high : z;
+        constexpr T bound = 40;  // the tail is 0 long before
+        const Number z = at_most(T(0.70710678118654752440) * (x < Number{} ? -x : x), bound);
         const Number s = (z - T(3)) / (z + T(3));
         Number p;
         if constexpr (kDouble) {

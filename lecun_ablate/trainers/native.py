@@ -98,11 +98,11 @@ class NativeTrainer:
             dtype: (_convert(fit, dtype), {n: _convert(s, dtype) for n, s in evaluate.items()})
             for dtype in {run.recipe.dtype for run in runs}
         }
-        reports: queue.Queue[EpochReport | BaseException | None] = queue.Queue(WAITING_REPORTS)
+        reports: queue.Queue[EpochReport | Exception | None] = queue.Queue(WAITING_REPORTS)
         one_at_a_time = threading.Lock()
         stop = threading.Event()
 
-        def send(item: EpochReport | BaseException | None) -> None:
+        def send(item: EpochReport | Exception | None) -> None:
             while not stop.is_set():
                 try:
                     return reports.put(item, timeout=0.1)
@@ -112,35 +112,34 @@ class NativeTrainer:
         def work(index: int, run: Run) -> None:
             try:
                 for report in self._epochs(index, run, *splits[run.recipe.dtype]):
-                    if stop.is_set():
-                        return
-                    if on_epoch is not None:
-                        with one_at_a_time:
-                            if on_epoch(report):
-                                report = replace(report, last=True)  # noqa: PLW2901
-                    send(report)
-                    if report.last:
+                    with one_at_a_time:
+                        if stop.is_set():
+                            return
+                        ends = bool(on_epoch and on_epoch(report)) or report.last
+                    send(replace(report, last=ends))
+                    if ends:
                         break
                 send(None)
-            except BaseException as error:  # it belongs to whoever reads the reports
+            except Exception as error:  # of a user's component, say; the other runs go on
                 send(error)
 
-        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="native-trainer")
-        try:
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="native-trainer") as pool:
             for index, run in enumerate(runs):
                 pool.submit(work, index, run)
-            working = len(runs)
-            while working:
-                item = reports.get()
-                if item is None:
-                    working -= 1
-                elif isinstance(item, BaseException):
-                    raise item
-                else:
-                    yield item
-        finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
+            try:
+                unfinished, errors = len(runs), []
+                while unfinished:
+                    item = reports.get()
+                    if isinstance(item, EpochReport):
+                        yield item
+                    else:
+                        unfinished -= 1
+                        errors += [item] if item else []
+                if errors:
+                    raise errors[0]
+            finally:
+                stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def _epochs(
         self, index: int, run: Run, fit: Split, evaluate: Mapping[str, Split]
