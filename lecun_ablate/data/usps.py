@@ -183,7 +183,7 @@ def unreachable() -> str | None:
 
     def ask() -> None:
         try:
-            get_hf_file_metadata(url, timeout=PROBE_SECONDS)
+            get_hf_file_metadata(url, timeout=2 * PROBE_SECONDS)  # the join below comes first
             answers.append(None)
         except Exception as error:
             answers.append(_reason(error))
