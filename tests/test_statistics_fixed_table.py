@@ -228,6 +228,7 @@ def test_description_and_wrong_ranking_by_counting():
     # the worse arm makes five misses more: it looks better, or ties, in so many pairs
     wrong = [1.0 * (a > b + 5) + 0.5 * (a == b + 5) for a in misses for b in misses]
     assert st.chance_of_wrong_ranking(BASELINE, 5 / IMAGES) == pytest.approx(sum(wrong) / 56)
+    assert st.chance_of_wrong_ranking(BASELINE, 0.0) == 0.5  # nothing to rank: a toss
 
 
 def test_variance_split_is_the_covariance_of_halves():

@@ -177,6 +177,17 @@ def test_an_experiment_is_corrected_over_all_its_comparisons():
         result["gelu"]
 
 
+def test_the_corrected_p_decides_the_verdict():
+    slightly = runs([91, 96, 93, 103, 103, 96, 96, 93])  # p = 0.031
+    arms = {"tanh": runs(BASE), "relu": slightly, "lisht": runs(SAME)}
+    alone = st.compare_all(arms, [("relu", "tanh")])["relu"]
+    among = st.compare_all(arms, [("relu", "tanh"), ("lisht", "tanh")])["relu"]
+    assert alone.counted == among.counted
+    assert (alone.verdict.kind, among.verdict.kind) == ("better", "no difference")
+    excluded = (alone.verdict_excluded.kind, among.verdict_excluded.kind)
+    assert excluded == ("better", "no difference")
+
+
 def test_a_ladder_compares_each_step_with_the_one_before():
     arms = {"a": runs(BASE), "b": runs(GOOD), "c": runs(np.array(GOOD) + 1)}
     result = st.compare_all(arms, [("b", "a"), ("c", "b")])
