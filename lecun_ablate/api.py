@@ -12,7 +12,6 @@ import pandas as pd
 from lecun_ablate import data as datasets
 from lecun_ablate import runner
 from lecun_ablate.data import Digits
-from lecun_ablate.errors import DataError
 from lecun_ablate.experiment import Experiment, load_experiment
 from lecun_ablate.plan import Plan
 from lecun_ablate.registry import registry
@@ -119,19 +118,11 @@ def report(
         registry.load(file)
     store = Store(tracking_uri)
     evidence = weigh(runner.load(store, store.find(name_or_id).info.run_id), store)
-    digits = _digits_of(evidence.plan, data_dir) if pictures else None
+    digits = None
+    if pictures:
+        folder = Path(data_dir) if data_dir else None
+        digits = datasets.load_exactly(evidence.plan.data, evidence.plan.data_digest, folder)
     return write_report(evidence, digits, store)
-
-
-def _digits_of(plan: Plan, data_dir: str | Path | None) -> Digits:
-    """Return the very digits of a plan."""
-    digits = datasets.load(plan.data, None, Path(data_dir) if data_dir else None)
-    if digits.digest != plan.data_digest:
-        raise DataError(
-            f"data set {plan.data!r} ({digits.source}): expected digest {plan.data_digest}, on "
-            f"which the runs were trained, came {digits.digest}"
-        )
-    return digits
 
 
 def write_report(evidence: Evidence, digits: Digits | None, store: Store) -> Path:
@@ -140,11 +131,16 @@ def write_report(evidence: Evidence, digits: Digits | None, store: Store) -> Pat
 
     files = build(evidence, digits, store)
     store.put(evidence.results.run_id, files)
-    folder = REPORTS / evidence.plan.tracking_name
-    folder.mkdir(parents=True, exist_ok=True)
+    page = page_of(evidence.plan)
+    page.parent.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return folder / "report.html"
+        (page.parent / name).write_bytes(content)
+    return page
+
+
+def page_of(plan: Plan) -> Path:
+    """Return where the page of a plan's report is written."""
+    return REPORTS / plan.tracking_name / "report.html"
 
 
 def study(

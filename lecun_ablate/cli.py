@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -55,6 +56,9 @@ StudyStorage = Annotated[
         "address of a database, or the path of a journal file.",
     ),
 ]  # fmt: skip
+Experiment = Annotated[
+    str, typer.Argument(help="Name of an experiment, its YAML file, or the id of a run.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
 
 
@@ -105,7 +109,10 @@ def run(
     if dry_run:
         _dry_run(prepared, as_json)
         return
-    _print_results(api.run_prepared(prepared, progress=display.progress()), as_json)
+    evidence = api.run_prepared(prepared, progress=display.progress())
+    _print_results(evidence, as_json)
+    if not as_json:
+        print(f"report: {api.page_of(evidence.plan)}")
 
 
 @app.command()
@@ -153,7 +160,7 @@ def study(
 
 @app.command()
 def show(
-    experiment: Annotated[str, typer.Argument(help="Name of an experiment, or the id of a run.")],
+    experiment: Experiment,
     as_json: AsJson = False,
 ) -> None:
     """Print the results of an experiment again."""
@@ -166,6 +173,87 @@ def show(
     _print_results(weigh(runner.load(store, found.info.run_id), store), as_json)
     if not as_json:
         display.other_plans(store.experiment_runs(found.info.experiment_id), found)
+
+
+@app.command()
+def report(
+    experiment: Experiment,
+    data_dir: DataDir = None,
+    components: Components = None,
+    pictures: Annotated[
+        bool, typer.Option(help="Show the hard digits; that takes the data set.")
+    ] = True,
+) -> None:
+    """Write the report of an experiment that has been run again, from MLflow."""
+    from lecun_ablate import api
+
+    print(api.report(
+        experiment, data_dir=data_dir, components=components or (), pictures=pictures
+    ))  # fmt: skip
+
+
+@app.command()
+def power(
+    experiment: Experiment,
+    effect: Annotated[float, typer.Option(help="The difference of interest, in points of error.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say how many seeds it takes to see an effect, from an experiment that has been run."""
+    from lecun_ablate import evidence_display, runner
+    from lecun_ablate.report.evidence import weigh
+    from lecun_ablate.tracking import Store
+
+    if not 0 < effect < 100:
+        raise ConfigError(f"--effect {effect:g}: expected points of error, more than 0, below 100")
+    store = Store()
+    evidence = weigh(runner.load(store, store.find(experiment).info.run_id), store)
+    rows = evidence.power(effect / 100)
+    if as_json:
+        print(json.dumps([{"arm": p.arm, "baseline": p.baseline, **asdict(a)} for p, a in rows],
+                         indent=2))  # fmt: skip
+    else:
+        evidence_display.power(effect / 100, rows)
+
+
+@app.command()
+def compare(
+    run_a: Annotated[str, typer.Argument(help="The id of a seed's run.")],
+    run_b: Annotated[str, typer.Argument(help="The id of another.")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare two single runs, digit by digit."""
+    from lecun_ablate import evidence_display
+    from lecun_ablate.tracking import Store
+    from lecun_ablate.two_runs import compare_runs
+
+    found = compare_runs(Store(), run_a, run_b)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2))
+    else:
+        evidence_display.two_runs(found)
+
+
+@app.command()
+def reproduce(
+    run_id: Annotated[str, typer.Argument(help="The id of a seed's run.")],
+    data_dir: DataDir = None,
+    components: Components = None,
+    trainer: Annotated[
+        TrainerChoice | None, typer.Option(help="Another trainer than the run's own.")
+    ] = None,
+) -> None:
+    """Train a run again from what MLflow holds, and compare every metric."""
+    from lecun_ablate import evidence_display
+    from lecun_ablate.reproduce import reproduce
+    from lecun_ablate.tracking import Store
+
+    found = reproduce(
+        Store(), run_id, data_dir=data_dir, components=components or (),
+        trainer=trainer.value if trainer else None,
+    )  # fmt: skip
+    evidence_display.reproduction(found)
+    if not found.reproduced:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -168,6 +168,8 @@ def _percent(value: float | None, spread: float | None = None) -> str:
 
 def results(evidence: Evidence, table: pd.DataFrame, link: str) -> None:
     """Print the table of arms, what it shows, and where to see more."""
+    from lecun_ablate import evidence_display
+
     plan = evidence.plan
     console = _console()
     epochs = sorted({arm.recipe.epochs for arm in plan.experiment.arms})
@@ -198,59 +200,13 @@ def results(evidence: Evidence, table: pd.DataFrame, link: str) -> None:
         )
     console.print(sheet)
     console.print(tuning_line(plan))
-    _comparisons(console, evidence)
+    evidence_display.comparisons(console, evidence)
     missing = len(plan.keys) - len(evidence.results.final)
     if missing:
         console.print(f"{missing} of {len(plan.keys)} runs are still to be trained")
     if plan.notice:
         console.print(f"NOTICE: {plan.notice.splitlines()[0]}")
     print(f"compare in the browser: mlflow ui, then {link}")
-
-
-def _comparisons(console: Console, evidence: Evidence) -> None:
-    """Print the comparisons, the effects of factors, and the answer."""
-    from lecun_ablate.report.evidence import answer
-    from lecun_ablate.statistics import p_value, signed, span
-
-    pairs = evidence.comparisons.pairs
-    if pairs:
-        sheet = Table(
-            title="Test error against the baseline's",
-            caption="differences in points; 95 % intervals over seeds, and over seeds and images "
-            "together; p of a sign-flip test, Holm-corrected",
-            title_justify="left", caption_justify="left",
-        )  # fmt: skip
-        for name in ("arm", "baseline"):
-            sheet.add_column(name, overflow="fold")
-        for name in ("seeds", "difference", "over seeds", "with new images", "p"):
-            sheet.add_column(name, justify="right", overflow="fold")
-        sheet.add_column("verdict", overflow="fold")
-        for pair in pairs:
-            sheet.add_row(
-                pair.arm, pair.baseline, str(pair.counted.n), signed(pair.counted.difference),
-                span(pair.counted.interval), span(pair.joint.interval) if pair.joint else "-",
-                p_value(pair.p_adjusted).removeprefix("p ").removeprefix("= "), pair.verdict.text,
-            )  # fmt: skip
-        console.print(sheet)
-    if evidence.effects:
-        sheet = Table(title="Effects of the factors", title_justify="left",
-                      caption="in points of test error, against the baseline's level",
-                      caption_justify="left")  # fmt: skip
-        for name in ("factor", "level", "instead of"):
-            sheet.add_column(name, overflow="fold")
-        for name in ("effect", "over seeds", "p"):
-            sheet.add_column(name, justify="right", overflow="fold")
-        for effect in evidence.effects:
-            sheet.add_row(
-                " x ".join(effect.factors), " x ".join(map(str, effect.levels)),
-                " x ".join(map(str, effect.baseline)), signed(effect.effect), span(effect.interval),
-                p_value(effect.p_adjusted).removeprefix("p ").removeprefix("= "),
-            )  # fmt: skip
-        console.print(sheet)
-    for pair in pairs:
-        if pair.divergence_note:
-            console.print(f"NOTICE: {pair.divergence_note}")
-    console.print(answer(evidence))
 
 
 def other_plans(runs: Sequence[Any], shown: Any) -> None:

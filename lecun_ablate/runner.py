@@ -250,7 +250,7 @@ def _train(
     reports = trainer.train(runs, digits.train, {"train": digits.train, "test": digits.test})
     for report in reports:
         arm, seed = members[report.index]
-        histories[report.index].append(_metrics(report))
+        histories[report.index].append(metrics(report))
         if report.last:
             store.log_run(
                 experiment_id,
@@ -266,15 +266,16 @@ def _train(
             progress.epoch(arm, seed, report)
 
 
-def _metrics(report: EpochReport) -> dict[str, float]:
-    metrics: dict[str, float] = {"epoch_seconds": report.seconds}
+def metrics(report: EpochReport) -> dict[str, float]:
+    """Return the tracking.EPOCH_METRICS of a report."""
+    values: dict[str, float] = {"epoch_seconds": report.seconds}
     for split, scores in report.scores.items():
-        metrics |= {
+        values |= {
             f"{split}_loss": scores.loss,
             f"{split}_error": scores.error,
             f"{split}_misses": scores.misses,
         }
-    return metrics
+    return values
 
 
 def _status(report: EpochReport, train: Split) -> str:

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -32,10 +33,13 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
+import lecun_ablate
 from lecun_ablate.errors import LecunAblateError, nearest
+from lecun_ablate.hardware import machine
 from lecun_ablate.lock import exclusive
 from lecun_ablate.plan import Plan
 from lecun_ablate.recipe import Recipe
+from lecun_ablate.yaml_file import YamlFile
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -70,6 +74,24 @@ EPOCH_METRICS = (
 STUDIES = "studies/"  # begins the names of the MLflow experiments that hold studies
 SUMMARISED = ("train_loss", "train_error", "test_loss", "test_error")
 BATCH = 1000  # metrics that MLflow takes at once
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """What identifies a finished seed run. `params` hold its recipe, trainer and data, as text."""
+
+    run_id: str
+    arm: str
+    seed: int
+    key: str
+    params: dict[str, str]
+    commit: str | None
+    environment: dict[str, str]  # as environment() was
+
+    @property
+    def name(self) -> str:
+        """The run for people."""
+        return f"{self.arm} seed {self.seed}"
 
 
 class Store:
@@ -170,10 +192,13 @@ class Store:
         return self.search(experiment_id, lecun_ablate__level="experiment")
 
     def find(self, name_or_id: str) -> Run:
-        """Return the experiment run that a name, 'name/data' or a run id stands for: the latest.
+        """Return the experiment run that is meant: the latest of several.
 
-        Raises LecunAblateError with the nearest names.
+        `name_or_id` is an experiment's name, 'name/data', its YAML file, or the id of any of its
+        runs. Raises LecunAblateError with the nearest names.
         """
+        if name_or_id.endswith((".yaml", ".yml")):
+            name_or_id = str(YamlFile(name_or_id).content.get("name"))
         names = self.experiment_names()
         hits = [name for name in names if name_or_id in (name, name.rsplit("/", 1)[0])]
         runs = [
@@ -217,6 +242,37 @@ class Store:
                     f"run {run_id}: artifact {artifact} cannot be read: {error} (artifact "
                     "locations are absolute: was the folder moved?)"
                 ) from error
+
+    def seed_run(self, run_id: str) -> SeedRun:
+        """Return a finished seed run; LecunAblateError where the id is none of such a run."""
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException:
+            raise LecunAblateError(f"no run {run_id!r} in {self.database or self.uri}") from None
+        level, status = run.data.tags.get(LEVEL), run.info.status
+        if level != "run" or status != "FINISHED":
+            came = f"one of level {level}, {status.lower()}" if level else "one of another program"
+            raise LecunAblateError(
+                f"run {run_id}: expected the finished run of one arm with one seed, came {came} "
+                "(runs.csv beside a report holds the ids)"
+            )
+        return SeedRun(
+            run_id,
+            run.data.tags[ARM],
+            int(run.data.params["seed"]),
+            run.data.tags[KEY],
+            dict(run.data.params),
+            run.data.tags.get(COMMIT),
+            json.loads(run.data.tags.get(ENVIRONMENT, "{}")),
+        )
+
+    def component_files(self, run_id: str, folder: Path) -> list[Path]:
+        """Copy the files of components that a seed run was trained with; return the copies."""
+        files = []
+        for entry in self.client.list_artifacts(run_id, "components"):
+            files.append(folder / Path(entry.path).name)
+            files[-1].write_bytes(self.bytes(run_id, entry.path))
+        return files
 
     def predictions(self, run_id: str) -> np.ndarray:
         """Return a seed run's answers on the test split after its last epoch, (n,) uint8."""
@@ -550,22 +606,14 @@ def git_commit() -> str | None:
 @cache
 def environment() -> dict[str, str]:
     """Return the versions and the machine that a run's numbers and timing may hang on."""
-    packages = {name: version(name) for name in ("lecun-ablate", "torch", "numpy")}
     return {
+        "lecun_ablate": lecun_ablate.__version__,
         "python": platform.python_version(),
-        **packages,
+        "torch": version("torch"),
+        "numpy": version("numpy"),
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "cores": str(os.cpu_count()),
+        "machine": machine(),
     }
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"
 
 
 def _database_path(uri: str) -> Path | None:

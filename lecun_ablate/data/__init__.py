@@ -6,7 +6,7 @@ decorated with `@register("data")`. Importing this package imports no library bu
 
 from lecun_ablate.data import sklearn_digits, usps  # noqa: F401  (they register themselves)
 from lecun_ablate.data.digits import Digits, Split
-from lecun_ablate.data.loading import PLACE_VARIABLE, Unavailable, load
+from lecun_ablate.data.loading import PLACE_VARIABLE, Unavailable, load, load_exactly
 from lecun_ablate.data.places import Found, survey
 from lecun_ablate.data.sheet import contact_sheet
 
@@ -18,5 +18,6 @@ __all__ = [
     "Unavailable",
     "contact_sheet",
     "load",
+    "load_exactly",
     "survey",
 ]

@@ -47,6 +47,17 @@ def load(name: str, fallback: str | None = None, data_dir: Path | None = None) -
         return replace(digits, notice=notice)
 
 
+def load_exactly(name: str, digest: str, data_dir: Path | None = None) -> Digits:
+    """Load the data set that results rest on; DataError where it is not the very same digits."""
+    digits = load(name, None, data_dir)
+    if digits.digest != digest:
+        raise DataError(
+            f"data set {name!r} ({digits.source}): expected the digits that the runs were trained "
+            f"on, digest {digest}, came others, digest {digits.digest}"
+        )
+    return digits
+
+
 def named_folder(data_dir: Path | None) -> Path | None:
     """Return the folder that --data-dir, else LECUN_ABLATE_DATA names, if either does."""
     named = data_dir or os.environ.get(PLACE_VARIABLE)

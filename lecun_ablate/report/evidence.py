@@ -10,8 +10,16 @@ import numpy as np
 import pandas as pd
 
 from lecun_ablate import statistics
+from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.experiment import Experiment
-from lecun_ablate.statistics import Effect, ExperimentResult, PairResult, Runs, UntilNarrow
+from lecun_ablate.statistics import (
+    Effect,
+    ExperimentResult,
+    PairResult,
+    PowerAnalysis,
+    Runs,
+    UntilNarrow,
+)
 from lecun_ablate.statistics.planning import ALPHA
 from lecun_ablate.statistics.wording import count, percent, points, span
 
@@ -35,6 +43,20 @@ class Evidence:
     def plan(self) -> Plan:
         """The plan whose results these are."""
         return self.results.plan
+
+    def power(self, effect: float) -> list[tuple[PairResult, PowerAnalysis]]:
+        """Return what each comparison's seeds can show of a true `effect`, a fraction.
+
+        Raises LecunAblateError where there is nothing compared over two seeds or more.
+        """
+        pairs = [pair for pair in self.comparisons.pairs if pair.counted.n > 1]
+        if not pairs:
+            raise LecunAblateError(
+                f"{self.plan.tracking_name}: no two arms have two seeds in common, so their spread "
+                "is not known: run it with more seeds"
+            )
+        number = len(self.comparisons.pairs)
+        return [(p, statistics.analyse_power(p.counted, effect, comparisons=number)) for p in pairs]
 
 
 def weigh(results: Results, store: Store) -> Evidence:

@@ -1,0 +1,160 @@
+"""A seed run trained again from what MLflow holds, every metric compared with the first time."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import ValidationError
+
+from lecun_ablate import data as datasets
+from lecun_ablate import trainers
+from lecun_ablate.data import Digits
+from lecun_ablate.errors import ConfigError
+from lecun_ablate.plan import SPLIT
+from lecun_ablate.recipe import Recipe, run_key
+from lecun_ablate.registry import registry
+from lecun_ablate.runner import metrics
+from lecun_ablate.tracking import EPOCH_METRICS, SeedRun, Store, environment, git_commit
+from lecun_ablate.trainers.base import Run, Trainer
+
+COMPARED = tuple(name for name in EPOCH_METRICS if name != "epoch_seconds")
+# Between trainers or instruction sets, sums are rounded in another order, and on-line training
+# lets that grow from epoch to epoch. Largest differences that are still taken for rounding, per
+# dtype: of a loss, relative; of an error, as a fraction of the images.
+BOUNDS = {"float32": (0.05, 0.01), "float64": (1e-6, 0.002)}
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """The two times that a run was trained, side by side."""
+
+    run: SeedRun
+    exact: bool  # whether the two must agree bit for bit
+    changes: list[str]  # in what the environments differ
+    table: pd.DataFrame  # epoch, metric, then, now, difference; a row per metric and epoch
+    epochs: tuple[int, int]  # trained then, now
+    bounds: tuple[float, float]  # (relative, of losses; absolute, of errors) where not exact
+
+    @property
+    def failures(self) -> pd.DataFrame:
+        """The rows that differ by more than they may."""
+        then, now = self.table.then, self.table.now
+        same = (then == now) | (then.isna() & now.isna())
+        if self.exact:
+            return self.table[~same]
+        of_loss, of_error = self.bounds
+        difference = (then - now).abs()
+        loss = self.table.metric.str.endswith("_loss")
+        error = self.table.metric.str.endswith("_error")
+        near = np.where(loss, difference <= of_loss * then.abs(), difference <= of_error)
+        return self.table[~same & ~near & (loss | error)]
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether the run came out as it did the first time."""
+        return self.epochs[0] == self.epochs[1] and self.failures.empty
+
+
+def reproduce(
+    store: Store,
+    run_id: str,
+    *,
+    data_dir: Path | None = None,
+    components: Sequence[Path] = (),
+    trainer: str | None = None,
+) -> Reproduction:
+    """Train a seed run again; on another `trainer` if one is named.
+
+    Recipe, seed and the user's own components come from the store, the digits from where they
+    always come. Nothing is written. Raises DataError where the digits are not those of the run,
+    LecunAblateError where the run is none of a seed.
+    """
+    run = store.seed_run(run_id)
+    for file in components:
+        registry.load(file)
+    with tempfile.TemporaryDirectory() as folder:
+        for file in store.component_files(run_id, Path(folder)):
+            _load_missing(file)
+        recipe = _recipe(run)
+        digits = datasets.load_exactly(run.params["data"], run.params["data_digest"], data_dir)
+        chosen = _trainer(run, recipe, trainer)
+        now = _train(chosen, Run(recipe, run.seed), digits)
+    then = store.histories([run_id])
+    key = run_key(recipe, run.seed, {"digest": digits.digest, "split": SPLIT}, chosen.identity())
+    return Reproduction(
+        run=run,
+        exact=key == run.key,
+        changes=_changes(run, chosen.identity()),
+        table=_side_by_side(then, now),
+        epochs=(int(then.epoch.max()), int(now.epoch.max())),
+        bounds=BOUNDS[recipe.dtype],
+    )
+
+
+def _load_missing(file: Path) -> None:
+    """Load components that the run brought; those that are registered already stay as they are."""
+    try:
+        registry.load(file)
+    except ConfigError as error:
+        if "is already" not in str(error):
+            raise
+
+
+def _recipe(run: SeedRun) -> Recipe:
+    fields = {name: value for name, value in run.params.items() if name in Recipe.model_fields}
+    try:
+        return Recipe.model_validate_strings(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(
+            f"run {run.run_id}: its recipe is none today: {'.'.join(map(str, first['loc']))}: "
+            f"{first['msg']}; components of your own are loaded with --components"
+        ) from None
+
+
+def _trainer(run: SeedRun, recipe: Recipe, wanted: str | None) -> Trainer:
+    """Return the trainer asked for, else that of the run, else the best there is."""
+    one = {"run": recipe}
+    if wanted:
+        return trainers.choose(one, wanted)[0]["run"]
+    try:
+        return trainers.choose(one, run.params["trainer"], run.params["device"])[0]["run"]
+    except ConfigError:  # not to be had here
+        return trainers.choose(one)[0]["run"]
+
+
+def _train(trainer: Trainer, run: Run, digits: Digits) -> pd.DataFrame:
+    splits = {"train": digits.train, "test": digits.test}
+    rows = [
+        {"epoch": report.epoch, **metrics(report)}
+        for report in trainer.train([run], digits.train, splits)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _side_by_side(then: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
+    long = [
+        frame.melt("epoch", COMPARED, "metric", name).set_index(["epoch", "metric"])[name]
+        for frame, name in ((then, "then"), (now, "now"))
+    ]
+    table = pd.concat(long, axis=1, join="inner").astype(float)
+    return table.assign(difference=table.now - table.then).reset_index().sort_values(
+        ["epoch", "metric"], ignore_index=True
+    )
+
+
+def _changes(run: SeedRun, identity: dict[str, Any]) -> list[str]:
+    """Say in what the environment differs from the run's."""
+    then = {name: run.params.get(name) for name in ("trainer", "device", "instruction_set",
+                                                    "numerics")}  # fmt: skip
+    now = {"trainer": identity["name"], **identity}
+    pairs = [(name, value, str(now[name])) for name, value in then.items()]
+    pairs += [(name, value, environment().get(name)) for name, value in run.environment.items()]
+    pairs.append(("git commit", run.commit, git_commit()))
+    return [f"{name}: {old} then, {new} now" for name, old, new in pairs if old not in (None, new)]
