@@ -128,7 +128,7 @@ def seed_distribution(errors: dict[str, np.ndarray], data: str, name: str) -> Fi
     )
     sns.histplot(
         frame, x="test error [%]", hue="the seed governs", ax=axis, kde=frame.nunique().iloc[1] > 1,
-        palette="colorblind", alpha=0.4, stat="count",
+        palette="colorblind", alpha=0.35, element="step",
     )  # fmt: skip
     sns.rugplot(frame, x="test error [%]", hue="the seed governs", ax=axis, palette="colorblind",
                 legend=False)  # fmt: skip

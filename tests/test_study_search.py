@@ -1,0 +1,383 @@
+"""The search of a study: budgets, what is told, confirmation, versions, and kills at any moment."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+from dataclasses import replace
+from multiprocessing import forkserver
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import study_world
+from optuna.trial import TrialState
+from study_world import PRUNED, STUDY, drive, made_up_digits
+
+from lecun_ablate.errors import ConfigError, LecunAblateError
+from lecun_ablate.optuna_storage import driving
+from lecun_ablate.tracking import Store
+
+ROOT = Path(__file__).resolve().parent.parent
+SQLITE = "sqlite:///studies/optuna.db"
+JOURNAL = "studies/optuna.journal"
+
+
+@pytest.fixture(scope="session")
+def empty_optuna(tmp_path_factory):
+    """The file of an empty Optuna storage: creating one takes seconds, copying it does not."""
+    from lecun_ablate.optuna_storage import _create_database
+
+    database = tmp_path_factory.mktemp("optuna") / "optuna.db"
+    _create_database(database)
+    return database
+
+
+@pytest.fixture
+def place(workplace, empty_optuna):
+    """A working directory with empty stores; write(text) puts a study into it."""
+    (workplace / "studies").mkdir()
+    shutil.copy(empty_optuna, workplace / "studies/optuna.db")
+
+    def write(text: str) -> Path:
+        file = workplace / "studies/small.yaml"
+        file.write_text(text)
+        return file
+
+    return write
+
+
+def told(records) -> dict[str, list[tuple]]:
+    """Return what counts of every arm's trials, by index."""
+    return {
+        arm: [
+            (t.user_attrs["index"], t.state.name, t.params, t.value, t.intermediate_values,
+             t.user_attrs["validation_errors"], t.user_attrs["diverged"])
+            for t in sorted(record.trials, key=lambda t: t.user_attrs["index"])
+            if t.state != TrialState.FAIL
+        ]
+        for arm, record in records.items()
+    }  # fmt: skip
+
+
+def winners(result) -> list[tuple]:
+    return [(a.arm, a.values, a.trial, a.confirmed.arm_mean, a.within) for a in result.arms]
+
+
+def test_every_arm_has_its_budget_and_the_batches_of_all_arms_are_trained_together(place):
+    result, records, trainer = drive(place(STUDY), JOURNAL)
+    for record in records.values():
+        assert [t.state for t in record.trials] == [TrialState.COMPLETE] * 14
+        assert [t.user_attrs["index"] for t in record.trials] == list(range(14))
+    batches, confirmation = trainer.calls[:-1], trainer.calls[-1]
+    assert [len(runs) for runs in batches] == [2 * 4 * 2] * 3 + [2 * 2 * 2]  # arms, trials, seeds
+    assert {run.seed for runs in batches for run in runs} == {0, 1}
+    # the default rate is the first trial of either arm, and the random ones are common
+    rates = [[t.params["lr"] for t in record.trials] for record in records.values()]
+    assert rates[0][0] == rates[1][0] == 0.03
+    assert rates[0][:4] == rates[1][:4] and rates[0][4:] != rates[1][4:]
+    assert {run.seed for run in confirmation} == {2, 3, 4}
+    # two best trials and the own values of two arms, unless those are among the best
+    assert len(confirmation) in (2 * 2 * 3, 2 * 2 * 3 + 3, 2 * 3 * 3)
+    assert len(result.frame) == 28
+
+
+def test_a_score_is_the_mean_validation_error_after_the_last_epoch(place):
+    result, records, _ = drive(place(STUDY), JOURNAL)
+    held = len(made_up_digits().holdout()[1])
+    for row in result.frame[result.frame.diverged == 0].itertuples():
+        expected = [
+            round(study_world.error(row.arm, row.lr, seed, 9) * held) / held for seed in (0, 1)
+        ]
+        assert row.validation_error == pytest.approx(np.mean(expected), abs=1e-12)
+        assert row.validation_error_sd == pytest.approx(np.std(expected, ddof=1), abs=1e-12)
+
+
+def test_a_diverged_trial_is_complete_with_error_nine_tenths(place):
+    study = STUDY.replace("low: 0.001, high: 0.3", "low: 0.2, high: 0.3")
+    result, records, _ = drive(place(study), JOURNAL)
+    seen = 0
+    for record in records.values():
+        for trial in record.trials:
+            assert trial.state == TrialState.COMPLETE
+            lost = trial.params["lr"] >= study_world.DIVERGES
+            assert (trial.value == 0.9) == lost
+            assert trial.user_attrs["diverged"] == (2 if lost else 0)
+            seen += lost
+    assert seen > 4
+    assert all(arm.values["lr"] < study_world.DIVERGES for arm in result.arms)
+    # the own rate, 0.03, is not in this space: it is no trial, but is confirmed beside them
+    assert all(arm.own_values == {"lr": 0.03} for arm in result.arms)
+    assert all(record.trials[0].params["lr"] != 0.03 for record in records.values())
+
+
+def test_fresh_seeds_choose_the_winner(place):
+    result, records, _ = drive(place(STUDY), JOURNAL)
+    held = len(made_up_digits().holdout()[1])
+    for arm in result.arms:
+        record = records[arm.arm]
+        confirmed = {
+            key.split("/")[1]: np.mean(list(value.values()))
+            for key, value in record.user_attrs.items()
+            if key.startswith("confirmed/")
+        }
+        best = sorted(record.trials, key=lambda t: (t.value, t.number))[:2]
+        assert set(confirmed) == {str(t.number) for t in best} | {"0"}
+        assert arm.error == min(confirmed.values()) == confirmed[str(arm.trial)]
+        lr = arm.values["lr"]
+        fresh = [round(study_world.error(arm.arm, lr, s, 9) * held) / held for s in (2, 3, 4)]
+        own = [round(study_world.error(arm.arm, 0.03, s, 9) * held) / held for s in (2, 3, 4)]
+        assert arm.error == pytest.approx(np.mean(fresh))
+        assert arm.standard_error == pytest.approx(np.std(fresh, ddof=1) / 3**0.5)
+        assert arm.confirmed.difference == pytest.approx(np.mean(fresh) - np.mean(own))
+        assert arm.confirmed.sd == pytest.approx(np.std(np.subtract(fresh, own), ddof=1))
+        low, high = arm.within["lr"]
+        assert low <= lr <= high
+
+
+def test_the_best_rates_are_found(place):
+    study = STUDY.replace("trials: 14", "trials: 30")
+    result, _, _ = drive(place(study), JOURNAL)
+    for arm in result.arms:
+        assert arm.values["lr"] == pytest.approx(study_world.BEST[arm.arm], rel=0.6)
+
+
+def test_the_same_study_gives_the_same_trials_and_winner_in_a_fresh_store(place):
+    file = place(STUDY)
+    first, records, _ = drive(file, JOURNAL)
+    before = told(records)
+    second, records, _ = drive(file, "studies/other.journal")
+    assert told(records) == before and winners(second) == winners(first)
+    _, records, _ = drive(place(STUDY.replace("startup: 4", "startup: 4, seed: 1")),
+                          "studies/third.journal")  # fmt: skip
+    assert told(records)["tanh"][1:] != before["tanh"][1:]
+
+
+def test_the_test_split_plays_no_part(place):
+    file = place(STUDY)
+    first, records, _ = drive(file, JOURNAL)
+    digits = made_up_digits()
+    poisoned = replace(digits, test=replace(digits.test, labels=(digits.test.labels + 1) % 10))
+    # MadeUpTrainer refuses images of the test split; a wrong label there changes nothing, either
+    assert poisoned.digest != digits.digest
+    second, records_2, _ = drive(file, "studies/other.journal", digits=poisoned)
+    assert told(records) == told(records_2) and winners(first) == winners(second)
+
+
+# ---- pruning
+
+
+def test_rungs_let_the_best_third_pass_and_batches_are_refilled(place):
+    result, records, trainer = drive(place(PRUNED), JOURNAL)
+    for record in records.values():
+        trials = record.trials
+        assert len(trials) == 14
+        states = [t.state for t in trials]
+        assert TrialState.PRUNED in states and TrialState.COMPLETE in states
+        for trial in trials:
+            rungs = list(trial.intermediate_values)
+            if trial.user_attrs["diverged"]:
+                assert trial.value == 0.9
+            elif trial.state == TrialState.PRUNED:
+                assert rungs in ([1], [1, 3])
+            else:
+                assert rungs == [1, 3]
+        # the first batch, judged together: ceil(4 / 3) pass
+        first = trials[:4]
+        passed = [t for t in first if 3 in t.intermediate_values]
+        assert len(passed) == 2
+        worst = max(t.intermediate_values[1] for t in passed)
+        assert all(t.intermediate_values[1] >= worst for t in first if t not in passed)
+    # slots that were freed are filled between rungs: trials of several epochs train together
+    begins = [{run.state.epoch if run.state else 0 for run in runs} for runs in trainer.calls[:-1]]
+    assert any(len(epochs) > 1 for epochs in begins)
+    running = [len(runs) // 2 for runs in trainer.calls[:-1]]
+    assert max(running) == 8  # two arms, batches of four
+
+
+def test_pruning_saves_epochs(place):
+    def epochs(trainer):
+        return sum(
+            run.last_epoch - (run.state.epoch if run.state else 0)
+            for runs in trainer.calls[:-1]
+            for run in runs
+        )
+
+    full = drive(place(STUDY), JOURNAL)[2]
+    pruned = drive(place(PRUNED), "studies/other.journal")[2]
+    assert epochs(pruned) < 0.7 * epochs(full)
+
+
+# ---- MLflow
+
+
+def test_trials_are_mlflow_runs_nested_under_the_study_with_links_both_ways(place):
+    result, records, _ = drive(place(PRUNED), JOURNAL)
+    store = Store()
+    client = store.client
+    study = client.get_run(result.run_id)
+    assert study.info.status == "FINISHED"
+    runs = {run.info.run_id: run for run in store.search(result.experiment_id)}
+    del runs[result.run_id]
+    assert len(runs) == 28
+    for arm, record in records.items():
+        for trial in record.trials:
+            run = runs.pop(trial.user_attrs["mlflow_run_id"])
+            tags = run.data.tags
+            assert tags["mlflow.parentRunId"] == result.run_id
+            assert tags["optuna.study"] == record.study_name
+            assert tags["optuna.trial"] == str(trial.number)
+            assert tags["trial.state"] == trial.state.name
+            assert run.info.status == "FINISHED"
+            params = run.data.params
+            assert params["activation"] == arm and params["split"] == "fit/validation"
+            assert float(params["lr"]) == trial.params["lr"]
+            assert not any("test" in metric for metric in run.data.metrics)
+            curve = client.get_metric_history(run.info.run_id, "validation_error")
+            if trial.state == TrialState.COMPLETE and not trial.user_attrs["diverged"]:
+                assert [point.step for point in curve] == list(range(1, 10))
+                assert curve[-1].value == pytest.approx(trial.value)
+    assert not runs
+
+
+# ---- going on
+
+
+def test_run_again_trains_nothing_and_says_the_same(place):
+    file = place(STUDY)
+    first, records, _ = drive(file, JOURNAL)
+    again, records_2, trainer = drive(file, JOURNAL)
+    assert trainer.calls == []
+    assert winners(first) == winners(again) and told(records) == told(records_2)
+    assert again.seconds == first.seconds and again.run_id == first.run_id
+
+
+def test_a_larger_budget_extends_a_study(place):
+    before = told(drive(place(STUDY), JOURNAL)[1])
+    _, records, trainer = drive(place(STUDY.replace("trials: 14", "trials: 20")), JOURNAL)
+    after = told(records)
+    for arm in before:
+        assert len(after[arm]) == 20 and after[arm][:14] == before[arm]
+    more = STUDY.replace("trials: 14", "trials: 20").replace("seeds: 3}", "seeds: 4}")
+    _, _, trainer = drive(place(more), JOURNAL)
+    assert {run.seed for runs in trainer.calls for run in runs} == {5}  # the one seed that is new
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("high: 0.3", "high: 0.5", "search.lr.high was 0.3, is now 0.5"),
+        ("epochs: 9", "epochs: 12", "recipe.epochs was 9, is now 12"),
+        ("seeds: 2", "seeds: 3", "seeds was [0, 1], is now [0, 1, 2]"),
+        ("startup: 4", "startup: 5", "sampler.startup was 4, is now 5"),
+        ("batch: 4", "batch: 5", "batch was 4, is now 5"),
+        ("epochs: 9", "epochs: 9\npruner: {first: 3}", "pruner was None, is now"),
+    ],
+)
+def test_a_changed_study_is_refused_with_the_difference(place, old, new, said):
+    short = STUDY.replace("trials: 14", "trials: 2").replace("lr:", "lr:")
+    drive(place(short), JOURNAL)
+    with pytest.raises(ConfigError) as refused:
+        drive(place(short.replace(old, new, 1)), JOURNAL)
+    assert any(said in problem for problem in refused.value.problems)
+    assert any("--fresh" in problem for problem in refused.value.problems)
+
+
+def test_fresh_starts_a_new_version_beside_the_old_one(place):
+    short = STUDY.replace("trials: 14", "trials: 3")
+    drive(place(short), JOURNAL)
+    changed = place(short.replace("high: 0.3", "high: 0.1"))
+    result, _, _ = drive(changed, JOURNAL, fresh=True)
+    assert result.version == 2 and result.frame["index"].max() == 2
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(JOURNAL)
+    )
+    names = set(optuna.get_all_study_names(storage))
+    assert names == {f"small v{v} on made_up: {arm}" for v in (1, 2) for arm in ("tanh", "relu")}
+    again, _, trainer = drive(changed, JOURNAL)  # from now on, the new version goes on
+    assert again.version == 2 and trainer.calls == []
+    assert drive(changed, JOURNAL, fresh=True)[0].version == 3
+
+
+def test_a_second_driver_is_turned_away(place):
+    file = place(STUDY)
+    with driving(SQLITE, "small/made_up"), pytest.raises(LecunAblateError) as refused:
+        drive(file, SQLITE)
+    assert "the study small/made_up is in use by process" in str(refused.value)
+    assert drive(file, SQLITE)[0].version == 1  # the lock has gone with its holder
+
+
+# ---- kill -9
+
+
+@pytest.fixture(scope="session")
+def spawner():
+    """A server that forks processes which have everything imported and nothing open."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["study_world", "mlflow.store.tracking.sqlalchemy_store"])
+    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+        forkserver.ensure_running()
+    return context
+
+
+def killed(spawner, folder: Path, file: Path, storage: str, writes: int) -> bool:
+    """Drive a study in another process; return whether it was killed, not finished."""
+    process = spawner.Process(
+        target=study_world.drive_until_killed, args=(str(folder), str(file), storage, writes)
+    )
+    process.start()
+    process.join(120)
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
+@pytest.mark.parametrize(("text", "storage"), [(PRUNED, SQLITE), (STUDY, JOURNAL)])
+def test_kills_change_neither_the_trials_nor_the_winner(place, spawner, text, storage):
+    file = place(text.replace("trials: 14", "trials: 8"))
+    expected, records, _ = drive(file, "studies/undisturbed.journal")
+    trials = told(records)
+    kills = 0
+    # numbers that no batch divides, so that the kills fall everywhere
+    while killed(spawner, Path.cwd(), file, storage, writes=59 + 34 * (kills % 4)):
+        kills += 1
+        assert kills < 40, "no progress"
+    assert kills >= 4
+    result, records, trainer = drive(file, storage)
+    assert trainer.calls == []
+    assert told(records) == trials
+    assert winners(result) == winners(expected)
+    _check_leftovers(records, result)
+
+
+def _check_leftovers(records, result):
+    """Nothing runs, no run stands twice, and what was interrupted has been taken up again."""
+    store = Store()
+    linked = set()
+    for record in records.values():
+        numbers = {t.number: t for t in record.trials}
+        for trial in record.trials:
+            assert trial.state != TrialState.RUNNING and trial.state != TrialState.WAITING
+            if "retry_of" in trial.user_attrs:
+                original = numbers[trial.user_attrs["retry_of"]]
+                assert original.state == TrialState.FAIL
+                assert original.params == trial.params
+            if trial.state != TrialState.FAIL:
+                linked.add(trial.user_attrs["mlflow_run_id"])
+        interrupted = [t for t in record.trials if t.state == TrialState.FAIL]
+        assert interrupted, "no kill has hit a trial"
+    runs = store.search(result.experiment_id, lecun_ablate__level="trial")
+    assert {run.info.run_id for run in runs} == linked
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("writes", range(1, 400, 3))
+def test_a_kill_after_any_write_is_survived(place, spawner, writes):
+    file = place(PRUNED)
+    expected, records, _ = drive(file, "studies/undisturbed.journal")
+    killed(spawner, Path.cwd(), file, SQLITE, writes)
+    result, killed_records, _ = drive(file, SQLITE)
+    assert told(killed_records) == told(records) and winners(result) == winners(expected)
