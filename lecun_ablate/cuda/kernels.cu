@@ -1,0 +1,59 @@
+// The kernels that NVRTC compiles, for one combination of choices: SCALAR, HIDDEN, OUTPUT, LOSS,
+// MOMENTUM and THREADS (per block) are given as macros. One thread block holds one network.
+#include "network.hpp"
+
+namespace lecun_ablate {
+
+struct Choices {
+    using Scalar = SCALAR;
+    static constexpr Activation hidden = Activation::HIDDEN, output = Activation::OUTPUT;
+    static constexpr Loss loss = Loss::LOSS;
+    static constexpr bool momentum = MOMENTUM;
+};
+
+struct Block {
+    template <class Task>
+    __device__ void each(int count, Task task) const {
+        // Read afresh for every phase: else the compiler keeps the places of all phases' tasks in
+        // registers throughout, and has none left for the sums.
+        int thread;
+        asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+        for (int i = thread; i < count; i += kThreads) task(i);
+    }
+    __device__ void barrier() const { __syncthreads(); }
+
+    // Asks for values that the next step reads, one cache line of 128 bytes per thread.
+    template <class Value>
+    __device__ void prefetch(const Value* values, int count) const {
+        const int at = threadIdx.x * int(128 / sizeof(Value));
+        if (at < count) asm volatile("prefetch.global.L1 [%0];" ::"l"(values + at));
+    }
+    static constexpr int kThreads = THREADS;
+};
+
+using T = Choices::Scalar;
+
+// The launch bounds below name the blocks that an SM's shared memory holds (228 KB), so that the
+// compiler leaves each of them enough registers.
+constexpr bool kFloat = sizeof(T) == 4;
+
+extern "C" __global__ void __launch_bounds__(THREADS, kFloat && !Choices::momentum ? 4 : 2)
+train(T* parameters, T* velocity, const Settings<T>* settings, const T* images, const int* labels,
+      const int* orders, const int* order_rows, int steps) {
+    extern __shared__ char shared[];
+    auto& memory = *reinterpret_cast<TrainingMemory<T>*>(shared);
+    T* fast_velocity = reinterpret_cast<T*>(&memory + 1);  // there only with momentum
+    train_network<Choices>(Block(), blockIdx.x, memory, fast_velocity, parameters, velocity,
+                           settings, images, labels, orders, order_rows, steps);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, kFloat ? 4 : 2)
+evaluate(const T* parameters, const Settings<T>* settings, const T* images, const int* labels,
+         int patterns, const int* order_rows, unsigned char* predictions, double* losses) {
+    extern __shared__ char shared[];
+    auto& memory = *reinterpret_cast<EvaluationMemory<T>*>(shared);
+    evaluate_network<Choices>(Block(), blockIdx.x, memory, parameters, settings, images, labels,
+                              patterns, order_rows, predictions, losses);
+}
+
+}  // namespace lecun_ablate
