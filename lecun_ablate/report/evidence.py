@@ -139,7 +139,7 @@ def answer(evidence: Evidence) -> str:
     for kind in ("better", "worse", "no difference", "undecided"):
         of_kind = [pair for pair in pairs if pair.verdict.kind == kind]
         if of_kind:
-            found.append(_found(kind, of_kind, experiment.ladder))
+            found.append(_found(kind, of_kind))
     if experiment.ladder:
         return f"Each step against the one before it: {'; '.join(found)}."
     runs = evidence.arms[experiment.baseline]
@@ -170,7 +170,7 @@ def _alone(arm: str, runs: Runs) -> str:
     )
 
 
-def _found(kind: str, pairs: Sequence[PairResult], ladder: bool) -> str:
+def _found(kind: str, pairs: Sequence[PairResult]) -> str:
     """Return what holds of the arms with one kind of verdict, the largest difference first."""
     pairs = sorted(pairs, key=lambda pair: -abs(pair.counted.difference))
     if kind in ("better", "worse"):
@@ -181,9 +181,16 @@ def _found(kind: str, pairs: Sequence[PairResult], ladder: bool) -> str:
         ]
         return f"{kind}: {_listed(each)}"
     if kind == "no difference":
-        each = [f"{pair.arm} ({_lower(pair.verdict.text)})" for pair in pairs]
+        each = [f"{pair.arm} ({_at_most(pair)})" for pair in pairs]
         return f"no difference that matters: {_listed(each)}"
     return f"undecided: {_listed([pair.arm for pair in pairs])}"
+
+
+def _at_most(pair: PairResult) -> str:
+    interval = pair.counted.interval
+    if pair.counted.identical or interval is None:
+        return "none with any seed"
+    return f"at most {points(interval.bound, sign=False)}"
 
 
 def _listed(words: Sequence[str]) -> str:

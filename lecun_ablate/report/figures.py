@@ -40,6 +40,7 @@ PAGE_STYLE = {
     "legend.handlelength": 1.4,
 }  # fmt: skip
 WIDTH = 6.4  # inches; the page shows figures about this wide, on a phone a little narrower
+ASTRAY = 3
 SHOWN_BEYOND = 8  # times the usual size: what lies farther out is written at the border
 
 
@@ -56,8 +57,8 @@ def _hue(k: int) -> str:
 
 
 def page_colour(colour: str) -> str:
-    """Return a figure's colour as the page writes it."""
-    return INKS.get(colour, colour)
+    """Return a figure's colour as the page's style writes it."""
+    return "var(--ink)" if colour == INK else colour
 
 
 def svg(figure: Figure, description: str) -> str:
@@ -105,36 +106,48 @@ def png(figure: Figure) -> bytes:
 def learning_curves(
     frame: pd.DataFrame, split: str, palette: dict[str, str], limits: tuple[float, float]
 ) -> Figure:
-    """Draw the error of a split against the epoch: a line per arm, the mean over its runs.
+    """Draw the error of a split against the epoch: a line per arm, the median over its runs.
 
     `frame` has a row per run and epoch with columns arm, seed, epoch and `split`_error
-    (fractions). The band is the 95 % t interval of the mean; `limits` are those of the axis, in %.
+    (fractions). The band is the median's 95 % interval; runs that at some epoch from the second on
+    err more than ASTRAY times the median have a thin line of their own. `limits` are those of the
+    axis, in %.
     """
     with mpl.rc_context(PAGE_STYLE):
         figure, axes = _curves()
         for arm, colour in palette.items():
             runs = frame[frame.arm == arm].pivot(index="epoch", columns="seed")
-            errors = 100 * runs[f"{split}_error"]
-            n, mean = errors.count(axis=1), errors.mean(axis=1)
-            if not len(mean):
+            errors = 100 * runs[f"{split}_error"].dropna(how="all")
+            if errors.empty:
                 continue
-            spread = errors.std(axis=1) / np.sqrt(n) * stats.t.ppf(0.975, np.maximum(n - 1, 1))
-            low, high = (mean - spread).clip(lower=limits[0]), mean + spread
-            axes.plot(mean.index, mean, color=colour, linewidth=1.4, label=arm,
-                      marker="o" if len(mean) < 4 else None, markersize=3)  # fmt: skip
-            shown = n > 1
-            if shown.any():
-                axes.fill_between(mean.index[shown], low[shown], high[shown], color=colour,
-                                  alpha=0.18, linewidth=0)  # fmt: skip
+            median, epochs = errors.median(axis=1), errors.index
+            axes.plot(epochs, median, color=colour, linewidth=1.4, label=arm,
+                      marker="o" if len(epochs) < 4 else None, markersize=3)  # fmt: skip
+            low, high = np.array([_median_interval(row) for row in errors.to_numpy()]).T
+            axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
+            astray = errors.iloc[1:].gt(ASTRAY * median.iloc[1:], axis=0).any()
+            for seed in errors.columns[astray]:
+                axes.plot(epochs, errors[seed], color=colour, linewidth=0.6, alpha=0.7)
         axes.set(xlabel="epoch", yscale="log", ylim=limits)
         axes.set_title(f"{split} error [%]")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.yaxis.set_major_formatter(FuncFormatter(_tick))
         axes.yaxis.set_minor_formatter(FuncFormatter(_tick))
         if len(palette) > 1 and split == "test":
-            axes.legend(loc="upper right", ncols=1 + (len(palette) - 1) // 8, fontsize=10,
-                        labelspacing=0.25, borderaxespad=0)  # fmt: skip
+            axes.legend(loc="best", ncols=1 + (len(palette) - 1) // 8, fontsize=10,
+                        labelspacing=0.25, borderaxespad=0.2)  # fmt: skip
     return figure
+
+
+def _median_interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval of the median of values (n,), NaN left out; n < 6: the range.
+
+    Two order statistics: Conover 1999, "Practical Nonparametric Statistics", section 3.2.
+    """
+    values = np.sort(values[~np.isnan(values)])
+    n = len(values)
+    rank = max(int(stats.binom.ppf(0.025, n, 0.5)), 1)
+    return float(values[rank - 1]), float(values[n - rank])
 
 
 def _tick(value: float, _position: int | None = None) -> str:
