@@ -1,5 +1,6 @@
 // The kernels that NVRTC compiles, for one combination of choices: SCALAR, HIDDEN, OUTPUT, LOSS,
-// MOMENTUM and THREADS (per block) are given as macros. One thread block holds one network.
+// MOMENTUM and THREADS (per block) are given as macros, and the bytes of shared memory that the
+// launch reckons with. One thread block holds one network.
 #include "network.hpp"
 
 namespace lecun_ablate {
@@ -36,6 +37,9 @@ using T = Choices::Scalar;
 // The launch bounds below name the blocks that an SM's shared memory holds (228 KB), so that the
 // compiler leaves each of them enough registers.
 constexpr bool kFloat = sizeof(T) == 4;
+
+static_assert(sizeof(TrainingMemory<T>) == TRAINING_BYTES);
+static_assert(sizeof(EvaluationMemory<T>) == EVALUATION_BYTES);
 
 extern "C" __global__ void __launch_bounds__(THREADS, kFloat && !Choices::momentum ? 4 : 2)
 train(T* parameters, T* velocity, const Settings<T>* settings, const T* images, const int* labels,

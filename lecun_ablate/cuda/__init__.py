@@ -1,0 +1,1 @@
+"""The CUDA kernels: their source, how they are compiled, and how a GPU runs them."""

@@ -1,0 +1,102 @@
+"""Compiles the kernels at run time, with NVRTC: no CUDA toolkit and no GPU is needed for it."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import astuple, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lecun_ablate.errors import LecunAblateError
+
+HERE = Path(__file__).parent
+SOURCES = (
+    HERE.parent / "native" / "formulas.hpp",
+    HERE / "elementary.hpp",
+    HERE / "network.hpp",
+    HERE / "kernels.cu",
+)
+THREADS = 256  # per block; no phase of a step has more tasks that take long
+PARAMETERS = 10_960
+# what the functions of formulas.hpp cover; the names are those of components
+ACTIVATIONS = ("tanh", "scaled_tanh", "lisht", "sigmoid", "relu", "leaky_relu", "softsign", "gelu",
+               "silu", "identity")  # fmt: skip
+LOSSES = ("mse", "half_sum_squares", "cross_entropy")
+SCALARS = {"float32": "float", "float64": "double"}
+# shared memory of a block in bytes, without velocities; kernels.cu checks it
+TRAINING_BYTES = {"float32": 57_008, "float64": 113_872}
+EVALUATION_BYTES = {"float32": 56_592, "float64": 110_224}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a kernel is compiled for; all else is data to it."""
+
+    dtype: str  # "float32" or "float64"
+    activation: str
+    output_activation: str
+    loss: str
+    momentum: bool  # whether there is any
+
+    @property
+    def training_bytes(self) -> int:
+        """The shared memory that a network in training takes: with momentum, velocities too."""
+        scalar = 4 if self.dtype == "float32" else 8
+        return TRAINING_BYTES[self.dtype] + self.momentum * PARAMETERS * scalar
+
+    @property
+    def evaluation_bytes(self) -> int:
+        """The shared memory that a network in evaluation takes."""
+        return EVALUATION_BYTES[self.dtype]
+
+
+def compile_kernels(choices: Choices, architecture: str, log: io.StringIO | None = None) -> Any:
+    """Return the kernels `train` and `evaluate` as a cuda.core.ObjectCode for an architecture.
+
+    `architecture` is such as "sm_90". The result is kept in cuda.core's cache of programs in the
+    user's cache folder, by source, options and compiler. With `log`, the compiler runs in any case
+    and writes there the registers and memory that the kernels take.
+    Raises LecunAblateError where the compiler fails.
+    """
+    from cuda.core import Program, ProgramOptions
+    from cuda.core.utils import FileStreamProgramCache
+
+    macros = {
+        "SCALAR": SCALARS[choices.dtype],
+        "HIDDEN": choices.activation,
+        "OUTPUT": choices.output_activation,
+        "LOSS": choices.loss,
+        "MOMENTUM": str(choices.momentum).lower(),
+        "THREADS": str(THREADS),
+        "TRAINING_BYTES": str(TRAINING_BYTES[choices.dtype]),
+        "EVALUATION_BYTES": str(EVALUATION_BYTES[choices.dtype]),
+    }
+    options = ProgramOptions(
+        arch=architecture,
+        std="c++20",
+        fma=False,  # fused only where the source says so: the same bits as on a CPU
+        define_macro=list(macros.items()),
+        ptxas_options=["-v"] if log else None,
+    )
+    try:
+        kept = None if log else FileStreamProgramCache()
+    except OSError:  # no place to keep it
+        kept = None
+    try:
+        return Program(source(), "c++", options).compile("cubin", logs=log, cache=kept)
+    except Exception as error:  # NVRTC's own errors, and those of a wrong installation
+        what = ", ".join(map(str, astuple(choices)))
+        line = re.search(r"error: .*", str(error))
+        raise LecunAblateError(
+            f"the CUDA kernels ({what}) cannot be compiled for {architecture}: "
+            f"{line.group() if line else str(error).strip().splitlines()[0]}"
+        ) from error
+
+
+@cache
+def source() -> str:
+    """Return the kernels' source as one text, the project's own headers written out."""
+    included = re.compile(r'^#(include ".*"|pragma once)\n', re.MULTILINE)
+    return "\n".join(included.sub("", file.read_text(encoding="utf-8")) for file in SOURCES)

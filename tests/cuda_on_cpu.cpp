@@ -1,0 +1,178 @@
+// The source of the CUDA kernels as a CPU library: the same templates, with teams of other kinds.
+//
+//     schedule  0      one thread, every phase's tasks in order
+//     schedule  1      the same, every phase's tasks in reverse
+//     schedule  n > 1  the same, every phase's tasks shuffled with seed n
+//     schedule -n      n threads and real barriers
+//
+// The choices that a kernel is compiled for are variables here: one call at a time.
+#include <algorithm>
+#include <barrier>
+#include <functional>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "network.hpp"
+
+using namespace lecun_ablate;
+
+namespace {
+
+struct Named {
+    int hidden, output, loss, momentum;
+};
+
+template <class Number>
+struct Choices {
+    using Scalar = Number;
+    static inline Activation hidden, output;
+    static inline Loss loss;
+    static inline bool momentum;
+
+    static void set(const Named& named) {
+        hidden = Activation(named.hidden);
+        output = Activation(named.output);
+        loss = Loss(named.loss);
+        momentum = named.momentum;
+    }
+};
+
+struct Ordered {
+    template <class Task>
+    void each(int count, Task task) const {
+        for (int i = 0; i < count; ++i) task(i);
+    }
+    void barrier() const {}
+    void prefetch(const void*, int) const {}
+};
+
+// Collects the tasks between two barriers and runs them in another order.
+struct Disordered {
+    std::vector<std::function<void()>>* tasks;
+    std::mt19937* random;  // null: in reverse
+
+    template <class Task>
+    void each(int count, Task task) const {
+        for (int i = 0; i < count; ++i) tasks->push_back([=] { task(i); });
+    }
+    void barrier() const {
+        if (random)
+            std::shuffle(tasks->begin(), tasks->end(), *random);
+        else
+            std::reverse(tasks->begin(), tasks->end());
+        for (const auto& task : *tasks) task();
+        tasks->clear();
+    }
+    void prefetch(const void*, int) const {}
+};
+
+struct Threads {
+    int thread, threads;
+    std::barrier<>* all;
+
+    template <class Task>
+    void each(int count, Task task) const {
+        for (int i = thread; i < count; i += threads) task(i);
+    }
+    void barrier() const { all->arrive_and_wait(); }
+    void prefetch(const void*, int) const {}
+};
+
+// Calls body(team) as `schedule` says.
+template <class Body>
+void with_team(int schedule, Body body) {
+    if (schedule == 0) {
+        body(Ordered());
+    } else if (schedule > 0) {
+        std::vector<std::function<void()>> tasks;
+        std::mt19937 random(schedule);
+        const Disordered team = {&tasks, schedule > 1 ? &random : nullptr};
+        body(team);
+        team.barrier();
+    } else {
+        const int threads = -schedule;
+        std::barrier<> all(threads);
+        std::vector<std::jthread> running;
+        for (int i = 0; i < threads; ++i)
+            running.emplace_back([&, i] { body(Threads{i, threads, &all}); });
+    }
+}
+
+template <class T>
+void train(Named named, int schedule, int networks, T* parameters, T* velocity,
+           const Settings<T>* settings, const T* images, const int* labels, const int* orders,
+           const int* order_rows, int steps) {
+    Choices<T>::set(named);
+    for (int network = 0; network < networks; ++network) {
+        const auto memory = std::make_unique<TrainingMemory<T>>();
+        const auto fast_velocity = std::make_unique<Parameters<T>>();
+        with_team(schedule, [&](auto team) {
+            train_network<Choices<T>>(team, network, *memory, reinterpret_cast<T*>(&*fast_velocity),
+                                      parameters, velocity, settings, images, labels, orders,
+                                      order_rows, steps);
+        });
+    }
+}
+
+template <class T>
+void evaluate(Named named, int schedule, int blocks, const T* parameters,
+              const Settings<T>* settings, const T* images, const int* labels, int patterns,
+              const int* order_rows, unsigned char* predictions, double* losses) {
+    Choices<T>::set(named);
+    for (int block = 0; block < blocks; ++block) {
+        const auto memory = std::make_unique<EvaluationMemory<T>>();
+        with_team(schedule, [&](auto team) {
+            evaluate_network<Choices<T>>(team, block, *memory, parameters, settings, images, labels,
+                                         patterns, order_rows, predictions, losses);
+        });
+    }
+}
+
+template <class T>
+void functions(int count, const T* x, T* exponential, T* hyperbolic, T* normal, T* logarithm) {
+    using Math = ElementaryMath<T>;
+    for (int i = 0; i < count; ++i) {
+        exponential[i] = Math::exp(x[i]);
+        hyperbolic[i] = Math::tanh(x[i]);
+        normal[i] = Math::normal_cdf(x[i]);
+        logarithm[i] = Math::log_one(x[i] >= 1 ? x[i] : T(1));
+    }
+}
+
+}  // namespace
+
+#define LIBRARY(T)                                                                              \
+    extern "C" void train_##T(Named named, int schedule, int networks, T* parameters,           \
+                              T* velocity, const Settings<T>* settings, const T* images,        \
+                              const int* labels, const int* orders, const int* order_rows,      \
+                              int steps) {                                                      \
+        train(named, schedule, networks, parameters, velocity, settings, images, labels, orders, \
+              order_rows, steps);                                                               \
+    }                                                                                           \
+    extern "C" void evaluate_##T(Named named, int schedule, int blocks, const T* parameters,    \
+                                 const Settings<T>* settings, const T* images, const int* labels, \
+                                 int patterns, const int* order_rows,                           \
+                                 unsigned char* predictions, double* losses) {                  \
+        evaluate(named, schedule, blocks, parameters, settings, images, labels, patterns,       \
+                 order_rows, predictions, losses);                                              \
+    }                                                                                           \
+    extern "C" void functions_##T(int count, const T* x, T* exponential, T* hyperbolic,         \
+                                  T* normal, T* logarithm) {                                    \
+        functions(count, x, exponential, hyperbolic, normal, logarithm);                        \
+    }
+
+LIBRARY(float)
+LIBRARY(double)
+
+// bytes of the structs that the host must know, in the order of its own list
+extern "C" void sizes(int* bytes) {
+    const int known[] = {
+        sizeof(TrainingMemory<float>),    sizeof(TrainingMemory<double>),
+        sizeof(EvaluationMemory<float>),  sizeof(EvaluationMemory<double>),
+        sizeof(Settings<float>),          sizeof(Settings<double>),
+        kParameters<double>,              kImagesPerBlock,
+    };
+    std::copy(std::begin(known), std::end(known), bytes);
+}

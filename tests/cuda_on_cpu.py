@@ -1,0 +1,95 @@
+"""Runs the CUDA kernels on the CPU: a launcher for trainers.cuda, see cuda_on_cpu.cpp."""
+
+import ctypes
+import hashlib
+import shutil
+import subprocess
+import tempfile
+import threading
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from lecun_ablate.cuda.compiler import ACTIVATIONS, LOSSES, SOURCES, Choices
+
+HERE = Path(__file__).parent
+SOURCE = HERE / "cuda_on_cpu.cpp"
+FLAGS = ["-std=c++20", "-O1", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Werror",
+         "-Wno-unknown-pragmas", "-shared", "-fPIC", "-pthread"]  # fmt: skip
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+C_NAMES = {"float32": "float", "float64": "double"}
+_one_at_a_time = threading.Lock()  # the library keeps a call's choices in global variables
+
+
+@cache
+def library(*more_flags: str) -> ctypes.CDLL:
+    """Return the kernels, compiled unless that has been done before on this machine."""
+    flags = [*FLAGS, *_fused_instructions(), *more_flags]
+    text = b"".join(path.read_bytes() for path in (*SOURCES, SOURCE))
+    name = hashlib.sha256(text + repr((COMPILER, flags)).encode()).hexdigest()[:16]
+    place = Path(tempfile.gettempdir()) / f"lecun_ablate-kernels-{name}.so"
+    if not place.exists():
+        folders = [f"-I{folder}" for folder in {path.parent for path in SOURCES}]
+        with tempfile.TemporaryDirectory(dir=place.parent) as folder:
+            made = Path(folder, "kernels.so")
+            subprocess.run(
+                [COMPILER, *flags, *folders, str(SOURCE), "-o", str(made)], check=True
+            )
+            made.replace(place)
+    return ctypes.CDLL(str(place))
+
+
+def _fused_instructions() -> list[str]:
+    """Return the option for hardware multiply-adds, without which they take a function call."""
+    cpu = Path("/proc/cpuinfo")
+    return ["-mfma"] if cpu.exists() and " fma " in cpu.read_text() else []
+
+
+class Named(ctypes.Structure):
+    """The choices, as cuda_on_cpu.cpp takes them."""
+
+    _fields_ = [(name, ctypes.c_int) for name in ("hidden", "output", "loss", "momentum")]
+
+
+class Cpu:
+    """A launcher; `schedule` is how the tasks of a phase are run, as in cuda_on_cpu.cpp."""
+
+    torch_device = torch.device("cpu")
+    instruction_set = "cpu"
+
+    def __init__(self, schedule: int = 0, resident: int = 8):
+        self.schedule = schedule
+        self.resident = resident
+
+    def kernels(self, choices: Choices) -> "Kernels":
+        return Kernels(choices, self.schedule, self.resident)
+
+
+class Kernels:
+    def __init__(self, choices: Choices, schedule: int, resident: int):
+        self.resident = resident
+        self._type = C_NAMES[choices.dtype]
+        self._first = (
+            Named(
+                ACTIVATIONS.index(choices.activation),
+                ACTIVATIONS.index(choices.output_activation),
+                LOSSES.index(choices.loss),
+                choices.momentum,
+            ),
+            schedule,
+        )
+
+    def train(self, networks, *arguments):
+        self._call("train", networks, arguments)
+
+    def evaluate(self, blocks, *arguments):
+        self._call("evaluate", blocks, arguments)
+
+    def _call(self, name, blocks, arguments):
+        plain = [
+            ctypes.c_void_p(a.data_ptr()) if isinstance(a, torch.Tensor) else ctypes.c_int(a)
+            for a in arguments
+        ]
+        with _one_at_a_time:
+            getattr(library(), f"{name}_{self._type}")(*self._first, ctypes.c_int(blocks), *plain)
