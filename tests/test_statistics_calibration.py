@@ -66,7 +66,7 @@ def test_t_interval_covers_at_its_level(seeds, correlation):
 @pytest.mark.parametrize("correlation", [0.0, 0.7])
 def test_bootstrap_interval_covers_at_its_level(correlation):
     truth = 0.001
-    baseline, (arm,) = simulate(1500, 20, correlation, truth, seed=1)
+    baseline, (arm,) = simulate(1000, 20, correlation, truth, seed=1)
     intervals = [st.seed_interval(row, resamples=999) for row in arm - baseline]
     assert {interval.method for interval in intervals} == {"studentized bootstrap"}
     assert_rate([covers(interval, truth) for interval in intervals], LEVEL)
@@ -75,7 +75,7 @@ def test_bootstrap_interval_covers_at_its_level(correlation):
 def test_bootstrap_interval_covers_skewed_differences_better_than_t():
     """Now and then a seed goes wrong: a long tail to one side, where Student's t falls short."""
     rng = np.random.default_rng(4)
-    differences = 0.001 * rng.exponential(size=(1500, 30)) ** 1.5
+    differences = 0.001 * rng.exponential(size=(1000, 30)) ** 1.5
     truth = 0.001 * math.gamma(2.5)
     bootstrap = [covers(st.seed_interval(d, resamples=999), truth) for d in differences]
     student = [covers(st.t_interval(d), truth) for d in differences]
@@ -97,13 +97,13 @@ def welch_interval(arm, baseline):
 
 
 def test_a_method_that_ignores_the_pairing_fails_the_coverage_check():
-    baseline, (arm,) = simulate(1000, 10, 0.7)
+    baseline, (arm,) = simulate(600, 10, 0.7)
     unpaired = [covers(welch_interval(*pair), 0.0) for pair in zip(arm, baseline, strict=True)]
     with pytest.raises(AssertionError, match="rate"):
         assert_rate(unpaired, LEVEL)
     paired = [
         covers(st.compare(*pair, resamples=9).interval, 0.0)
-        for pair in zip(arm[:200], baseline[:200], strict=True)
+        for pair in zip(arm[:120], baseline[:120], strict=True)
     ]
     assert_rate(paired, LEVEL)
 
@@ -154,12 +154,12 @@ def test_seeds_needed_are_enough_and_one_fewer_are_not():
 
 @pytest.mark.parametrize("true_difference", [0.0, 0.0015])
 def test_verdicts_are_rarely_wrong(true_difference):
-    baseline, (arm,) = simulate(300, 10, 0.5, true_difference)
+    baseline, (arm,) = simulate(200, 10, 0.5, true_difference)
     verdicts = [
         st.decide(st.compare(a, b, resamples=9)).kind for a, b in zip(arm, baseline, strict=True)
     ]
     wrong = {"better", "worse"} if true_difference == 0 else {"better"}
-    assert np.mean([kind in wrong for kind in verdicts]) <= highest_rate(300, 0.05)
+    assert np.mean([kind in wrong for kind in verdicts]) <= highest_rate(200, 0.05)
     assert len(set(verdicts)) > 1
 
 
@@ -177,7 +177,7 @@ def test_interval_of_the_factorial_interaction_covers():
     truth = np.array([[0.05, 0.047], [0.052, 0.045]])  # interaction -0.004
     cells = [{"a": i, "b": j} for i in (0, 1) for j in (0, 1)]
     hits = []
-    for _ in range(700):
+    for _ in range(500):
         seed_effect = 0.002 * rng.normal(size=8)
         errors = truth.reshape(4, 1) + seed_effect + 0.0025 * rng.normal(size=(4, 8))
         hits.append(covers(st.factorial(cells, errors)[2].interval, -0.004))
@@ -190,7 +190,7 @@ def test_stopping_on_the_width_costs_little_coverage(monkeypatch):
     import sequential_coverage as benchmark
 
     rule = st.UntilNarrow(benchmark.HALFWIDTH, benchmark.AT_MOST)
-    found = benchmark.measure(benchmark.normal, 0.006, rule, experiments=250)
-    assert stats.binom.cdf(round(250 * found.sequential), 250, 0.935) > 0.0005
+    found = benchmark.measure(benchmark.normal, 0.006, rule, experiments=150)
+    assert stats.binom.cdf(round(150 * found.sequential), 150, 0.935) > 0.0005
     assert found.seeds == pytest.approx(41, abs=2)
     assert found.at_limit == 0

@@ -26,7 +26,7 @@ def errors_after_one_epoch(recipe, seeds):
     return errors
 
 
-@pytest.mark.parametrize("experiments", [50, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("experiments", [30, pytest.param(1000, marks=pytest.mark.slow)])
 def test_identical_arms_with_different_seeds_differ_at_the_nominal_rate_only(experiments):
     seeds = np.arange(2 * experiments * SEEDS)
     errors = errors_after_one_epoch(Recipe(epochs=1), seeds)

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from lecun_ablate import statistics as st
@@ -298,9 +298,9 @@ def test_seeds_table_pairs_by_the_correlation():
 
 def test_sd_interval_covers():
     rng = np.random.default_rng(3)
-    sds = rng.normal(0, 0.003, (4000, 8)).std(axis=1, ddof=1)
+    sds = rng.normal(0, 0.003, (2000, 8)).std(axis=1, ddof=1)
     low, high = np.transpose([st.sd_interval(sd, 8) for sd in sds])
-    assert np.mean((low <= 0.003) & (high >= 0.003)) == pytest.approx(0.95, abs=0.012)
+    assert np.mean((low <= 0.003) & (high >= 0.003)) == pytest.approx(0.95, abs=0.016)
 
 
 def test_seeds_are_added_in_blocks_until_all_intervals_are_narrow():
@@ -334,6 +334,7 @@ misses = some.lists(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(misses)
 def test_swapping_the_arms_mirrors_everything(pairs):
     arm, baseline = np.transpose(pairs) / IMAGES
@@ -350,6 +351,7 @@ def test_swapping_the_arms_mirrors_everything(pairs):
     assert st.decide(one).kind in ("better", "worse", "no difference", "undecided")
 
 
+@settings(max_examples=50, deadline=None)
 @given(misses, some.randoms())
 def test_the_order_of_the_seeds_does_not_matter(pairs, random):
     shuffled = random.sample(pairs, len(pairs))
