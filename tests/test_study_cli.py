@@ -1,0 +1,327 @@
+"""The command line's `study`, and experiments that a study tunes: real trainers, tiny data."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+
+import lecun_ablate
+from lecun_ablate import api, statistics
+from lecun_ablate.optuna_storage import driving, open_storage
+from lecun_ablate.tracking import Store
+
+STUDY = """
+name: rates
+question: Which rate?
+data: tiny
+arms: [{activation: tanh}, {activation: relu}]
+recipe: {epochs: 2}
+search: {lr: {low: 0.001, high: 0.3, log: true}}
+trials: 3
+batch: 2
+seeds: 2
+confirm: {trials: 1, seeds: 2}
+"""
+EXPERIMENT = """
+name: tuned
+question: Which activation?
+data: tiny
+tuned: studies/rates.yaml
+recipe: {epochs: 2}
+arms: [{activation: relu}, {activation: tanh}]
+seeds: 2
+"""
+SEEDS = """
+name: noise
+question: How much?
+data: tiny
+recipe: {epochs: 1, order: shuffled}
+seeds: 4
+governs: [weights, order, both]
+"""
+
+
+@pytest.fixture
+def files(workplace, tiny):
+    for name, text in {
+        "studies/rates.yaml": STUDY,
+        "studies/noise.yaml": SEEDS,
+        "tuned.yaml": EXPERIMENT,
+    }.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(text)
+    return workplace
+
+
+def records(storage="sqlite:///studies/optuna.db") -> dict[str, optuna.Study]:
+    opened = open_storage(storage)
+    return {
+        name: optuna.load_study(study_name=name, storage=opened)
+        for name in optuna.get_all_study_names(opened)
+    }
+
+
+def test_a_study_tunes_an_experiment(files, command):
+    status, out, err = command("run", "tuned.yaml")
+    assert status == 1 and not Path("studies/optuna.db").exists()
+    assert "studies/rates.yaml has not been run to its end on tiny" in err
+    assert "no values yet for relu, tanh" in err and "--tune" in err
+
+    status, out, err = command("run", "tuned.yaml", "--dry-run", "--json")
+    assert status == 0 and "studies/rates.yaml has not been run to its end on tiny" in err
+    assert {arm["lr"] for arm in json.loads(out)["arms"].values()} == {0.03}
+    assert not Path("studies/optuna.db").exists()
+
+    status, out, _ = command("study", "studies/rates.yaml", "--dry-run", "--json")
+    # 3 trials x 2 seeds, and 1 best trial x 2 seeds, of two arms
+    assert status == 0 and json.loads(out)["todo"] == 16
+    assert not Path("studies/optuna.db").exists() and not Path("reports").exists()
+
+    status, out, err = command("run", "tuned.yaml", "--tune", "--json")
+    assert status == 0, err
+    table = json.loads(out)
+    studied = json.loads(Path("reports/studies/rates/tiny/study.json").read_text())
+    best = {arm["arm"]: arm["values"]["lr"] for arm in studied["arms"]}
+    assert {arm["arm"]: arm["lr"] for arm in table["arms"]} == best
+    assert {arm["tuned_by"] for arm in table["arms"]} == {"studies/rates.yaml"}
+    assert "tuned by studies/rates.yaml" in table["tuning"] and "untuned" not in table["tuning"]
+    frame = lecun_ablate.load_results("tuned")
+    run = Store().client.get_run(frame.run_id.iloc[0])
+    assert run.data.params["tuned_by"] == "studies/rates.yaml v1 on tiny"
+    assert float(run.data.params["lr"]) == best["relu"]
+
+    status, out, _ = command("run", "tuned.yaml", "--dry-run", "--json")
+    assert json.loads(out)["todo"] == 0
+    status, out, _ = command("run", "tuned.yaml")
+    assert status == 0
+    for arm, lr in best.items():
+        assert f"{arm} at lr {lr:.4g}" in " ".join(out.split())
+    status, out, _ = command("study", "studies/rates.yaml", "--dry-run", "--json")
+    assert json.loads(out)["todo"] == 0
+
+
+def test_untuned_arms_are_called_untuned(files, command):
+    Path("plain.yaml").write_text(EXPERIMENT.replace("tuned: studies/rates.yaml\n", ""))
+    status, out, _ = command("run", "plain.yaml", "--json")
+    table = json.loads(out)
+    assert status == 0 and table["tuning"] == "every arm at lr 0.03, untuned"
+    assert {arm["tuned_by"] for arm in table["arms"]} == {None}
+    status, _, err = command("run", "plain.yaml", "--tune")
+    assert status == 2 and "names no study under `tuned`" in err
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--epochs", "3"], "epochs=3 (its arm 'relu': 2)"),
+        (["--set", "recipe.loss=cross_entropy"], "loss='cross_entropy' (its arm 'relu': 'mse')"),
+        (["--set", "tuned=studies/noise.yaml"], "searches nothing"),
+        (["--set", "tuned=studies/rate.yaml"], "studies/rate.yaml: no such file"),
+    ],
+)
+def test_a_rate_tuned_for_another_recipe_is_refused(files, command, option, said):
+    status, _, err = command("run", "tuned.yaml", *option)
+    assert status == 2 and said in err
+
+
+def test_a_study_that_has_changed_since_tunes_nothing(files, command):
+    assert command("study", "studies/rates.yaml")[0] == 0
+    Path("studies/rates.yaml").write_text(STUDY.replace("0.3", "0.2"))
+    status, _, err = command("run", "tuned.yaml")
+    assert status == 1 and "search.lr.high was 0.3, is now 0.2" in err
+    status, _, err = command("study", "studies/rates.yaml")
+    assert status == 2 and "search.lr.high was 0.3, is now 0.2" in err and "--fresh" in err
+    assert command("study", "studies/rates.yaml", "--fresh")[0] == 0
+    assert command("run", "tuned.yaml")[0] == 0
+
+
+def test_the_report_stands_in_files_in_mlflow_and_in_the_dashboard(files, command):
+    status, out, _ = command("study", "studies/rates.yaml")
+    assert status == 0 and "rates on tiny: Which rate?" in out
+    folder = Path("reports/studies/rates/tiny")
+    page = (folder / "study.md").read_text()
+    assert "| tanh |" in page and "| relu |" in page and "![" in page
+    assert "The test split was not touched." in page and "wall time" in page
+    assert (folder / "study.png").read_bytes().startswith(b"\x89PNG")
+    values = json.loads((folder / "study.json").read_text())
+    store = Store()
+    for name in ("study.md", "study.png", "study.json", "study.yaml"):
+        assert store.bytes(values["run_id"], name)
+    assert store.experiment_names() == []  # studies do not stand among the experiments
+
+    from optuna_dashboard._note import get_note
+
+    for record in records().values():
+        assert "| tanh |" in get_note(record)
+        attributes = record._storage.get_study_system_attrs(record._study_id)
+        plot = "".join(
+            attributes[key]
+            for key in sorted(
+                (key for key in attributes if key.startswith("dashboard:plot_data:result:")),
+                key=lambda key: int(key.rsplit(":", 1)[1]),
+            )
+        )
+        assert {trace["name"] for trace in json.loads(plot)["data"]} == {"tanh", "relu"}
+
+
+def test_several_fields_and_choices_can_be_searched(files, command):
+    Path("studies/rates.yaml").write_text(
+        STUDY.replace("name: rates", "name: many").replace("trials: 3", "trials: 6").replace(
+            "true}}", "true}, momentum: [0.0, 0.5], init: [sqrt_fan_in, fan_in], "
+            "epochs: {low: 1, high: 3}}")
+    )
+    status, out, err = command("study", "studies/rates.yaml", "--json")
+    assert status == 0, err
+    values = json.loads(out)
+    for arm in values["arms"]:
+        assert set(arm["values"]) == {"lr", "momentum", "init", "epochs"}
+        assert sum(arm["importances"].values()) == pytest.approx(1) or not arm["importances"]
+    trial = next(iter(records().values())).trials[2]
+    run = Store().client.get_run(trial.user_attrs["mlflow_run_id"])
+    for field, value in trial.params.items():
+        assert run.data.params[field] == str(value)
+    curve = Store().client.get_metric_history(run.info.run_id, "validation_error")
+    assert len(curve) == trial.params["epochs"]
+
+
+def test_a_study_of_seeds_describes_the_runs_that_it_records(files, command):
+    status, out, err = command("study", "studies/noise.yaml", "--json")
+    assert status == 0, err
+    values = json.loads(out)
+    frame = lecun_ablate.load_results("noise")
+    recorded = records()
+    assert len(frame) == 12 and len(recorded) == 3
+    for variant in values["variants"]:
+        what = variant["governs"]
+        errors = frame[frame.arm == what].sort_values("seed").test_error.to_numpy()
+        assert variant["errors"] == pytest.approx(errors)
+        description = variant["description"]
+        assert description["n"] == 4 and description["mean"] == pytest.approx(errors.mean())
+        assert description["sd"] == pytest.approx(errors.std(ddof=1))
+        trials = recorded[f"noise v1 on tiny: {what}"].trials
+        by_seed = {t.params["seed"]: t for t in trials}
+        assert [by_seed[seed].value for seed in range(4)] == pytest.approx(errors)
+        runs = frame[frame.arm == what].set_index("seed").run_id.to_dict()
+        assert {s: t.user_attrs["mlflow_run_id"] for s, t in by_seed.items()} == runs
+        predictions = np.stack([Store().predictions(runs[seed]) for seed in range(4)])
+        from lecun_ablate.data import load
+
+        split = statistics.split_variance(predictions, load("tiny").test.labels)
+        assert variant["split"]["rest"] == pytest.approx(split.rest)
+    page = Path("reports/studies/noise/tiny/study.md").read_text()
+    assert "0.50 points" in page and "0.10 points" in page
+
+    status, out, _ = command("study", "studies/noise.yaml", "--set", "seeds=6", "--json")
+    assert [v["description"]["n"] for v in json.loads(out)["variants"]] == [6, 6, 6]
+    for name, record in records().items():
+        old = [t.value for t in recorded[name].trials][:4]
+        assert [t.value for t in record.trials][:4] == old and len(record.trials) == 6
+    status, _, err = command("study", "studies/noise.yaml", "--set", "recipe.lr=0.1")
+    assert status == 2 and "recipe.lr was 0.03, is now 0.1" in err
+
+
+def test_what_the_seed_does_not_govern_stays(files, command):
+    """With the orders pinned, two seeds differ in their weights alone, and the other way round."""
+    from lecun_ablate.initial import pattern_order, start
+    from lecun_ablate.study import load_study
+
+    arms = {arm.name: arm.recipe for arm in load_study("studies/noise.yaml").experiment().arms}
+
+    def differ(recipe):
+        weights = [start(recipe, seed).parameters["h1_weight"] for seed in (1, 2)]
+        orders = [pattern_order(recipe, seed, 1, 50).numpy() for seed in (1, 2)]
+        return not np.array_equal(*weights), not np.array_equal(*orders)
+
+    assert {name: differ(recipe) for name, recipe in arms.items()} == {
+        "weights": (True, False), "order": (False, True), "both": (True, True),
+    }  # fmt: skip
+
+
+def test_a_second_driver_says_who_is_first(files, command):
+    Path("studies").mkdir(exist_ok=True)
+    with driving("sqlite:///studies/optuna.db", "rates/tiny"):
+        status, _, err = command("study", "studies/rates.yaml")
+    assert status == 1 and f"in use by process {os.getpid()}" in err
+
+
+@pytest.mark.parametrize(
+    ("storage", "said"),
+    [
+        ("sqlite:///no/such/folder/x.db", None),
+        ("studies/x.journal", None),
+        ("mysterious://host/x", "Optuna storage mysterious://host/x"),
+        ("postgresql+psycopg2://user:secret@127.0.0.1:1/x", "user:***@127.0.0.1:1/x"),
+    ],
+)
+def test_other_storages_by_option(files, command, storage, said):
+    status, _, err = command("study", "studies/rates.yaml", "--storage", storage,
+                             "--set", "trials=1")  # fmt: skip
+    assert "secret" not in err
+    if said:
+        assert status == 1 and said in err
+    else:
+        assert status == 0 and len(records(storage)) == 2
+        assert not Path("studies/optuna.db").exists()
+
+
+def test_a_file_that_is_no_storage_is_named(files, command):
+    Path("studies/optuna.db").write_bytes(b"no database" * 100)
+    status, _, err = command("study", "studies/rates.yaml")
+    assert status == 1 and "studies/optuna.db" in err and "not a database" in err
+
+
+def test_a_study_from_python(files):
+    frame = api.study("studies/rates.yaml")
+    assert list(frame.columns) == [
+        "arm", "index", "number", "lr", "validation_error", "validation_error_sd", "diverged",
+        "run_id",
+    ]  # fmt: skip
+    assert len(frame) == 6
+
+
+def test_a_killed_command_goes_on(files):
+    """The real command on real digits, killed when the storage holds trials, then run again."""
+    study = STUDY.replace("data: tiny", "data: digits").replace("trials: 3", "trials: 4")
+    Path("studies/rates.yaml").write_text(study)
+    arguments = [sys.executable, "-m", "lecun_ablate", "study", "studies/rates.yaml", "--json"]
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    root = str(Path(lecun_ablate.__file__).parent.parent)
+    environment["PYTHONPATH"] = os.pathsep.join([root, environment.get("PYTHONPATH", "")])
+    database = Path("studies/optuna.db")
+
+    def trials(state: str) -> int:
+        try:
+            with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+                query = "SELECT COUNT(*) FROM trials WHERE state = ?"
+                return connection.execute(query, (state,)).fetchone()[0]
+        except sqlite3.OperationalError:
+            return 0
+
+    killed = subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE)  # fmt: skip
+    while not (trials("COMPLETE") >= 4 and trials("RUNNING") >= 1):
+        assert killed.poll() is None, killed.communicate()
+        time.sleep(0.002)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    shutil.copytree("studies", "as_killed")
+    again = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True)
+    values = json.loads(again.stdout)
+    assert [arm["trials"]["complete"] for arm in values["arms"]] == [4, 4]
+    assert sum(arm["trials"]["interrupted"] for arm in values["arms"]) >= 1
+    assert trials("RUNNING") == 0
+    for record in records().values():
+        numbers = {t.number: t for t in record.trials}
+        for trial in record.trials:
+            if "retry_of" in trial.user_attrs:
+                assert numbers[trial.user_attrs["retry_of"]].params == trial.params
