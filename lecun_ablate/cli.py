@@ -31,6 +31,7 @@ class TrainerChoice(StrEnum):
     auto = "auto"
     native = "native"
     torch = "torch"
+    cuda = "cuda"
     mixed = "mixed"
 
 

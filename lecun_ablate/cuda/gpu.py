@@ -52,8 +52,22 @@ class Kernels:
         self._train = code.get_kernel("train")
         self._evaluate = code.get_kernel("evaluate")
         self._choices = choices
-        self._train.attributes.max_dynamic_shared_size_bytes = choices.training_bytes
-        self._evaluate.attributes.max_dynamic_shared_size_bytes = choices.evaluation_bytes
+        self._allow(self._train, choices.training_bytes)
+        self._allow(self._evaluate, choices.evaluation_bytes)
+
+    def _allow(self, kernel: Any, shared: int) -> None:
+        """Let a kernel have more shared memory than the 48 KB that any may have."""
+        from cuda.bindings import driver
+
+        attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        (status,) = driver.cuKernelSetAttribute(
+            attribute, shared, kernel.handle, self._device.device_id
+        )
+        if status != driver.CUresult.CUDA_SUCCESS:
+            raise LecunAblateError(
+                f"{self._device.name} does not give a block {shared:,} bytes of shared memory: "
+                f"{status.name}"
+            )
 
     @property
     def resident(self) -> int:

@@ -8,8 +8,9 @@ from lecun_ablate.errors import ConfigError
 from lecun_ablate.recipe import Recipe
 from lecun_ablate.trainers.base import Trainer
 
-CHOICES = ("auto", "native", "torch", "mixed")
+CHOICES = ("auto", "native", "torch", "cuda", "mixed")
 DEVICES = ("auto", "cpu", "cuda")
+FASTEST = {"cpu": "native", "cuda": "cuda"}  # by device
 
 
 def choose(
@@ -23,31 +24,34 @@ def choose(
     """
     import torch
 
-    from lecun_ablate.trainers import native
+    from lecun_ablate.trainers import cuda, native
     from lecun_ablate.trainers.torch_trainer import TorchTrainer
 
-    if device == "cuda" and not torch.cuda.is_available():
+    has_cuda = torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
         raise ConfigError("--device cuda: this PyTorch finds no CUDA device; valid: auto, cpu")
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() and trainer != "native" else "cpu"
-    absent = native.availability()
-    if trainer == "native" and (absent or device == "cuda"):
-        reason = absent or "it runs on the CPU only"
-        raise ConfigError(f"--trainer native: {reason}; valid here: auto, torch")
+        device = "cuda" if (has_cuda and trainer != "native") or trainer == "cuda" else "cpu"
+    fastest = FASTEST[device]
+    absent = (native if fastest == "native" else cuda).availability()
+    if trainer in FASTEST.values() and (trainer != fastest or absent):
+        wrong_device = f"it does not run on device {device}"
+        reason = wrong_device if trainer != fastest else absent
+        raise ConfigError(f"--trainer {trainer}: {reason}; valid here: auto, torch")
 
     fallback = TorchTrainer(device)
-    if trainer == "torch" or device == "cuda":
+    if trainer == "torch":
         return dict.fromkeys(recipes, fallback), []
     if absent:
         return dict.fromkeys(recipes, fallback), [
-            f"The native trainer is not available ({absent}): training with the torch trainer, "
+            f"The {fastest} trainer is not available ({absent}): training with the torch trainer, "
             "which is many times slower."
         ]
-    fast = native.NativeTrainer()
+    fast = native.NativeTrainer() if fastest == "native" else cuda.CudaTrainer()
     reasons = {arm: reason for arm, r in recipes.items() if (reason := fast.unsupported(r))}
-    if trainer == "native" and reasons:
+    if trainer == fastest and reasons:
         raise ConfigError(
-            [f"--trainer native: arm {arm!r}: {reason}" for arm, reason in reasons.items()]
+            [f"--trainer {trainer}: arm {arm!r}: {reason}" for arm, reason in reasons.items()]
         )
     if not reasons:
         return dict.fromkeys(recipes, fast), []

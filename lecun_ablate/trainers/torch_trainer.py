@@ -13,12 +13,10 @@ A replica's numbers must not depend on its neighbours, bit for bit. Two rules se
 from __future__ import annotations
 
 import os
-import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,6 +29,7 @@ from lecun_ablate.initial import SHAPES, connectivity, pattern_order, start
 from lecun_ablate.network import forward, predictions
 from lecun_ablate.recipe import Recipe
 from lecun_ablate.trainers.base import EpochReport, OnEpoch, Run, Scores, State
+from lecun_ablate.trainers.workers import Finish, Job, reports_of
 
 LANES = 32  # twice the widest vector register, in float32
 GROUP = {"float32": 32, "float64": 16}  # replicas whose working set stays in the cache
@@ -74,44 +73,18 @@ class TorchTrainer:
         on_epoch: OnEpoch | None = None,
     ) -> Iterator[EpochReport]:
         """Train `runs` as trainers.base.Trainer.train says, groups of like runs in parallel."""
-        reports: queue.SimpleQueue[EpochReport | Exception | None] = queue.SimpleQueue()
-        stop = threading.Event()
-        one_at_a_time = threading.Lock()
         splits = _Splits(fit, dict(evaluate), torch.device(self.device))
 
-        def finish(report: EpochReport) -> bool:
-            with one_at_a_time:
-                ends = bool(on_epoch and on_epoch(report)) or report.last or stop.is_set()
-            reports.put(replace(report, last=ends))
-            return ends
+        def job(members: list[int]) -> Job:
+            def work(finish: Finish) -> None:
+                torch.set_num_threads(1)  # the groups are the parallelism
+                _train_group([runs[i] for i in members], members, splits, finish)
 
-        def work(members: list[int]) -> None:
-            try:
-                if not stop.is_set():
-                    torch.set_num_threads(1)  # the groups are the parallelism
-                    _train_group([runs[i] for i in members], members, splits, finish, stop)
-                reports.put(None)
-            except Exception as error:  # of a user's component, say; the other groups go on
-                reports.put(error)
+            return work
 
-        groups = _groups(runs, self.threads)
+        jobs = [job(members) for members in _groups(runs, self.threads)]
         threads = self.threads if self.device == "cpu" else 1
-        with ThreadPoolExecutor(threads, thread_name_prefix="torch-trainer") as pool:
-            for members in groups:
-                pool.submit(work, members)
-            try:
-                unfinished, errors = len(groups), []
-                while unfinished:
-                    report = reports.get()
-                    if isinstance(report, EpochReport):
-                        yield report
-                    else:
-                        unfinished -= 1
-                        errors += [report] if report else []
-                if errors:
-                    raise errors[0]
-            finally:
-                stop.set()
+        yield from reports_of(jobs, threads, on_epoch, "torch-trainer")
 
 
 def _groups(runs: Sequence[Run], threads: int) -> list[list[int]]:
@@ -337,7 +310,7 @@ class _Group:
 
 
 def _train_group(
-    runs: list[Run], members: list[int], splits: _Splits, finish: Any, stop: threading.Event
+    runs: list[Run], members: list[int], splits: _Splits, finish: Finish
 ) -> None:
     """Train one group to its last epoch, dropping replicas that end earlier."""
     group = _Group(runs, splits)
@@ -360,7 +333,7 @@ def _train_group(
             report = EpochReport(members[replica], epoch, scores, seconds, diverged, last, state)
             if not finish(report):
                 going_on.append(replica)
-        if not going_on or stop.is_set():
+        if not going_on:
             return
         if len(going_on) < len(members):
             members = [members[replica] for replica in going_on]
