@@ -1,16 +1,20 @@
 """A world in which studies take no time: made-up digits, and a trainer that computes its errors."""
 
+import multiprocessing
 import os
 import signal
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from lecun_ablate.data import Digits, Split
 from lecun_ablate.study import load_study
 from lecun_ablate.trainers.base import EpochReport, Scores, State
 from lecun_ablate.tuning import Prepared, run
 
+ROOT = Path(__file__).resolve().parent.parent
 BEST = {"tanh": 0.05, "relu": 0.01}  # where the errors below are smallest
 DIVERGES = 0.25  # at this lr and above
 
@@ -113,6 +117,30 @@ def drive(file: Path, storage: str, *, fresh: bool = False, **options):
     with driving(storage, ready.title) as optuna_storage, Store.writing() as store:
         result, records = run(ready, optuna_storage, store, fresh)
     return result, records, next(iter(ready.trainers.values()))
+
+
+@pytest.fixture(scope="session")
+def spawner():
+    """A server that forks processes which have everything imported and nothing open."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["study_world", "lecun_ablate.study_runner", "alembic.command",
+         "mlflow.store.tracking.sqlalchemy_store"]
+    )  # fmt: skip
+    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+        forkserver.ensure_running()
+    return context
+
+
+def command_line(folder: str, arguments: list[str]) -> None:
+    """Run the command line in a folder and exit with its status."""
+    from lecun_ablate.cli import _main
+
+    os.chdir(folder)
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    raise SystemExit(_main(arguments))
 
 
 def drive_until_killed(folder: str, file: str, storage: str, writes: int) -> None:

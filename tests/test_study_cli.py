@@ -2,11 +2,8 @@
 
 import json
 import os
-import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -14,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from study_world import command_line, spawner  # noqa: F401
 
 import lecun_ablate
 from lecun_ablate import api, statistics
 from lecun_ablate.optuna_storage import driving, open_storage
+from lecun_ablate.report.figures import png
 from lecun_ablate.tracking import Store
 
 STUDY = """
@@ -52,7 +51,9 @@ governs: [weights, order, both]
 
 
 @pytest.fixture
-def files(workplace, tiny):
+def files(workplace, tiny, monkeypatch):
+    """A working directory with the files above. Pictures are left out: they take the longest."""
+    monkeypatch.setattr("lecun_ablate.report.study_report.png", lambda figure: b"picture")
     for name, text in {
         "studies/rates.yaml": STUDY,
         "studies/noise.yaml": SEEDS,
@@ -145,7 +146,8 @@ def test_a_study_that_has_changed_since_tunes_nothing(files, command):
     assert command("run", "tuned.yaml")[0] == 0
 
 
-def test_the_report_stands_in_files_in_mlflow_and_in_the_dashboard(files, command):
+def test_the_report_stands_in_files_in_mlflow_and_in_the_dashboard(files, command, monkeypatch):
+    monkeypatch.setattr("lecun_ablate.report.study_report.png", png)
     status, out, _ = command("study", "studies/rates.yaml")
     assert status == 0 and "rates on tiny: Which rate?" in out
     folder = Path("reports/studies/rates/tiny")
@@ -289,14 +291,11 @@ def test_a_study_from_python(files):
     assert len(frame) == 6
 
 
-def test_a_killed_command_goes_on(files):
+def test_a_killed_command_goes_on(files, spawner):  # noqa: F811
     """The real command on real digits, killed when the storage holds trials, then run again."""
     study = STUDY.replace("data: tiny", "data: digits").replace("trials: 3", "trials: 4")
     Path("studies/rates.yaml").write_text(study)
-    arguments = [sys.executable, "-m", "lecun_ablate", "study", "studies/rates.yaml", "--json"]
-    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
-    root = str(Path(lecun_ablate.__file__).parent.parent)
-    environment["PYTHONPATH"] = os.pathsep.join([root, environment.get("PYTHONPATH", "")])
+    arguments = (str(files), ["study", "studies/rates.yaml"])
     database = Path("studies/optuna.db")
 
     def trials(state: str) -> int:
@@ -307,16 +306,18 @@ def test_a_killed_command_goes_on(files):
         except sqlite3.OperationalError:
             return 0
 
-    killed = subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE)  # fmt: skip
+    driver = spawner.Process(target=command_line, args=arguments)
+    driver.start()
     while not (trials("COMPLETE") >= 4 and trials("RUNNING") >= 1):
-        assert killed.poll() is None, killed.communicate()
+        assert driver.exitcode is None, "ended before the moment"
         time.sleep(0.002)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    shutil.copytree("studies", "as_killed")
-    again = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True)
-    values = json.loads(again.stdout)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.join()
+    again = spawner.Process(target=command_line, args=arguments)
+    again.start()
+    again.join()
+    assert (driver.exitcode, again.exitcode) == (-signal.SIGKILL, 0)
+    values = json.loads(Path("reports/studies/rates/digits/study.json").read_text())
     assert [arm["trials"]["complete"] for arm in values["arms"]] == [4, 4]
     assert sum(arm["trials"]["interrupted"] for arm in values["arms"]) >= 1
     assert trials("RUNNING") == 0

@@ -1,11 +1,8 @@
 """The search of a study: budgets, what is told, confirmation, versions, and kills at any moment."""
 
-import multiprocessing
-import os
 import shutil
 import signal
 from dataclasses import replace
-from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +10,12 @@ import optuna
 import pytest
 import study_world
 from optuna.trial import TrialState
-from study_world import PRUNED, STUDY, drive, made_up_digits
+from study_world import PRUNED, STUDY, drive, made_up_digits, spawner  # noqa: F401
 
 from lecun_ablate.errors import ConfigError, LecunAblateError
 from lecun_ablate.optuna_storage import driving
 from lecun_ablate.tracking import Store
 
-ROOT = Path(__file__).resolve().parent.parent
 SQLITE = "sqlite:///studies/optuna.db"
 JOURNAL = "studies/optuna.journal"
 
@@ -330,23 +326,9 @@ def test_a_second_driver_is_turned_away(place):
 # ---- kill -9
 
 
-@pytest.fixture(scope="session")
-def spawner():
-    """A server that forks processes which have everything imported and nothing open."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["study_world", "mlflow.store.tracking.sqlalchemy_store", "alembic.command"]
-    )
-    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
-        forkserver.ensure_running()
-    return context
-
-
-def killed(spawner, folder: Path, file: Path, storage: str, writes: int) -> bool:
+def killed(context, folder: Path, file: Path, storage: str, writes: int) -> bool:
     """Drive a study in another process; return whether it was killed, not finished."""
-    process = spawner.Process(
+    process = context.Process(
         target=study_world.drive_until_killed, args=(str(folder), str(file), storage, writes)
     )
     process.start()
@@ -356,7 +338,7 @@ def killed(spawner, folder: Path, file: Path, storage: str, writes: int) -> bool
 
 
 @pytest.mark.parametrize(("text", "storage"), [(PRUNED, SQLITE), (STUDY, JOURNAL)])
-def test_kills_change_neither_the_trials_nor_the_winner(place, spawner, text, storage):
+def test_kills_change_neither_the_trials_nor_the_winner(place, spawner, text, storage):  # noqa: F811
     file = place(text.replace("trials: 14", "trials: 8"))
     expected, records, _ = drive(file, "studies/undisturbed.journal")
     trials = told(records)
@@ -396,7 +378,7 @@ def _check_leftovers(records, result):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("writes", range(1, 400, 3))
-def test_a_kill_after_any_write_is_survived(place, spawner, writes):
+def test_a_kill_after_any_write_is_survived(place, spawner, writes):  # noqa: F811
     file = place(PRUNED)
     expected, records, _ = drive(file, "studies/undisturbed.journal")
     killed(spawner, Path.cwd(), file, SQLITE, writes)
