@@ -25,13 +25,13 @@ from rich.table import Table
 from lecun_ablate.data.places import Found
 from lecun_ablate.plan import Plan
 from lecun_ablate.registry import Component
-from lecun_ablate.summary import rate, tuning_line
+from lecun_ablate.summary import tuning_line
 from lecun_ablate.trainers.base import EpochReport
 
 if TYPE_CHECKING:
     from lecun_ablate.report.evidence import Evidence
 
-WIDE = 130  # columns where the output is no terminal
+WIDE = 150  # columns where the output is no terminal
 
 
 def _console(stderr: bool = False) -> Console:
@@ -181,7 +181,7 @@ def results(evidence: Evidence, table: pd.DataFrame, link: str) -> None:
     )  # fmt: skip
     sheet.add_column("arm", overflow="fold")
     for name in ("runs", "test error", "best (seed)", "worst (seed)", "train error",
-                 "diverged", "collapsed", "lr", "trainer"):  # fmt: skip
+                 "diverged", "collapsed", "lr", "tuned", "trainer"):  # fmt: skip
         sheet.add_column(name, justify="right", overflow="fold")
     for row in table.itertuples():
         baseline = " (baseline)" if row.arm == plan.experiment.baseline and len(table) > 1 else ""
@@ -195,7 +195,8 @@ def results(evidence: Evidence, table: pd.DataFrame, link: str) -> None:
             _percent(row.train_error_mean),
             str(row.diverged),
             str(row.collapsed),
-            rate(plan.experiment.arm(row.arm)),
+            f"{row.lr:.4g}",
+            "yes" if row.tuned_by else "no",
             row.trainer,
         )
     console.print(sheet)
@@ -242,14 +243,15 @@ def plan(plan: Plan, todo: Sequence[tuple[str, int]], seconds: float) -> None:
     left = {arm.name: sum(a == arm.name for a, _ in todo) for arm in experiment.arms}
     sheet = Table(title=f"{experiment.name} on {plan.data}: {experiment.question}",
                   title_justify="left")  # fmt: skip
-    for name in ("arm", "changes", "lr", "epochs", "trainer", "done", "to do"):
+    for name in ("arm", "changes", "lr", "tuned", "epochs", "trainer", "done", "to do"):
         sheet.add_column(name, overflow="fold")
     for arm in experiment.arms:
         changes = ", ".join(f"{field}={value}" for field, value in arm.overrides.items())
         sheet.add_row(
             arm.name + (" (baseline)" if arm.name == experiment.baseline else ""),
             changes or "-",
-            rate(arm),
+            f"{arm.recipe.lr:.4g}",
+            "yes" if arm.tuning else "no",
             str(arm.recipe.epochs),
             str(plan.trainers[arm.name]["name"]),
             str(len(experiment.seeds) - left[arm.name]),

@@ -45,11 +45,6 @@ def _row(plan: Plan, arm: Arm, runs: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def rate(arm: Arm) -> str:
-    """Return an arm's learning rate and whether it was tuned."""
-    return f"{arm.recipe.lr:.4g}, {'tuned' if arm.tuning else 'untuned'}"
-
-
 def tuning_line(plan: Plan) -> str:
     """Say with which values the arms were trained, and whether and on what they were tuned."""
     arms = plan.experiment.arms
