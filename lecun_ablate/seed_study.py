@@ -110,11 +110,15 @@ def run(
     """
     study, plan = prepared.study, prepared.runs.plan
     definitions = {
-        arm.name: {"recipe": arm.recipe.model_dump(), "data": plan.data_digest}
+        arm.name: {
+            "recipe": arm.recipe.model_dump(),
+            "data": plan.data_digest,
+            "trainer": plan.trainers[arm.name],
+        }
         for arm in plan.experiment.arms
     }
     version, records = open_version(
-        storage, study.file, study.name, plan.data, definitions, fresh,
+        storage, study.file, study.name, plan.data, definitions, "test error", fresh,
         lambda records: all(set(study.seeds) <= _seeds(r) for r in records.values()),
     )  # fmt: skip
     experiment_id = store.ensure_experiment(plan.tracking_name)

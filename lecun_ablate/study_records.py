@@ -31,7 +31,10 @@ def latest_version(storage: BaseStorage, study: str, data: str) -> int:
 def existing(
     storage: BaseStorage, study: str, version: int, data: str, definitions: Definitions
 ) -> tuple[Records, list[str]]:
-    """Return what a version holds of the arms, and how their definitions differ from its own."""
+    """Return what a version holds of the arms, and how their definitions differ from its own.
+
+    Only what `definitions` speaks of is compared.
+    """
     names = set(optuna.get_all_study_names(storage))
     records: Records = {}
     changes = []
@@ -39,7 +42,8 @@ def existing(
         name = _name(study, version, data, arm)
         if name in names:
             records[arm] = optuna.load_study(study_name=name, storage=storage)
-            before = records[arm].user_attrs.get(DEFINITION, now)
+            held = records[arm].user_attrs.get(DEFINITION, now)
+            before = {key: held.get(key) for key in now}
             changes += [f"arm {arm!r}: {line}" for line in differences(before, now)]
     return records, changes
 
@@ -50,6 +54,7 @@ def open_version(
     study: str,
     data: str,
     definitions: Definitions,
+    metric: str,
     fresh: bool,
     finished: Callable[[Records], bool],
 ) -> tuple[int, Records]:
@@ -80,6 +85,7 @@ def open_version(
                 study_name=name, storage=storage, direction="minimize"
             )
         if DEFINITION not in records[arm].user_attrs:
+            records[arm].set_metric_names([metric])
             records[arm].set_user_attr(DEFINITION, definition)
     return version, records
 

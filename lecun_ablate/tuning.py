@@ -25,6 +25,7 @@ from lecun_ablate.recipe import content_hash
 from lecun_ablate.statistics import Comparison, compare
 from lecun_ablate.study import SearchStudy, combinations, load_study
 from lecun_ablate.study_records import (
+    Definitions,
     Records,
     differences,
     existing,
@@ -140,8 +141,19 @@ def _train(
 # ---- where a study stands
 
 
-def _definitions(study: SearchStudy, digits: Digits) -> dict[str, dict[str, Any]]:
-    return {arm.name: study.definition(arm, digits.digest) for arm in study.arms}
+def _definitions(prepared: Prepared) -> dict[str, dict[str, Any]]:
+    """Return what must stay the same for every arm: its trainers, too."""
+    study = prepared.study
+    return {
+        arm.name: study.definition(arm, prepared.digits.digest)
+        | {
+            "trainer": {
+                _case(study, arm, choices): prepared.trainer(arm, choices).identity()
+                for choices in combinations(study.search)
+            }
+        }
+        for arm in study.arms
+    }
 
 
 def _searches(study: SearchStudy, records: Records) -> list[ArmSearch]:
@@ -155,12 +167,11 @@ def _finished(study: SearchStudy, records: Records) -> bool:
 
 
 def _latest(
-    storage: BaseStorage, study: SearchStudy, digits: Digits
+    storage: BaseStorage, study: SearchStudy, data: str, definitions: Definitions
 ) -> tuple[int, list[ArmSearch], list[str]]:
     """Return the latest version, what it holds, and how the study differs from it by now."""
-    version = latest_version(storage, study.name, digits.name)
-    definitions = _definitions(study, digits)
-    records, changes = existing(storage, study.name, version, digits.name, definitions)
+    version = latest_version(storage, study.name, data)
+    records, changes = existing(storage, study.name, version, data, definitions)
     return version, _searches(study, records), changes
 
 
@@ -239,8 +250,8 @@ def run(
     """
     study, digits = prepared.study, prepared.digits
     version, records = open_version(
-        storage, study.file, study.name, digits.name, _definitions(study, digits), fresh,
-        lambda records: _finished(study, records),
+        storage, study.file, study.name, digits.name, _definitions(prepared),
+        "validation error", fresh, lambda records: _finished(study, records),
     )  # fmt: skip
     searches = _searches(study, records)
     for search in searches:
@@ -474,7 +485,8 @@ def runs_to_do(prepared: Prepared, url: str) -> dict[str, int]:
     storage = open_storage(url)
     if storage is not None:
         with explained(url):
-            _, searches, changes = _latest(storage, study, prepared.digits)
+            definitions = _definitions(prepared)
+            _, searches, changes = _latest(storage, study, prepared.digits.name, definitions)
         if changes:
             return todo
         with explained(url):
@@ -532,7 +544,9 @@ def apply(experiment: Experiment, digits: Digits, url: str) -> Experiment:
     version = 0
     if storage is not None:
         with explained(url):
-            version, found, changes = _latest(storage, study, digits)
+            # whichever trainer has found them, the values are good for any
+            definitions = {arm.name: study.definition(arm, digits.digest) for arm in study.arms}
+            version, found, changes = _latest(storage, study, digits.name, definitions)
             if changes:
                 raise NotStudied(
                     "\n".join([f"{study.file} has changed since it was run:", *changes,

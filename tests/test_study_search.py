@@ -2,6 +2,8 @@
 
 import shutil
 import signal
+import subprocess
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -299,6 +301,13 @@ def test_a_changed_study_is_refused_with_the_difference(look, old, new, said):
     assert any("--fresh" in problem for problem in refused.value.problems)
 
 
+def test_another_trainer_is_refused_where_trials_would_mix(look, monkeypatch):
+    identity = study_world.MadeUpTrainer().identity() | {"numerics": 2}
+    monkeypatch.setattr(study_world.MadeUpTrainer, "identity", lambda self: identity)
+    with pytest.raises(ConfigError, match=r"trainer.tanh.numerics was 1, is now 2"):
+        drive(Path("studies/small.yaml"), JOURNAL)
+
+
 def test_fresh_starts_a_new_version_beside_the_old_one(place):
     short = STUDY.replace("trials: 14", "trials: 3")
     drive(place(short), JOURNAL)
@@ -384,3 +393,39 @@ def test_a_kill_after_any_write_is_survived(place, spawner, writes):  # noqa: F8
     killed(spawner, Path.cwd(), file, SQLITE, writes)
     result, killed_records, _ = drive(file, SQLITE)
     assert told(killed_records) == told(records) and winners(result) == winners(expected)
+
+
+# ---- a server
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory):
+    """The address of a throw-away PostgreSQL server, started by scripts/postgres.sh."""
+    pytest.importorskip("psycopg")
+    script = Path(study_world.ROOT, "scripts/postgres.sh")
+    folder = tempfile.mkdtemp(prefix="postgres")  # where the server's own user may go
+    started = subprocess.run(
+        [script, "start", folder, "54330"], capture_output=True, text=True, check=False
+    )
+    if started.returncode:
+        shutil.rmtree(folder, ignore_errors=True)
+        pytest.skip(f"no PostgreSQL: {started.stderr.strip()}")
+    yield started.stdout.strip()
+    subprocess.run([script, "stop", folder], check=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_a_postgresql_server_gives_the_same_trials(finished, place, postgres, spawner):  # noqa: F811
+    _, first, _, _, before = finished
+    file = place(STUDY)
+    kills = 0
+    while killed(spawner, Path.cwd(), file, postgres, writes=150):
+        kills += 1
+        assert kills < 40, "no progress"
+    assert kills >= 2
+    result, records, trainer = drive(file, postgres)
+    assert trainer.calls == [] and told(records) == before and winners(result) == winners(first)
+    _check_leftovers(records, result)
+    with driving(postgres, "small/made_up"), pytest.raises(LecunAblateError, match="in use by"):
+        drive(file, postgres)

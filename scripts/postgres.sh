@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# A throw-away PostgreSQL server of Debian's, for a study or the tests:
+#   scripts/postgres.sh start FOLDER [PORT]    prints the address for --storage
+#   scripts/postgres.sh stop FOLDER
+# FOLDER (an absolute path) is created and holds all of it; connections come from this machine only.
+set -euo pipefail
+
+usage() { sed -n '2,5s/^# //p' "$0" >&2; exit 2; }
+action=${1:-}; folder=${2:-}; port=${3:-54329}
+[[ -n $folder && $folder == /* ]] || usage
+
+bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1)
+[[ -x ${bin:-}/initdb ]] || { echo "no PostgreSQL here: apt-get install postgresql" >&2; exit 1; }
+
+# PostgreSQL refuses to run as root
+as_server() { if [[ $EUID -eq 0 ]]; then runuser -u postgres -- "$@"; else "$@"; fi; }
+
+case $action in
+  start)
+    mkdir -p "$folder"
+    [[ $EUID -eq 0 ]] && chown postgres "$folder"
+    if [[ ! -d $folder/data ]]; then
+      as_server "$bin/initdb" -D "$folder/data" -U studies -A trust -E UTF8 >"$folder/initdb.log"
+    fi
+    as_server "$bin/pg_ctl" -D "$folder/data" -l "$folder/server.log" -w -s \
+      -o "-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories='$folder'" start
+    as_server "$bin/createdb" -h 127.0.0.1 -p "$port" -U studies studies 2>/dev/null || true
+    echo "postgresql+psycopg://studies@127.0.0.1:$port/studies"
+    ;;
+  stop)
+    as_server "$bin/pg_ctl" -D "$folder/data" -m fast -w -s stop
+    ;;
+  *) usage ;;
+esac
