@@ -32,6 +32,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
+from sqlalchemy import event, insert
 
 import lecun_ablate
 from lecun_ablate.errors import LecunAblateError, nearest
@@ -59,6 +60,7 @@ from mlflow.entities import (  # noqa: E402
     ViewType,
 )
 from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric  # noqa: E402
 from mlflow.utils.file_utils import local_file_uri_to_path  # noqa: E402
 
 DATABASE = "mlflow.db"
@@ -130,6 +132,8 @@ class Store:
             if database is not None and not database.exists():
                 _create(database)
             store = cls(uri)
+            if store.database is not None:
+                _sync_less(store.client)
             with store._explained("cannot be written"):
                 default = store.client.search_experiments(max_results=1)[0]
                 store.client.set_experiment_tag(
@@ -228,9 +232,7 @@ class Store:
 
     def bytes(self, run_id: str, artifact: str) -> bytes:
         """Return an artifact's bytes; raises LecunAblateError where it is gone."""
-        if run_id not in self._places:
-            self._places[run_id] = self.client.get_run(run_id).info.artifact_uri
-        place = local_file_uri_to_path(self._places[run_id])
+        place = self._place(run_id)
         with tempfile.TemporaryDirectory() as folder:
             try:
                 if Path(place).is_dir():  # MLflow's downloader is many times slower
@@ -273,6 +275,12 @@ class Store:
             files.append(folder / Path(entry.path).name)
             files[-1].write_bytes(self.bytes(run_id, entry.path))
         return files
+
+    def _place(self, run_id: str) -> str:
+        """Return where a run's artifacts are: a path, or the address of a remote place."""
+        if run_id not in self._places:
+            self._places[run_id] = self.client.get_run(run_id).info.artifact_uri
+        return local_file_uri_to_path(self._places[run_id])
 
     def predictions(self, run_id: str) -> np.ndarray:
         """Return a seed run's answers on the test split after its last epoch, (n,) uint8."""
@@ -427,7 +435,7 @@ class Store:
         }
         run_id = self._create(experiment_id, f"{arm} seed {seed}", "run", tags)
         now = int(time.time() * 1000)
-        self._log_metrics(
+        self._log_history(
             run_id,
             [
                 Metric(name, float(row[name]), now, epoch)
@@ -527,7 +535,7 @@ class Store:
             for metric, values in history.items()
             for epoch, value in enumerate(values, 1)
         ]
-        self._log_metrics(run_id, points, _params(params))
+        self._log_history(run_id, points, _params(params))
         self.client.set_terminated(run_id, "FINISHED")
         return run_id
 
@@ -545,14 +553,12 @@ class Store:
         """Write artifacts: name -> bytes, text, or a file to copy."""
         if not artifacts:
             return
+        place = self._place(run_id)
+        if not urlsplit(place).scheme:  # a folder: MLflow's uploader is many times slower
+            _write_files(Path(place), artifacts)
+            return
         with tempfile.TemporaryDirectory() as folder:
-            for name, content in artifacts.items():
-                path = Path(folder, name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                if isinstance(content, str):
-                    path.write_text(content, encoding="utf-8")
-                else:
-                    path.write_bytes(content.read_bytes() if isinstance(content, Path) else content)
+            _write_files(Path(folder), artifacts)
             self.client.log_artifacts(run_id, folder)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
@@ -572,6 +578,7 @@ class Store:
         run = self.client.create_run(
             experiment_id, start_time=now, tags=everywhere | dict(tags), run_name=name
         )
+        self._places[run.info.run_id] = run.info.artifact_uri
         return run.info.run_id
 
     def _log_metrics(self, run_id: str, metrics: list[Metric], params: list[Param]) -> None:
@@ -579,11 +586,51 @@ class Store:
         for i in range(BATCH, len(metrics), BATCH):
             self.client.log_batch(run_id, metrics=metrics[i : i + BATCH])
 
+    def _log_history(self, run_id: str, points: list[Metric], params: list[Param]) -> None:
+        """Write the metrics and params of a run that has none yet."""
+        if self.database is None:
+            self._log_metrics(run_id, points, params)
+        else:
+            self.client.log_batch(run_id, params=params)
+            _insert_metrics(self.client._tracking_client.store, run_id, points)
+
     def _log_data(self, run_id: str, plan: Plan) -> None:
         source = json.dumps({"name": plan.data})
         dataset = Dataset(plan.data, plan.data_digest, "code", source)
         context = InputTag("mlflow.data.context", "train/test")
         self.client.log_inputs(run_id, [DatasetInput(dataset, [context])])
+
+
+def _write_files(folder: Path, contents: Mapping[str, bytes | str | Path]) -> None:
+    for name, content in contents.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, str):
+            path.write_text(content, encoding="utf-8")
+        else:
+            path.write_bytes(content.read_bytes() if isinstance(content, Path) else content)
+
+
+def _insert_metrics(store: Any, run_id: str, metrics: Iterable[Metric]) -> None:
+    """Write what log_batch would into MLflow's two tables of metrics, at a tenth of its cost.
+
+    log_batch makes an object of every point, and half the time of writing a run goes there. The
+    run must not have any of the metrics yet.
+    """
+    rows, latest = [], {}
+    for metric in metrics:
+        is_nan, value = store.sanitize_metric_value(metric.value)
+        row = {
+            "run_uuid": run_id, "key": metric.key, "value": value, "is_nan": is_nan,
+            "timestamp": metric.timestamp, "step": metric.step,
+        }  # fmt: skip
+        rows.append(row)
+        if metric.key not in latest or latest[metric.key]["step"] <= metric.step:
+            latest[metric.key] = row
+    if rows:
+        with store.engine.begin() as connection:
+            connection.execute(insert(SqlMetric.__table__), rows)
+            connection.execute(insert(SqlLatestMetric.__table__), list(latest.values()))
 
 
 def _params(values: Mapping[str, Any]) -> list[Param]:
@@ -621,6 +668,22 @@ def _database_path(uri: str) -> Path | None:
     if not uri.startswith("sqlite:///"):
         return None
     return Path(uri.removeprefix("sqlite:///").split("?")[0]).resolve()
+
+
+def _sync_less(client: MlflowClient) -> None:
+    """Let SQLite wait for the disk at its checkpoints only, not at every commit.
+
+    In WAL mode that loses nothing when a process is killed; when the power fails, the last commits
+    may be gone, but never one without those after it: what is FINISHED stays whole.
+    """
+    engine = client._tracking_client.store.engine
+    if not event.contains(engine, "connect", _set_normal_synchronous):
+        event.listen(engine, "connect", _set_normal_synchronous)
+        engine.dispose()  # connections that are open already
+
+
+def _set_normal_synchronous(connection: sqlite3.Connection, _: Any) -> None:
+    connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def _refuse_file_store(uri: str) -> None:

@@ -1,0 +1,85 @@
+"""How long it takes to write runs to the MLflow store, which must not hold up a fast trainer.
+
+    python benchmarks/tracking.py
+
+Writes seed runs of the size that experiments have (23 epochs of 7 metrics, the recipe as params,
+the weights and the answers on the test split as artifacts) into a store of its own in a temporary
+folder, and prints the seconds for all of them. --profile adds where the time goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import io
+import pstats
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lecun_ablate.data.digits import Digits, Split
+from lecun_ablate.experiment import Arm, DataChoice, Experiment
+from lecun_ablate.initial import SHAPES
+from lecun_ablate.plan import Plan
+from lecun_ablate.recipe import Recipe
+from lecun_ablate.tracking import EPOCH_METRICS, Store
+
+TEST = 2007  # images
+IDENTITY = {"name": "cuda", "device": "cuda", "instruction_set": "sm_90", "numerics": 1}
+
+
+def made_up_plan(runs: int) -> Plan:
+    images = Split(np.zeros((1, 16, 16)), np.zeros(1, np.int64))
+    experiment = Experiment(
+        "logging", "How fast?", DataChoice(name="usps"), (Arm("one", {}, Recipe()),), "one",
+        tuple(range(runs)),
+    )  # fmt: skip
+    return Plan.make(experiment, Digits("usps", images, images, "made up"), {"one": IDENTITY})
+
+
+def made_up_run(rng: np.random.Generator) -> tuple[list[dict], dict[str, bytes]]:
+    history = [dict(zip(EPOCH_METRICS, rng.uniform(size=7), strict=True)) for _ in range(23)]
+    weights = io.BytesIO()
+    np.savez(weights, **{name: rng.normal(size=s).astype("f4") for name, s in SHAPES.items()})
+    answers = {name: rng.integers(0, 10, TEST).astype(np.uint8) for name in ("label", "prediction")}
+    return history, {
+        "weights.npz": weights.getvalue(),
+        "test_predictions.parquet": pd.DataFrame(answers).to_parquet(index=False),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--profile", action="store_true")
+    options = parser.parse_args()
+    plan = made_up_plan(options.runs)
+    history, artifacts = made_up_run(np.random.default_rng(0))
+    profile = cProfile.Profile()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Store.writing(f"sqlite:///{Path(folder, 'mlflow.db')}") as store,
+    ):
+        experiment_id = store.ensure_experiment(plan.tracking_name)
+        arm = store.begin_arm(experiment_id, store.begin(experiment_id, plan), plan, "one")
+        began, cpu = time.perf_counter(), time.process_time()
+        if options.profile:
+            profile.enable()
+        for seed in range(options.runs):
+            store.log_run(
+                experiment_id, arm, plan, "one", seed, history, "finished", artifacts
+            )
+        profile.disable()
+        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+        assert len(store.finished(experiment_id)) == options.runs
+    per_run = 1000 * seconds / options.runs
+    print(f"{options.runs} runs in {seconds:.1f} s ({cpu:.1f} s of CPU): {per_run:.1f} ms each")
+    if options.profile:
+        pstats.Stats(profile).sort_stats("cumulative").print_stats(45)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Writing runs: what takes the place of MLflow's own slow ways leaves the same behind."""
+
+import math
+
+import pytest
+from mlflow.entities import Metric
+
+from lecun_ablate.tracking import Store, _insert_metrics
+
+VALUES = {"loss": [0.5, 0.25, 0.125], "error": [math.nan, math.inf, -math.inf], "misses": [3.0]}
+
+
+@pytest.fixture
+def store(workplace):
+    with Store.writing() as store:
+        yield store
+
+
+def test_metrics_are_stored_as_mlflow_would(store):
+    experiment_id = store.ensure_experiment("any/tiny")
+    points = [
+        Metric(name, value, 1_000 + step, step)
+        for name, values in VALUES.items()
+        for step, value in enumerate(values, 1)
+    ]
+    theirs, ours = (store.client.create_run(experiment_id).info.run_id for _ in range(2))
+    store.client.log_batch(theirs, metrics=points)
+    _insert_metrics(store.client._tracking_client.store, ours, points)
+    for name, values in VALUES.items():
+        histories = [
+            [(p.value, p.timestamp, p.step) for p in store.client.get_metric_history(run_id, name)]
+            for run_id in (theirs, ours)
+        ]
+        assert repr(histories[0]) == repr(histories[1])
+        assert len(histories[1]) == len(values)
+    latest = [store.client.get_run(run_id).data.metrics for run_id in (theirs, ours)]
+    assert repr(sorted(latest[0].items())) == repr(sorted(latest[1].items()))
+
+
+def test_a_writer_waits_for_the_disk_at_checkpoints_only(store):
+    with store.client._tracking_client.store.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1  # NORMAL
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+
+
+def test_artifacts_lie_where_mlflow_looks_for_them(store):
+    experiment_id = store.ensure_experiment("any/tiny")
+    run_id = store.client.create_run(experiment_id).info.run_id
+    store.put(run_id, {"notes.txt": "Zürich", "parts/weights.npz": b"\x00\x01"})
+    listed = [entry.path for entry in store.client.list_artifacts(run_id)]
+    assert listed == ["notes.txt", "parts"]
+    assert store.text(run_id, "notes.txt") == "Zürich"
+    assert store.bytes(run_id, "parts/weights.npz") == b"\x00\x01"
