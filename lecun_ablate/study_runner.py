@@ -69,7 +69,7 @@ def plan(prepared: Prepared, storage: str) -> Plan:
             arm.name: fixed | {"own values": study.own_values(arm), "epochs": arm.recipe.epochs}
             for arm in study.arms
         }
-        seconds = tuning.estimate(prepared, sum(todo.values()))
+        seconds = tuning.estimate(prepared, todo)
     else:
         pairs = seed_study.runs_to_do(prepared)
         todo = {what: sum(arm == what for arm, _ in pairs) for what in prepared.study.governs}

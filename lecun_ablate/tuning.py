@@ -22,6 +22,7 @@ from lecun_ablate.errors import ConfigError, LecunAblateError
 from lecun_ablate.experiment import Arm, Experiment, Tuning, arm_name
 from lecun_ablate.optuna_storage import explained, open_storage
 from lecun_ablate.recipe import content_hash
+from lecun_ablate.runner import seconds_per_epoch
 from lecun_ablate.statistics import Comparison, compare
 from lecun_ablate.study import SearchStudy, combinations, load_study
 from lecun_ablate.study_records import (
@@ -494,28 +495,22 @@ def runs_to_do(prepared: Prepared, url: str) -> dict[str, int]:
     return todo
 
 
-def estimate(prepared: Prepared, runs: int) -> float:
-    """Return about how many seconds a number of runs takes, from a trial on a few patterns."""
+def estimate(prepared: Prepared, runs: Mapping[str, int]) -> float:
+    """Return about how many seconds each arm's number of runs takes, from a trial on a few."""
     study = prepared.study
-    part = min(1, 100 / len(prepared.fit))
-    fit = prepared.fit.take(np.arange(round(part * len(prepared.fit))))
-    validation = prepared.validation.take(np.arange(round(part * len(prepared.validation))))
-    some = min(runs, 64)
-    seconds = 0.0
-    groups: dict[int, list[Run]] = defaultdict(list)
-    by_id = {id(trainer): trainer for trainer in prepared.trainers.values()}
-    for i in range(some):
-        arm = study.arms[i % len(study.arms)]
-        values = study.own_values(arm) | combinations(study.search)[0]
-        trainer = prepared.trainer(arm, values)
-        groups[id(trainer)].append(Run(study.recipe(arm, values), i, until=1))
-    for which, members in groups.items():
-        began = time.perf_counter()
-        for _ in by_id[which].train(members, fit, {"validation": validation}):
-            pass
-        mean_epochs = np.mean([run.recipe.epochs for run in members])
-        seconds += (time.perf_counter() - began) * mean_epochs
-    return seconds / part * runs / some if some else 0.0
+    total = 0.0
+    for arm in study.arms:
+        choices = combinations(study.search)[0]
+        recipe = study.recipe(arm, choices)
+        if runs[arm.name]:
+            per_epoch = seconds_per_epoch(
+                prepared.trainer(arm, choices),
+                [recipe] * min(runs[arm.name], 32),
+                prepared.fit,
+                {"validation": prepared.validation},
+            )
+            total += per_epoch * recipe.epochs * runs[arm.name]
+    return total
 
 
 # ---- what experiments make of it
