@@ -21,7 +21,7 @@ from lecun_ablate.statistics import (
     UntilNarrow,
 )
 from lecun_ablate.statistics.planning import ALPHA
-from lecun_ablate.statistics.wording import count, percent, points, span
+from lecun_ablate.statistics.wording import at_most, count, percent, points, span
 
 if TYPE_CHECKING:
     from lecun_ablate.plan import Plan
@@ -190,7 +190,7 @@ def _at_most(pair: PairResult) -> str:
     interval = pair.counted.interval
     if pair.counted.identical or interval is None:
         return "none with any seed"
-    return f"at most {points(interval.bound, sign=False)}"
+    return f"at most {at_most(interval.bound)}"
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -11,14 +11,13 @@ In this order, with `alpha` 0.05 and a `margin` below which a difference does no
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from lecun_ablate.statistics.images import JointComparison
 from lecun_ablate.statistics.paired import Comparison
 from lecun_ablate.statistics.planning import ALPHA, MOST_SEEDS, POWER, fewest_seeds, seeds_needed
-from lecun_ablate.statistics.wording import count, points, span
+from lecun_ablate.statistics.wording import at_most, count, points, span
 
 MARGIN = 0.005  # half a point: ten of 2,007 test images
 
@@ -63,10 +62,7 @@ def decide(
         if comparison.identical:
             return Verdict("no difference", f"no difference with any of {count(n, 'seed')}")
         if interval.bound <= margin:
-            largest = (
-                math.ceil(round(interval.bound * 1e4, 6)) / 1e4
-            )  # rounded up: all of it counts
-            text = f"no difference larger than {points(largest, sign=False)}"
+            text = f"no difference larger than {at_most(interval.bound)}"
             return Verdict("no difference", text)
     more = _more_seeds(comparison, comparisons, margin, alpha)
     if n + more >= MOST_SEEDS:

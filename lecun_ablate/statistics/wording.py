@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from lecun_ablate.statistics.intervals import Interval
 
 
@@ -20,6 +22,11 @@ def points(difference: float, decimals: int = 2, *, sign: bool = True) -> str:
     """Return a difference (a fraction) with its unit: -0.0031 is "-0.31 points"."""
     number = signed(difference, decimals) if sign else f"{100 * difference:.{decimals}f}"
     return f"{number} points"
+
+
+def at_most(bound: float) -> str:
+    """Return the bound of a difference in points, rounded up, so that it still is one."""
+    return points(math.ceil(round(bound * 1e4, 6)) / 1e4, sign=False)
 
 
 def span(interval: Interval | None, decimals: int = 2) -> str:
