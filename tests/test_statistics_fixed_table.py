@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestIndPower, TTestPower
 
 from lecun_ablate import statistics as st
@@ -123,6 +124,13 @@ def test_holm_by_hand():
     # sorted .01 .02 .03 .5: times 4, 3, 2, 1, made monotone
     assert st.holm([0.03, 0.5, 0.01, 0.02]) == pytest.approx([0.06, 0.5, 0.04, 0.06], abs=1e-15)
     assert st.holm([0.6, 0.7]) == pytest.approx([1.0, 1.0])
+
+
+def test_holm_is_that_of_statsmodels():
+    rng = np.random.default_rng(0)
+    for size in range(1, 9):
+        p = rng.uniform(size=size).round(2)  # ties, too
+        assert st.holm(p) == pytest.approx(multipletests(p, method="holm")[1], abs=1e-15)
 
 
 def test_joint_interval_by_hand():

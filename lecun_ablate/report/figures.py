@@ -32,6 +32,7 @@ STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True
          "grid.alpha": 0.3, "font.size": 10}  # fmt: skip
 PAGE_STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "lecun_ablate", "font.size": 11,
+    "text.parse_math": False,  # arms may have dollars in their names
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": INK,
     "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
     "axes.titlesize": 11, "axes.titlelocation": "left", "axes.linewidth": 0.6,
@@ -116,8 +117,9 @@ def learning_curves(
     with mpl.rc_context(PAGE_STYLE):
         figure, axes = _curves()
         for arm, colour in palette.items():
-            runs = frame[frame.arm == arm].pivot(index="epoch", columns="seed")
-            errors = 100 * runs[f"{split}_error"].dropna(how="all")
+            runs = frame[frame.arm == arm]
+            errors = 100 * runs.pivot(index="epoch", columns="seed", values=f"{split}_error")
+            errors = errors.dropna(how="all")
             if errors.empty:
                 continue
             median, epochs = errors.median(axis=1), errors.index
@@ -128,7 +130,8 @@ def learning_curves(
             astray = errors.iloc[1:].gt(ASTRAY * median.iloc[1:], axis=0).any()
             for seed in errors.columns[astray]:
                 axes.plot(epochs, errors[seed], color=colour, linewidth=0.6, alpha=0.7)
-        axes.set(xlabel="epoch", yscale="log", ylim=limits)
+        axes.set(xlabel="epoch", ylim=limits)  # before the scale: a log axis needs positive limits
+        axes.set_yscale("log")
         axes.set_title(f"{split} error [%]")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.yaxis.set_major_formatter(FuncFormatter(_tick))

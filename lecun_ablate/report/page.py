@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,8 @@ def build(evidence: Evidence, digits: Digits | None, store: Store) -> dict[str, 
         "recipes": _recipe_differences(plan),
     }
     files = {
-        "report.html": _render("report.html.j2", context),
-        "report.md": _render("report.md.j2", context),
+        "report.html": _templates().get_template("report.html.j2").render(context).encode(),
+        "report.md": _templates().get_template("report.md.j2").render(context).encode(),
         "arms.csv": _csv(_arm_frame(evidence, table)),
         "comparisons.csv": _csv(_comparison_frame(evidence)),
         "runs.csv": _csv(_run_frame(results)),
@@ -83,7 +84,8 @@ def build(evidence: Evidence, digits: Digits | None, store: Store) -> dict[str, 
     return files
 
 
-def _render(name: str, context: dict[str, Any]) -> bytes:
+@cache
+def _templates() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES, encoding="utf-8"),
         autoescape=lambda name: name is not None and ".html" in name,
@@ -92,9 +94,10 @@ def _render(name: str, context: dict[str, Any]) -> bytes:
         lstrip_blocks=True,
     )
     words = {"percent": percent, "points": points, "signed": signed, "span": span,
-             "p_value": _p, "minus": _minus, "plain": _plain, "sentence": _sentence}  # fmt: skip
+             "p_value": _p, "minus": _minus, "plain": _plain, "sentence": _sentence,
+             "cell": _cell}  # fmt: skip
     environment.filters |= words
-    return environment.get_template(name).render(context).encode()
+    return environment
 
 
 def _minus(text: str) -> str:
@@ -104,6 +107,11 @@ def _minus(text: str) -> str:
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def _cell(text: Any) -> str:
+    """Return a text that does not end its cell of a Markdown table."""
+    return _plain(text).replace("|", "\\|")
 
 
 def _plain(value: Any) -> str:

@@ -8,7 +8,6 @@ from functools import reduce
 
 import numpy as np
 from numpy.typing import ArrayLike
-from statsmodels.stats.multitest import multipletests
 
 from lecun_ablate.statistics.arrays import (
     DIVERGED_ERROR,
@@ -218,7 +217,12 @@ def holm(p_values: ArrayLike) -> np.ndarray:
     p_values = np.asarray(p_values, dtype=np.float64)
     if not ((p_values >= 0) & (p_values <= 1)).all():
         raise ValueError(f"p-values {p_values.tolist()}; expected numbers from 0 to 1")
-    return multipletests(p_values, method="holm")[1] if len(p_values) else p_values
+    # written out: statsmodels' multipletests collects garbage first: 0.3 s
+    order = np.argsort(p_values, kind="stable")
+    steps = p_values[order] * np.arange(len(p_values), 0, -1)
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return adjusted
 
 
 def _without_diverged(
