@@ -137,7 +137,7 @@ void functions(int count, const T* x, T* exponential, T* hyperbolic, T* normal, 
         exponential[i] = Math::exp(x[i]);
         hyperbolic[i] = Math::tanh(x[i]);
         normal[i] = Math::normal_cdf(x[i]);
-        logarithm[i] = Math::log_one(x[i] >= 1 ? x[i] : T(1));
+        logarithm[i] = Math::log_one(x[i]);
     }
 }
 

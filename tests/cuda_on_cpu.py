@@ -1,6 +1,7 @@
 """Runs the CUDA kernels on the CPU: a launcher for trainers.cuda, see cuda_on_cpu.cpp."""
 
 import ctypes
+import fcntl
 import hashlib
 import shutil
 import subprocess
@@ -29,13 +30,12 @@ def library(*more_flags: str) -> ctypes.CDLL:
     text = b"".join(path.read_bytes() for path in (*SOURCES, SOURCE))
     name = hashlib.sha256(text + repr((COMPILER, flags)).encode()).hexdigest()[:16]
     place = Path(tempfile.gettempdir()) / f"lecun_ablate-kernels-{name}.so"
-    if not place.exists():
-        folders = [f"-I{folder}" for folder in {path.parent for path in SOURCES}]
-        with tempfile.TemporaryDirectory(dir=place.parent) as folder:
-            made = Path(folder, "kernels.so")
-            subprocess.run(
-                [COMPILER, *flags, *folders, str(SOURCE), "-o", str(made)], check=True
-            )
+    with open(place.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the other processes of the test run wait for the first
+        if not place.exists():
+            folders = [f"-I{folder}" for folder in {path.parent for path in SOURCES}]
+            made = place.with_suffix(".part")
+            subprocess.run([COMPILER, *flags, *folders, str(SOURCE), "-o", str(made)], check=True)
             made.replace(place)
     return ctypes.CDLL(str(place))
 

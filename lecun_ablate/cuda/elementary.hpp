@@ -54,14 +54,11 @@ struct ElementaryMath {
     // A softmax calls it 20 times: no copy for each, or it takes all the registers.
     LECUN_CALL static T exp_one(T x) { return exp(x); }
 
-    // log x = n log 2 + 2 atanh((m - 1) / (m + 1)) with m = x / 2^n near 1. x: 1 to 2^30
+    // log x = n log 2 + 2 atanh((m - 1) / (m + 1)) with m = x / 2^n near 1. x: 1 to 16
     LECUN_FORMULA static T log_one(T x) {
         int n = 0;
         T m = x;
-        while (m > T(1.4142135623730951)) {
-            m *= T(0.5);
-            ++n;
-        }
+        for (; n < 4 && m > T(1.4142135623730951); ++n) m *= T(0.5);
         const T s = (m - 1) / (m + 1), square = s * s;
         T series = 0;
 #pragma unroll

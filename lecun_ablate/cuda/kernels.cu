@@ -19,6 +19,7 @@ struct Block {
         // registers throughout, and has none left for the sums.
         int thread;
         asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+#pragma unroll 1
         for (int i = thread; i < count; i += kThreads) task(i);
     }
     __device__ void barrier() const { __syncthreads(); }
@@ -34,14 +35,16 @@ struct Block {
 
 using T = Choices::Scalar;
 
-// The launch bounds below name the blocks that an SM's shared memory holds (228 KB), so that the
-// compiler leaves each of them enough registers.
+// The launch bounds below name the blocks that the shared memory of a multiprocessor holds, so that
+// the compiler leaves each of them enough registers: 228 KB from sm_90 to sm_10x, less elsewhere.
+constexpr bool kMuchShared = __CUDA_ARCH__ / 100 == 9 || __CUDA_ARCH__ / 100 == 10;
 constexpr bool kFloat = sizeof(T) == 4;
 
 static_assert(sizeof(TrainingMemory<T>) == TRAINING_BYTES);
 static_assert(sizeof(EvaluationMemory<T>) == EVALUATION_BYTES);
 
-extern "C" __global__ void __launch_bounds__(THREADS, kFloat && !Choices::momentum ? 4 : 2)
+extern "C" __global__ void
+__launch_bounds__(THREADS, kMuchShared && kFloat && !Choices::momentum ? 4 : 2)
 train(T* parameters, T* velocity, const Settings<T>* settings, const T* images, const int* labels,
       const int* orders, const int* order_rows, int steps) {
     extern __shared__ char shared[];
@@ -51,7 +54,8 @@ train(T* parameters, T* velocity, const Settings<T>* settings, const T* images, 
                            settings, images, labels, orders, order_rows, steps);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, kFloat ? 4 : 2)
+extern "C" __global__ void
+__launch_bounds__(THREADS, kMuchShared && kFloat ? 4 : 2)
 evaluate(const T* parameters, const Settings<T>* settings, const T* images, const int* labels,
          int patterns, const int* order_rows, unsigned char* predictions, double* losses) {
     extern __shared__ char shared[];

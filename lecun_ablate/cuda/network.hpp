@@ -157,7 +157,7 @@ public:
         team_.each(kH3Slices * kH3, [=, this](int task) {
             const int first = task / kH3 * kSliceUnits, unit = task % kH3;
             T sum = 0;
-#pragma unroll 16
+#pragma unroll 8
             for (int i = 0; i < kSliceUnits; ++i)
                 sum = fused(m_.h2()[first + i], m_.weights.h3_weight[first + i][unit], sum);
             m_.h3_sums()[task] = sum;
@@ -174,7 +174,7 @@ public:
         team_.barrier();
         team_.each(kOutputs, [=, this](int i) {
             T sum = m_.weights.out_bias[i];
-#pragma unroll 15
+#pragma unroll 10
             for (int j = 0; j < kH3; ++j) sum = fused(m_.h3[j], m_.weights.out_weight[j][i], sum);
             const auto unit = activate<Math>(Choices::output, sum);
             m_.out[i] = unit.value;
@@ -416,7 +416,7 @@ private:
 //   orders: (any, steps), the row order_rows[network] of it; a network with row -1 rests
 template <class Choices, class Team>
 LECUN_FORMULA void train_network(
-    Team team, int network, TrainingMemory<typename Choices::Scalar>& memory,
+    Team team, unsigned network, TrainingMemory<typename Choices::Scalar>& memory,
     typename Choices::Scalar* fast_velocity, typename Choices::Scalar* parameters,
     typename Choices::Scalar* velocity, const Settings<typename Choices::Scalar>* settings,
     const typename Choices::Scalar* images, const int* labels, const int* orders,
@@ -448,13 +448,14 @@ LECUN_CALL double image_loss(Loss kind, const double* outputs, const double* tar
 //   losses: (networks, chunks), the sum over the chunk's images
 template <class Choices, class Team>
 LECUN_FORMULA void evaluate_network(
-    Team team, int block, EvaluationMemory<typename Choices::Scalar>& memory,
+    Team team, unsigned block, EvaluationMemory<typename Choices::Scalar>& memory,
     const typename Choices::Scalar* parameters, const Settings<typename Choices::Scalar>* settings,
     const typename Choices::Scalar* images, const int* labels, int patterns,
     const int* order_rows, unsigned char* predictions, double* losses) {
     using T = typename Choices::Scalar;
-    const int chunks = (patterns + kImagesPerBlock - 1) / kImagesPerBlock;
-    const int network = block / chunks, first = block % chunks * kImagesPerBlock;
+    const unsigned chunks = (patterns + kImagesPerBlock - 1) / kImagesPerBlock;
+    const unsigned network = block / chunks;
+    const int first = int(block % chunks) * kImagesPerBlock;
     if (order_rows[network] < 0) return;
     const int count = patterns - first < kImagesPerBlock ? patterns - first : kImagesPerBlock;
     const Settings<T>& own = settings[network];

@@ -1,0 +1,27 @@
+#!/bin/sh
+# Profiles one epoch of the CUDA kernels with NVIDIA's ncu: where the cycles of a step go.
+#
+#     scripts/profile_gpu.sh [NETWORKS]     default 528, four blocks on each of 132 multiprocessors
+#
+# Writes gpu_profile.ncu-rep (open it with ncu-ui) and prints its summary.
+set -eu
+cd "$(dirname "$0")/.."
+command -v ncu >/dev/null || {
+    echo "ncu is not installed: it comes with NVIDIA Nsight Compute" >&2
+    exit 1
+}
+short='
+import sys
+import numpy as np
+from lecun_ablate.data.digits import Split
+from lecun_ablate.recipe import Recipe
+from lecun_ablate.trainers.base import Run
+from lecun_ablate.trainers.cuda import CudaTrainer
+rng = np.random.default_rng(0)
+fit, test = (Split(rng.uniform(-1, 1, (n, 16, 16)), rng.integers(0, 10, n)) for n in (500, 512))
+runs = [Run(Recipe(epochs=1), seed) for seed in range(2 * int(sys.argv[1]))]
+list(CudaTrainer(threads=1).train(runs, fit, {"test": test}))  # batches fill half the GPU each
+'
+ncu --set full --clock-control none --kernel-name 'regex:train|evaluate' --launch-count 4 \
+    --force-overwrite --export gpu_profile "${PYTHON:-python}" -c "$short" "${1:-528}"
+ncu --import gpu_profile.ncu-rep --page details

@@ -1,0 +1,320 @@
+"""The CUDA kernels: their arithmetic on the CPU, their compilation, and what a GPU must confirm.
+
+That they train as the reference does is shown in test_conformance.py, with the kernels compiled
+for the CPU (cuda_on_cpu.cpp). Here: no result depends on who runs which task when.
+"""
+
+import ctypes
+import io
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.special
+import torch
+from cuda_on_cpu import COMPILER, Cpu, library
+
+from lecun_ablate import initial, trainers
+from lecun_ablate.cuda import compiler
+from lecun_ablate.cuda.compiler import ACTIVATIONS, LOSSES, THREADS, Choices, compile_kernels
+from lecun_ablate.data.digits import Split
+from lecun_ablate.errors import ConfigError, LecunAblateError
+from lecun_ablate.recipe import Recipe
+from lecun_ablate.registry import registry
+from lecun_ablate.trainers import cuda
+from lecun_ablate.trainers.base import Run
+from lecun_ablate.trainers.cuda import CudaTrainer
+
+on_cpu = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+
+
+def split(n: int, seed: int) -> Split:
+    rng = np.random.default_rng(seed)
+    return Split(rng.uniform(-1, 1, (n, 16, 16)), rng.integers(0, 10, n))
+
+
+FIT, TEST = split(6, 0), split(40, 1)  # TEST takes more than one block
+RECIPES = {
+    "notebook": {},
+    "momentum": {"momentum": 0.9, "lr": 0.005, "activation": "silu", "connectivity": "random_8"},
+    "cross-entropy": {"loss": "cross_entropy", "output_activation": "identity", "lr": 0.01,
+                      "activation": "gelu", "connectivity": "full", "order": "shuffled"},
+}  # fmt: skip
+
+
+def bits(launcher, runs, fit=FIT, test=TEST) -> list[bytes]:
+    """Return all that is known of each run after each epoch, as bytes."""
+    found = [b""] * len(runs)
+    for report in CudaTrainer(launcher).train(runs, fit, {"test": test}):
+        score = report.scores["test"]
+        found[report.index] += score.predictions.tobytes() + np.float64(score.loss).tobytes()
+        for tensors in (report.state.parameters, report.state.optimizer):
+            found[report.index] += b"".join(t.tobytes() for t in tensors.values())
+    return found
+
+
+# ---- the same source on the CPU ----------------------------------------------------------------
+
+
+@on_cpu
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_order_of_tasks_within_a_phase_does_not_matter(name, dtype):
+    """A task that read what another of its phase writes would show here: a race on a GPU."""
+    runs = [Run(Recipe(**RECIPES[name], dtype=dtype, epochs=1), 3)]
+    expected = bits(Cpu(), runs)
+    for schedule in (1, 2, 3):  # in reverse, shuffled, shuffled otherwise
+        assert bits(Cpu(schedule), runs) == expected
+
+
+@on_cpu
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_number_of_threads_does_not_matter(name):
+    runs = [Run(Recipe(**RECIPES[name], epochs=1), 3)]
+    assert bits(Cpu(-3), runs, test=FIT) == bits(Cpu(), runs, test=FIT)
+
+
+@on_cpu
+def test_batches_of_any_size_give_the_same_bits():
+    recipe = Recipe(epochs=2)
+    runs = [Run(recipe.model_copy(update={"lr": 0.01 * (1 + s), "order": o}), s)
+            for s in range(3) for o in ("fixed", "shuffled")]  # fmt: skip
+    together = bits(Cpu(resident=100), runs)
+    assert bits(Cpu(resident=1), runs) == together
+    assert bits(Cpu(resident=4), runs[::-1])[::-1] == together
+
+
+@on_cpu
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_elementary_functions(dtype):
+    """Within a few units in the last place of the true values, as computed in long double."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(0, s, 2000) for s in (1e-3, 0.3, 3, 15)]).astype(dtype)
+    found = np.empty((4, x.size), dtype)
+    name = {"float32": "float", "float64": "double"}[dtype]
+    pointers = [ctypes.c_void_p(row.ctypes.data) for row in (x, *found)]
+    getattr(library(), f"functions_{name}")(ctypes.c_int(x.size), *pointers)
+    wide = x.astype(np.longdouble)
+    normal = scipy.special.ndtr(x.astype("f8"))
+    expected = [np.exp(wide), np.tanh(wide), normal, np.log(np.clip(wide, 1, 16))]
+    found[3][(x < 1) | (x > 16)] = expected[3][(x < 1) | (x > 16)]  # it is for these alone
+    # relative to the value itself, but for the normal distribution function, whose tail is small
+    floors = [0, 0, 1, 0]
+    for ours, true, floor in zip(found, expected, floors, strict=True):
+        unit = np.finfo(dtype).eps * (np.abs(true) + floor) + np.finfo(dtype).tiny
+        assert (np.abs(ours - true) / unit).max() < 4
+
+
+@on_cpu
+def test_elementary_functions_at_the_ends():
+    x = np.array([-1e30, -200, 0, 200, 1e30, np.inf, -np.inf, np.nan], "f4")
+    found = np.empty((4, x.size), "f4")
+    pointers = [ctypes.c_void_p(row.ctypes.data) for row in (x, *found)]
+    library().functions_float(ctypes.c_int(x.size), *pointers)
+    infinite = np.inf
+    np.testing.assert_array_equal(
+        found[0], [0, 0, 1, infinite, infinite, infinite, 0, np.nan]
+    )
+    np.testing.assert_array_equal(found[1], [-1, -1, 0, 1, 1, 1, -1, np.nan])
+    np.testing.assert_array_equal(found[2], [0, 0, 0.5, 1, 1, 1, 0, np.nan])
+
+
+@on_cpu
+def test_the_host_knows_the_layout_of_the_kernels():
+    found = (ctypes.c_int * 8)()
+    library().sizes(found)
+    expected = [
+        compiler.TRAINING_BYTES["float32"], compiler.TRAINING_BYTES["float64"],
+        compiler.EVALUATION_BYTES["float32"], compiler.EVALUATION_BYTES["float64"],
+        cuda._settings_type("float32").itemsize, cuda._settings_type("float64").itemsize,
+        compiler.PARAMETERS, cuda.IMAGES_PER_BLOCK,
+    ]  # fmt: skip
+    assert list(found) == expected
+    assert sum(int(np.prod(shape)) for shape in initial.SHAPES.values()) == compiler.PARAMETERS
+
+
+def test_names_are_in_the_order_of_the_enumerations():
+    text = (compiler.HERE.parent / "native" / "formulas.hpp").read_text()
+    for kind, names in (("Activation", ACTIVATIONS), ("Loss", LOSSES)):
+        listed = re.search(rf"enum class {kind} \{{(.*?)\}}", text, re.DOTALL).group(1)
+        assert tuple(re.findall(r"\w+", listed)) == names
+
+
+# ---- what it supports, and who chooses it ------------------------------------------------------
+
+
+def test_unsupported_recipes():
+    trainer = CudaTrainer(Cpu())
+    assert trainer.unsupported(Recipe(connectivity="random_8", init="xavier")) is None
+    registry.register("activation", "own")(lambda x: x * x)
+    assert "activation 'own'" in trainer.unsupported(Recipe(activation="own"))
+
+    class Small(Cpu):
+        def kernels(self, choices):
+            raise LecunAblateError("too little shared memory")
+
+    assert CudaTrainer(Small()).unsupported(Recipe()) == "too little shared memory"
+    with pytest.raises(ConfigError, match="too little"):
+        list(CudaTrainer(Small()).train([Run(Recipe(), 0)], FIT, {}))
+
+
+def test_choosing_it(monkeypatch):
+    recipes = {"a": Recipe(), "b": Recipe(activation="relu")}
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match=r"--trainer cuda: .*no CUDA device"):
+            trainers.choose(recipes, "cuda")
+    with pytest.raises(ConfigError, match="--trainer cuda: it does not run on device cpu"):
+        trainers.choose(recipes, "cuda", "cpu")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cuda, "availability", lambda: None)
+    monkeypatch.setattr(cuda, "CudaTrainer", lambda: CudaTrainer(Cpu()))
+    for trainer, device in (("auto", "auto"), ("cuda", "auto"), ("auto", "cuda")):
+        chosen, notices = trainers.choose(recipes, trainer, device)
+        assert {t.name for t in chosen.values()} == {"cuda"}
+        assert notices == []
+    with pytest.raises(ConfigError, match="--trainer native: it does not run on device cuda"):
+        trainers.choose(recipes, "native", "cuda")
+    registry.register("activation", "own")(lambda x: x * x)
+    recipes["b"] = Recipe(activation="own")
+    chosen, notices = trainers.choose(recipes)
+    assert {(t.name, t.device) for t in chosen.values()} == {("torch", "cuda")}
+    assert "b: the cuda trainer has no activation 'own'" in notices[0]
+    chosen, _ = trainers.choose(recipes, "mixed")
+    assert {arm: t.name for arm, t in chosen.items()} == {"a": "cuda", "b": "torch"}
+    with pytest.raises(ConfigError, match="arm 'b'"):
+        trainers.choose(recipes, "cuda")
+
+    monkeypatch.setattr(cuda, "availability", lambda: "no compiler")
+    chosen, notices = trainers.choose(recipes)
+    assert chosen["a"].name == "torch"
+    assert "The cuda trainer is not available (no compiler)" in notices[0]
+
+
+# ---- compilation, which takes no GPU -----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def nvrtc():
+    pytest.importorskip("cuda.core", reason="NVIDIA's compiler is not installed")
+
+
+NOTEBOOK = Choices("float32", "tanh", "tanh", "mse", False)
+COMPILED = {
+    "notebook": NOTEBOOK,
+    "momentum": replace(NOTEBOOK, momentum=True),
+    "cross-entropy": replace(NOTEBOOK, activation="gelu", output_activation="identity",
+                             loss="cross_entropy"),
+    "float64": replace(NOTEBOOK, dtype="float64", activation="silu"),
+}  # fmt: skip
+# per multiprocessor, from NVIDIA's tables of compute capabilities
+REGISTERS = 65_536
+SHARED = {"sm_80": 167_936, "sm_90": 233_472, "sm_100": 233_472}  # bytes
+RESERVED = 1024  # bytes of shared memory that each block takes for the system
+BLOCKS = {  # that are to be resident on a multiprocessor
+    ("notebook", "sm_80"): 2, ("notebook", "sm_90"): 4, ("notebook", "sm_100"): 4,
+    ("momentum", "sm_80"): 1, ("momentum", "sm_90"): 2, ("momentum", "sm_100"): 2,
+    ("cross-entropy", "sm_80"): 2, ("cross-entropy", "sm_90"): 4, ("cross-entropy", "sm_100"): 4,
+    ("float64", "sm_80"): 1, ("float64", "sm_90"): 2, ("float64", "sm_100"): 2,
+}  # fmt: skip
+
+
+def blocks_per_sm(registers: int, shared: int, architecture: str) -> int:
+    """Return how many blocks fit: registers are given out to warps in units of 256."""
+    warps = THREADS // 32
+    by_registers = REGISTERS // (-(-registers * 32 // 256) * 256 * warps)
+    by_shared = SHARED[architecture] // (-(-shared // 128) * 128 + RESERVED)
+    return min(by_registers, by_shared, 64 // warps)
+
+
+@pytest.mark.usefixtures("nvrtc")
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [
+        ("notebook", "sm_80"), ("notebook", "sm_90"), ("notebook", "sm_100"),
+        ("cross-entropy", "sm_90"), ("momentum", "sm_90"), ("float64", "sm_90"),
+        *(pytest.param(*key, marks=pytest.mark.slow) for key in BLOCKS
+          if key[0] != "notebook" and key[1] != "sm_90"),
+    ],
+)  # fmt: skip
+def test_kernels_compile_without_spills_for_the_intended_occupancy(name, architecture):
+    choices, log = COMPILED[name], io.StringIO()
+    code = compile_kernels(choices, architecture, log)
+    assert code.code[:4] == b"\x7fELF"
+    report = log.getvalue()
+    entries = re.split(r"Compiling entry function", report)[1:]
+    assert sorted(re.findall(r"entry function '(\w+)'", report)) == ["evaluate", "train"]
+    for entry in entries:
+        assert re.findall(r"(\d+) bytes stack frame", entry)
+        assert set(re.findall(r"(\d+) bytes (?:stack frame|spill)", entry)) == {"0"}
+        registers = int(re.search(r"Used (\d+) registers", entry).group(1))
+        training = "'train'" in entry.splitlines()[0]
+        shared = choices.training_bytes if training else choices.evaluation_bytes
+        found = blocks_per_sm(registers, shared, architecture)
+        assert found == BLOCKS[name, architecture] or (not training and found > 1)
+
+
+@pytest.mark.usefixtures("nvrtc")
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_compiles_without_spills(activation, dtype):
+    log = io.StringIO()
+    choices = Choices(dtype, activation, activation, "cross_entropy", True)
+    compile_kernels(choices, "sm_90", log)
+    assert set(re.findall(r"(\d+) bytes (?:stack frame|spill)", log.getvalue())) == {"0"}
+
+
+@pytest.mark.usefixtures("nvrtc")
+def test_the_cache_of_compiled_kernels(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def kept() -> int:
+        return sum(path.is_file() for path in tmp_path.rglob("entries/**/*"))
+
+    monkeypatch.setattr(compiler, "source", lambda: _TINY)
+    compile_kernels(NOTEBOOK, "sm_90")
+    (entry,) = (path for path in tmp_path.rglob("entries/**/*") if path.is_file())
+    entry.write_bytes(b"\x7fELF, but another one")
+    assert compile_kernels(NOTEBOOK, "sm_90").code == b"\x7fELF, but another one"
+    monkeypatch.setattr(compiler, "source", lambda: _TINY + "\n")
+    compile_kernels(NOTEBOOK, "sm_90")  # another source
+    assert kept() == 2
+    compile_kernels(NOTEBOOK, "sm_80")  # another architecture
+    assert kept() == 3
+    compile_kernels(replace(NOTEBOOK, loss="cross_entropy"), "sm_80")  # another option
+    assert kept() == 4
+
+
+_TINY = 'extern "C" __global__ void train() {} extern "C" __global__ void evaluate() {}'
+
+
+@pytest.mark.usefixtures("nvrtc")
+def test_a_compiler_that_fails_says_why(monkeypatch):
+    monkeypatch.setattr(compiler, "source", lambda: "__device__ int x = y;")
+    with pytest.raises(LecunAblateError, match=r'for sm_90: error: identifier "y" is undefined'):
+        compile_kernels(NOTEBOOK, "sm_90", io.StringIO())
+
+
+# ---- on a GPU ----------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "cross-entropy"])
+def test_a_gpu_computes_the_bits_of_the_cpu(name, dtype):
+    """Only the normal distribution function, of gelu, is the platform's own."""
+    from lecun_ablate.cuda.gpu import Gpu
+
+    runs = [Run(Recipe(**RECIPES[name], dtype=dtype, epochs=2), seed) for seed in range(3)]
+    assert bits(Gpu(), runs) == bits(Cpu(), runs)
+
+
+@pytest.mark.gpu
+def test_many_networks_on_a_gpu_do_not_disturb_each_other():
+    runs = [Run(Recipe(epochs=2, order="shuffled"), seed) for seed in range(1000)]
+    trainer = CudaTrainer()
+    together = bits(trainer.launcher, runs)
+    for i in (0, 511, 999):
+        assert bits(trainer.launcher, [runs[i]]) == [together[i]]
