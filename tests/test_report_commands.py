@@ -1,0 +1,242 @@
+"""report, compare, power and reproduce, through the real command line on runs that were trained."""
+
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import lecun_ablate
+from lecun_ablate import api, data
+from lecun_ablate.data import Digits
+from lecun_ablate.registry import registry
+from lecun_ablate.statistics import compare, seeds_needed
+from lecun_ablate.tracking import Store
+from lecun_ablate.trainers import native
+
+YAML = """
+# python -m lecun_ablate run pair.yaml
+name: pair
+question: Does it matter?
+data: digits
+recipe: {epochs: 1}
+vary: {activation: [tanh, relu]}
+seeds: 3
+"""
+OWN = """
+import torch
+from lecun_ablate import register
+
+@register("activation")
+def bent(x):
+    '''x + tanh(x), made up.'''
+    return x + torch.tanh(x)
+"""
+GROWING = """
+name: growing
+data: tiny
+recipe: {epochs: 1}
+vary: {activation: [tanh, relu]}
+seeds: {until: {halfwidth: HALFWIDTH, at_most: 22}}
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, empty_store):
+    """A folder in which pair.yaml has been run."""
+    folder = tmp_path_factory.mktemp("pair")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    (folder / "pair.yaml").write_text(YAML)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        lecun_ablate.run("pair.yaml", device="cpu")
+    return folder
+
+
+@pytest.fixture
+def pair(trained, monkeypatch):
+    """The same folder to work in, and its results."""
+    monkeypatch.chdir(trained)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("LECUN_ABLATE_DATA", raising=False)
+    return lecun_ablate.load_results("pair")
+
+
+def run_id(frame, arm, seed):
+    return frame[(frame.arm == arm) & (frame.seed == seed)].run_id.iloc[0]
+
+
+def files():
+    return {path.name: path.read_bytes() for path in Path("reports/pair/digits").iterdir()}
+
+
+def test_reporting_again_gives_the_same_files(pair, command):
+    first = files()
+    assert {"report.html", "report.md", "arms.csv", "comparisons.csv", "runs.csv"} <= set(first)
+    shutil.rmtree("reports")
+    status, out, _ = command("report", "pair")
+    assert (status, out.strip()) == (0, "reports/pair/digits/report.html")
+    assert files() == first
+    store = Store()
+    top = store.find("pair").info.run_id
+    assert {name: store.bytes(top, name) for name in first} == first
+    assert command("report", "pair.yaml")[0] == 0
+    assert files() == first
+
+
+def test_the_page_says_how_to_do_it_again(pair):
+    page = files()["report.html"].decode()
+    assert "python -m lecun_ablate run pair.yaml" in page
+    assert data.load("digits").digest in page
+    assert f"lecun_ablate {lecun_ablate.__version__}" in page and "torch 2." in page
+    assert "0 to 2" in page
+
+
+def test_other_digits_are_no_test_set_of_these_runs(pair, command, monkeypatch):
+    real, before = data.load("digits"), files()
+    other = Digits("digits", real.train, real.test.take(np.arange(399)), "made up")
+    del registry._components["data"]["digits"]
+    registry.register("data", "digits")(lambda: other)
+    status, out, err = command("report", "pair")
+    assert status == 3 and out == ""
+    assert f"digest {real.digest}, came others, digest {other.digest}" in err
+    assert files() == before, "nothing was written"
+    assert command("report", "pair", "--no-pictures")[0] == 0
+    assert b"The pictures are left out" in files()["report.html"]
+    assert files()["runs.csv"] == before["runs.csv"]
+    for name, content in before.items():
+        Path("reports/pair/digits", name).write_bytes(content)
+
+
+def test_json_and_arm_runs_hold_the_comparison(pair, command):
+    shown = json.loads(command("show", "pair", "--json")[1])
+    (pair_,) = shown["comparisons"]
+    by_seed = {arm: rows.set_index("seed").test_error for arm, rows in pair.groupby("arm")}
+    assert pair_["difference"] == pytest.approx((by_seed["relu"] - by_seed["tanh"]).mean())
+    assert (pair_["arm"], pair_["baseline"], pair_["seeds"]) == ("relu", "tanh", 3)
+    assert shown["answer"].startswith("Nothing can be concluded yet")
+    store = Store()
+    top = store.find("pair").info
+    arms = store.search(top.experiment_id, lecun_ablate__level="arm")
+    (relu,) = (run for run in arms if run.data.tags["lecun_ablate.arm"] == "relu")
+    for name in ("difference", "difference_low", "difference_high", "p_adjusted"):
+        assert relu.data.metrics[name] == pytest.approx(pair_[name]), name
+    assert relu.data.metrics["final_error_mean"] == pytest.approx(by_seed["relu"].mean())
+    assert relu.data.tags["verdict"] == pair_["verdict"] == "undecided"
+    assert relu.data.tags["conclusion"] == pair_["verdict_text"]
+
+
+def test_compare_counts_the_digits_on_which_two_runs_differ(pair, command):
+    ids = run_id(pair, "tanh", 0), run_id(pair, "relu", 1)
+    store = Store()
+    labels = store.labels(ids[0])
+    one, two = (store.predictions(i) for i in ids)
+    status, out, _ = command("compare", *ids, "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert found["only_first_right"] == np.sum((one == labels) & (two != labels))
+    assert found["both_wrong"] == np.sum((one != labels) & (two != labels))
+    assert found["first"] == {"run_id": ids[0], "arm": "tanh", "seed": 0,
+                              "error": np.mean(one != labels)}  # fmt: skip
+    rows = [row["image"] for row in found["differing_digits"]]
+    assert rows == np.flatnonzero(one != two).tolist()
+    text = command("compare", *ids)[1]
+    assert "McNemar" in text and "tanh seed 0" in text and "that takes seeds" in text
+
+
+@pytest.mark.usefixtures("tiny")
+def test_compare_refuses_runs_on_other_digits_and_what_is_no_run(pair, command, workplace):
+    (workplace / "other.yaml").write_text(YAML.replace("digits", "tiny").replace("pair", "other"))
+    (workplace / "pair.yaml").write_text(YAML)
+    other = lecun_ablate.run("other.yaml", device="cpu", seeds=1)
+    mine = lecun_ablate.run("pair.yaml", device="cpu", seeds=1, epochs=1)
+    status, _, err = command("compare", other.run_id[0], mine.run_id[0])
+    assert status == 1
+    assert "different digits" in err and "tiny (digest" in err and "digits (digest" in err
+    status, _, err = command("compare", "0" * 32, mine.run_id[0])
+    assert status == 1 and "no run" in err
+    top = Store().find("pair").info.run_id
+    status, _, err = command("compare", top, mine.run_id[0])
+    assert status == 1 and "one of level experiment" in err
+
+
+def test_power_says_what_an_effect_takes(pair, command):
+    status, out, _ = command("power", "pair", "--effect", "0.5", "--json")
+    (found,) = json.loads(out)
+    by_seed = {arm: rows.set_index("seed").test_error for arm, rows in pair.groupby("arm")}
+    spread = compare(by_seed["relu"], by_seed["tanh"]).sd
+    assert status == 0
+    assert found["paired"] == seeds_needed(0.005, spread)
+    assert found["sd"] == pytest.approx((by_seed["relu"] - by_seed["tanh"]).std())
+    assert "0.50 points" in command("power", "pair", "--effect", "0.5")[1]
+    assert command("power", "pair", "--effect", "-1")[0] == 2
+
+
+def test_a_run_is_reproduced_bit_for_bit(pair, command):
+    status, out, _ = command("reproduce", run_id(pair, "relu", 2))
+    assert status == 0
+    assert "relu seed 2 is reproduced, bit for bit: 6 numbers over 1 epoch" in out
+
+
+@pytest.mark.skipif(native.availability() is not None, reason="the native trainer is not built")
+def test_another_trainer_reproduces_a_run_within_bounds(pair, command):
+    status, out, _ = command("reproduce", run_id(pair, "tanh", 1), "--trainer", "torch")
+    assert status == 0
+    assert "trainer: native then, torch now" in out and "losses may differ by" in out
+    assert "is reproduced, within these bounds" in out
+
+
+def test_a_metric_that_differs_by_one_bit_is_not_reproduced(pair, command):
+    wrong = run_id(pair, "tanh", 2)
+    loss = pair[pair.run_id == wrong].test_loss.item()
+
+    def write(value):
+        with closing(sqlite3.connect("mlflow.db")) as database, database:
+            database.execute(
+                "UPDATE metrics SET value = ? WHERE run_uuid = ? AND key = 'test_loss'",
+                (value, wrong),
+            )
+
+    write(float(np.nextafter(loss, 1)))
+    try:
+        status, out, _ = command("reproduce", wrong)
+    finally:
+        write(loss)
+    assert status == 1
+    assert "1 of 6 numbers over 1 epoch differ" in out and "test_loss" in out
+    assert "tanh seed 2 is NOT reproduced" in out
+
+
+@pytest.mark.usefixtures("tiny")
+def test_components_of_ones_own_come_from_the_store(workplace, command):
+    (workplace / "own.py").write_text(OWN)
+    (workplace / "own.yaml").write_text(
+        "name: own\ndata: tiny\ncomponents: own.py\nrecipe: {activation: bent, epochs: 2}\nseeds: 1"
+    )
+    frame = lecun_ablate.run("own.yaml", device="cpu")
+    (workplace / "own.py").unlink()
+    del registry._components["activation"]["bent"]
+    status, out, err = command("reproduce", frame.run_id[0])
+    assert status == 0, err
+    assert "is reproduced, bit for bit: 12 numbers over 2 epochs" in out
+
+
+@pytest.mark.usefixtures("tiny")
+def test_seeds_grow_until_intervals_are_narrow_and_resume_alike(workplace, monkeypatch):
+    (workplace / "growing.yaml").write_text(GROWING.replace("HALFWIDTH", "0.5"))
+    first = lecun_ablate.run("growing.yaml", device="cpu")
+    assert sorted(first.seed.unique()) == list(range(22)), "20, then up to at_most"
+    store = Store()
+    (top,) = store.experiment_runs(store.find("growing").info.experiment_id)
+    assert store.plan(top).experiment.seeds == tuple(range(22)), "one plan, extended"
+    monkeypatch.setattr(lecun_ablate.runner, "_train", lambda *_: pytest.fail("trained again"))
+    pd.testing.assert_frame_equal(lecun_ablate.run("growing.yaml", device="cpu"), first)
+    (workplace / "growing.yaml").write_text(GROWING.replace("HALFWIDTH", "60"))
+    enough = lecun_ablate.run("growing.yaml", device="cpu")
+    assert sorted(enough.seed.unique()) == list(range(20)), "wide enough at the first look"
+    assert "within ±60 points, at most 22" in api.page_of(store.plan(top)).read_text()
