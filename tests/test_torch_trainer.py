@@ -4,11 +4,20 @@ import numpy as np
 import pytest
 import torch
 
+from lecun_ablate import initial
 from lecun_ablate.data.digits import Split
 from lecun_ablate.recipe import Recipe
 from lecun_ablate.registry import registry
+from lecun_ablate.trainers import torch_trainer
 from lecun_ablate.trainers.base import Run
-from lecun_ablate.trainers.torch_trainer import GROUP, TorchTrainer, _groups
+from lecun_ablate.trainers.torch_trainer import (
+    GROUP,
+    TorchTrainer,
+    _Group,
+    _groups,
+    _Presentation,
+    _Splits,
+)
 
 
 def split(n: int, seed: int) -> Split:
@@ -73,7 +82,7 @@ def test_groups_hold_only_runs_of_like_operations():
     assert sorted(map(sorted, groups)) == [[0, 1], [2, 3], [4]]
     many = _groups([Run(Recipe(), s) for s in range(100)], threads=2)
     assert max(map(len, many)) <= GROUP["float32"]
-    assert sorted(sum(many, [])) == list(range(100))
+    assert sorted(i for members in many for i in members) == list(range(100))
 
 
 def test_an_error_in_one_group_leaves_the_others_to_finish():
@@ -92,3 +101,35 @@ def test_an_error_in_one_group_leaves_the_others_to_finish():
         for report in TorchTrainer(threads=1).train(runs, FIT, {"train": FIT}):
             seen.append((report.index, report.epoch, report.last))
     assert (1, 2, True) in seen
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "a user's own"])
+def test_an_order_kept_on_the_device_is_the_same_order(name):
+    """What a GPU does, but for the graph: the place in the order is a tensor."""
+    recipe = Recipe(**RECIPES[name], epochs=2)
+    runs = [Run(recipe, seed) for seed in range(3)]
+    ordinary, other = (_Group(runs, _Splits(FIT, {}, torch.device("cpu"))) for _ in range(2))
+    for epoch in (1, 2):
+        ordinary.epoch(epoch)
+        orders = [initial.pattern_order(recipe, run.seed, epoch, len(FIT)) for run in runs]
+        order = torch.stack(orders, dim=1)
+        other.presentation = other.presentation or _Presentation(other, order)
+        other.presentation.epoch(order)
+    assert torch.equal(ordinary.weights, other.weights)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "a user's own"])
+def test_a_graph_computes_what_its_steps_do(name, dtype, monkeypatch):
+    recipe = Recipe(**RECIPES[name], dtype=dtype, epochs=3)
+    runs = [Run(recipe, seed) for seed in range(5)]
+    fit = split(100, 0)
+
+    def weights():
+        reports = TorchTrainer("cuda").train(runs, fit, {"test": TEST})
+        return [r.state.parameters["h2_weight"].tobytes() for r in reports]
+
+    captured = weights()
+    monkeypatch.setattr(torch_trainer, "GRAPH_STEPS", 1000)  # more than there are
+    assert weights() == captured

@@ -32,9 +32,11 @@ from lecun_ablate.trainers.base import EpochReport, OnEpoch, Run, Scores, State
 from lecun_ablate.trainers.workers import Finish, Job, reports_of
 
 LANES = 32  # twice the widest vector register, in float32
-GROUP = {"float32": 32, "float64": 16}  # replicas whose working set stays in the cache
+GROUP = {"float32": 32, "float64": 16}  # replicas whose working set stays in a CPU's cache
+CUDA_GROUP = 512  # a GPU's time for a step hardly grows with the replicas
 LOSS_ROWS = 16  # replicas are padded to a multiple of this for the loss: 16 x 10 outputs = 5 LANES
-EVALUATION_BATCH = 512  # images
+EVALUATION_BATCH = {"cpu": 512, "cuda": 8192}  # images
+WARM_UP, GRAPH_STEPS = 3, 20  # steps before a CUDA graph is captured, and steps in it
 # the fields that decide a group's operations; all the others are data
 OPERATIONS = (
     "activation", "output_activation", "loss", "optimizer", "momentum", "order", "dtype", "padding",
@@ -53,7 +55,10 @@ class TorchTrainer:
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the numbers, for the run key."""
-        chip = torch.backends.cpu.get_cpu_capability().lower() if self.device == "cpu" else "cuda"
+        if self.device == "cpu":
+            chip = torch.backends.cpu.get_cpu_capability().lower()
+        else:
+            chip = "sm_{}{}".format(*torch.cuda.get_device_capability())
         return {
             "name": self.name,
             "device": self.device,
@@ -82,13 +87,19 @@ class TorchTrainer:
 
             return work
 
-        jobs = [job(members) for members in _groups(runs, self.threads)]
-        threads = self.threads if self.device == "cpu" else 1
-        yield from reports_of(jobs, threads, on_epoch, "torch-trainer")
+        on_cpu = self.device == "cpu"
+        threads = self.threads if on_cpu else 1
+        groups = _groups(runs, threads, GROUP if on_cpu else dict.fromkeys(GROUP, CUDA_GROUP))
+        yield from reports_of(list(map(job, groups)), threads, on_epoch, "torch-trainer")
 
 
-def _groups(runs: Sequence[Run], threads: int) -> list[list[int]]:
-    """Split runs into groups of like operations, small enough for the cache and for the cores."""
+def _groups(
+    runs: Sequence[Run], threads: int, most: Mapping[str, int] = GROUP
+) -> list[list[int]]:
+    """Split runs into groups of like operations, small enough for the cache and for the cores.
+
+    `most` is how many replicas a group may have, by dtype.
+    """
     alike: dict[Any, list[int]] = {}
     for index, run in enumerate(runs):
         operations = tuple(getattr(run.recipe, field) for field in OPERATIONS)
@@ -96,7 +107,7 @@ def _groups(runs: Sequence[Run], threads: int) -> list[list[int]]:
         alike.setdefault((operations, begin, run.last_epoch), []).append(index)
     groups = []
     for members in alike.values():
-        largest = GROUP[runs[members[0]].recipe.dtype]
+        largest = most[runs[members[0]].recipe.dtype]
         share = -(-len(runs) // threads)  # so that one big group does not leave cores idle
         size = max(1, min(largest, max(8, share)))
         parts = -(-len(members) // size)
@@ -213,6 +224,7 @@ class _Group:
             for name, shape in LAYOUT.shapes.items()
         ]
         self.gradients = torch.zeros_like(self.weights)
+        self.presentation: _Presentation | None = None
 
     def _column(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64).to(self.splits.device, self.dtype)[:, None]
@@ -251,7 +263,10 @@ class _Group:
         n = len(labels)
         orders = [pattern_order(run.recipe, run.seed, epoch, n) for run in self.runs]
         order = torch.stack(orders, dim=1).to(labels.device)  # (n, R)
-        if (order == order[:, :1]).all():  # all replicas see the same pattern
+        if labels.is_cuda:
+            self.presentation = self.presentation or _Presentation(self, order)
+            self.presentation.epoch(order)
+        elif (order == order[:, :1]).all():  # all replicas see the same pattern
             shared = order[:, 0].tolist()
             digits = self.splits.fit.labels[shared].tolist()
             for pattern, digit in zip(shared, digits, strict=True):
@@ -266,6 +281,7 @@ class _Group:
         group = object.__new__(_Group)
         group.__dict__.update(self.__dict__)
         group.runs = runs
+        group.presentation = None  # it holds the tensors of the old group
         for field in ("weights", "lr", "connected", "codes", "gradients"):
             setattr(group, field, getattr(self, field)[list(replicas)].clone())
         group.state = {slot: value[list(replicas)].clone() for slot, value in self.state.items()}
@@ -300,13 +316,55 @@ class _Group:
         for key in ("out_weight", "out_bias"):
             own[key] = own[key][..., :10]
         act, out = recipe.component("activation"), recipe.component("output_activation")
-        outputs = torch.cat(
-            [forward(b, own, act, out, recipe.padding) for b in images.split(EVALUATION_BATCH)]
-        )
+        batches = images.split(EVALUATION_BATCH[images.device.type])
+        outputs = torch.cat([forward(b, own, act, out, recipe.padding) for b in batches])
         targets = self.codes[replica, torch.tensor(labels, device=outputs.device)]
         losses = recipe.component("loss")(outputs, targets)
         digits = predictions(outputs.cpu().numpy())
         return Scores(float(losses.double().mean()), int((digits != labels).sum()), digits)
+
+
+class _Presentation:
+    """An epoch whose place in the order is kept on the device, so that nothing waits for the host.
+
+    On a GPU, GRAPH_STEPS steps are captured as a CUDA graph and replayed. Only built-in components
+    are: a user's may keep its state in new tensors, of which a graph would know nothing.
+    """
+
+    def __init__(self, group: _Group, order: Tensor):
+        self.group = group
+        self.order = torch.empty_like(order)  # (n, R)
+        self.at = torch.zeros(1, dtype=torch.int64, device=order.device)
+        self.replica = torch.arange(order.shape[1], device=order.device)
+        self.patches = group.splits.patches(group.recipe)
+        self.capturable = order.is_cuda and not group.recipe.user_components
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def step(self) -> None:
+        """Present to every replica the pattern whose turn it is."""
+        pattern = self.order.index_select(0, self.at)[0]  # (R,)
+        self.at += 1
+        group = self.group
+        group.step(self.patches[pattern], group.codes[self.replica, group.labels[pattern]])
+
+    def epoch(self, order: Tensor) -> None:
+        """Present every pattern once; order: (n, R)."""
+        self.order.copy_(order)
+        self.at.zero_()
+        left = len(order)
+        if self.capturable and self.graph is None and left >= WARM_UP + GRAPH_STEPS:
+            for _ in range(WARM_UP):  # steps that count: a capture needs all tensors in place
+                self.step()
+            left -= WARM_UP
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):  # records, does not run
+                for _ in range(GRAPH_STEPS):
+                    self.step()
+        while self.graph and left >= GRAPH_STEPS:
+            self.graph.replay()
+            left -= GRAPH_STEPS
+        for _ in range(left):
+            self.step()
 
 
 def _train_group(
