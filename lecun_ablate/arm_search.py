@@ -156,23 +156,14 @@ class ArmSearch:
         passed = {}
         if interrupted:
             params = interrupted.params
-            passed = _values_until(interrupted, self._batch[index])
+            values = interrupted.intermediate_values
+            passed = {e: value for e, value in values.items() if e <= self._batch[index]}
             attributes[RETRY_OF] = interrupted.number
         else:
             params = self._propose(index, known)
-        self._enter(self.record, TrialState.RUNNING, params, passed, attributes)
-
-    def _enter(
-        self,
-        study: optuna.Study,
-        state: TrialState,
-        params: dict[str, Any],
-        passed: dict[int, float],
-        attributes: dict[str, Any] | None = None,
-    ) -> None:
-        study.add_trial(
+        self.record.add_trial(
             create_trial(
-                state=state,
+                state=TrialState.RUNNING,
                 params=params,
                 distributions=self.space,
                 intermediate_values=passed,
@@ -183,19 +174,14 @@ class ArmSearch:
     def _propose(self, index: int, known: Mapping[int, FrozenTrial]) -> dict[str, Any]:
         """Return the parameters of a new trial: the arm's own first, then the sampler's.
 
-        The sampler sees the trials before this one in the order of their indices, in a study in
-        memory: in the real one, what takes an interrupted trial's place stands later. Those of
-        this batch count as running, even where a kill came between their results.
+        The sampler sees the trials before this one, those of this batch as running, in the order
+        of their indices and in a study in memory: in the real one, what takes an interrupted
+        trial's place stands later.
         """
         if index == 0 and self.has_own:
             return self.study.own_values(self.arm)
         memory = optuna.create_study(sampler=self._sampler(index))
-        for i, trial in known.items():
-            if i < index and i in self._batch:
-                passed = _values_until(trial, self._batch[i])
-                self._enter(memory, TrialState.RUNNING, trial.params, passed)
-            elif i < index:
-                memory.add_trial(trial)
+        memory.add_trials(trial for i, trial in known.items() if i < index)
         return memory.ask(self.space).params
 
     def _sampler(self, index: int) -> optuna.samplers.BaseSampler:
@@ -307,11 +293,6 @@ def _distribution(name: str, values: Range | Choices) -> BaseDistribution:
     if name == "epochs":
         return IntDistribution(int(values.low), int(values.high), log=values.log)
     return FloatDistribution(values.low, values.high, log=values.log)
-
-
-def _values_until(trial: FrozenTrial, epoch: int) -> dict[int, float]:
-    """Return what a trial had reported when it had passed the rung at an epoch."""
-    return {e: value for e, value in trial.intermediate_values.items() if e <= epoch}
 
 
 def _score(replicas: list[Replica]) -> float:

@@ -97,6 +97,7 @@ def test_every_arm_has_its_budget_and_the_batches_of_all_arms_are_trained_togeth
     rates = [[t.params["lr"] for t in record.trials] for record in records.values()]
     assert rates[0][0] == rates[1][0] == 0.03
     assert rates[0][:4] == rates[1][:4] and rates[0][4:] != rates[1][4:]
+    assert all(len(set(of_arm)) == 14 for of_arm in rates)
     assert {run.seed for run in confirmation} == {2, 3, 4}
     # two best trials and the own values of two arms, unless those are among the best
     assert len(confirmation) in (2 * 2 * 3, 2 * 2 * 3 + 3, 2 * 3 * 3)
