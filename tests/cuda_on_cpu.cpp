@@ -14,7 +14,7 @@
 #include <thread>
 #include <vector>
 
-#include "network.hpp"
+#include "step.hpp"
 
 using namespace lecun_ablate;
 

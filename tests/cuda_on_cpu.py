@@ -33,7 +33,7 @@ def library(*more_flags: str) -> ctypes.CDLL:
     with open(place.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the other processes of the test run wait for the first
         if not place.exists():
-            folders = [f"-I{folder}" for folder in {path.parent for path in SOURCES}]
+            folders = [f"-I{folder}" for folder in sorted({path.parent for path in SOURCES})]
             made = place.with_suffix(".part")
             subprocess.run([COMPILER, *flags, *folders, str(SOURCE), "-o", str(made)], check=True)
             made.replace(place)

@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 SOURCES = (
     HERE.parent / "native" / "formulas.hpp",
     HERE / "elementary.hpp",
-    HERE / "network.hpp",
+    HERE / "step.hpp",
     HERE / "kernels.cu",
 )
 THREADS = 256  # per block; no phase of a step has more tasks that take long

@@ -1,7 +1,7 @@
 // The kernels that NVRTC compiles, for one combination of choices: SCALAR, HIDDEN, OUTPUT, LOSS,
 // MOMENTUM and THREADS (per block) are given as macros, and the bytes of shared memory that the
 // launch reckons with. One thread block holds one network.
-#include "network.hpp"
+#include "step.hpp"
 
 namespace lecun_ablate {
 

@@ -29,7 +29,7 @@ from lecun_ablate.trainers.workers import Finish, reports_of
 # Batches in flight: two, of half the networks that the GPU holds at a time, fill it; the third
 # keeps it busy while the host reports an epoch of another.
 BATCHES = 3
-IMAGES_PER_BLOCK = 32  # as in network.hpp
+IMAGES_PER_BLOCK = 32  # as in step.hpp
 RESTS = -1  # in place of a row of the orders: a network that has ended
 
 
@@ -348,7 +348,7 @@ class _Batch:
 
 
 def _settings_type(dtype: str) -> np.dtype:
-    """Return the layout of Settings in network.hpp."""
+    """Return the layout of Settings in step.hpp."""
     fields = [
         ("targets", "f8", (10, 10)),
         ("learning_rate", dtype),

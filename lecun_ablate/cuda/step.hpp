@@ -133,6 +133,7 @@ public:
             parameters[i] = flat(m_.weights)[i];
             if (Choices::momentum) velocity[i] = velocity_[i];
         });
+        team_.barrier();
     }
 
     // image: (16, 16)
@@ -287,9 +288,10 @@ private:
     // Updates the weights between a layer and the one above, whose deltas are known, and the
     // layer's own biases, and makes deltas of the layer's slopes. A task: a unit of the layer.
     template <int units, int above>
-    LECUN_FORMULA void dense_backward(const T* above_delta, T (&weight)[units][above],
+    LECUN_FORMULA void dense_backward(const T* above_delta, T (&weights)[units][above],
                                       const T* value, T* delta, T* bias) {
-        team_.each(units, [=, this, &weight](int i) {
+        T (*weight)[above] = weights;
+        team_.each(units, [=, this](int i) {
             T sum = 0;
 #pragma unroll 10
             for (int k = 0; k < above; ++k) {
@@ -483,6 +485,7 @@ LECUN_FORMULA void evaluate_network(
         for (int image = 0; image < count; ++image) sum += memory.losses[image];
         losses[block] = sum;
     });
+    team.barrier();
 }
 
 }  // namespace lecun_ablate
