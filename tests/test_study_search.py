@@ -215,6 +215,15 @@ def test_rungs_let_the_best_third_pass_and_batches_are_refilled(place):
     assert max(running) == 8  # two arms, batches of four
 
 
+def test_a_batch_is_judged_when_all_of_it_has_reported(place):
+    """The first of a batch would pass if it were judged before the others are known."""
+    poor = PRUNED.replace("epochs: 9", "epochs: 9\nrecipe: {lr: 0.001}").replace("14", "4")
+    _, records, _ = drive(place(poor), JOURNAL)
+    first = records["tanh"].trials[0]
+    assert first.params == {"lr": 0.001} and first.state == TrialState.PRUNED
+    assert list(first.intermediate_values) == [1]
+
+
 def test_pruning_saves_epochs(finished, place):
     def epochs(trainer):
         return sum(
