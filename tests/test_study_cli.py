@@ -14,7 +14,7 @@ import pytest
 from study_world import command_line, spawner  # noqa: F401
 
 import lecun_ablate
-from lecun_ablate import api, statistics
+from lecun_ablate import api, seed_study, statistics
 from lecun_ablate.optuna_storage import driving, open_storage
 from lecun_ablate.report.figures import png
 from lecun_ablate.tracking import Store
@@ -230,6 +230,28 @@ def test_a_study_of_seeds_describes_the_runs_that_it_records(files, command):
         assert [t.value for t in record.trials][:4] == old and len(record.trials) == 6
     status, _, err = command("study", "studies/noise.yaml", "--set", "recipe.lr=0.1")
     assert status == 2 and "recipe.lr was 0.03, is now 0.1" in err
+
+
+def test_an_interrupted_study_of_seeds_is_completed(files, command, monkeypatch):
+    """The third run stands in MLflow, but not yet in Optuna, when the interruption comes."""
+    record, calls = seed_study._record, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        record(*arguments)
+
+    monkeypatch.setattr(seed_study, "_record", interrupted)
+    assert command("study", "studies/noise.yaml")[0] == 130
+    assert sum(len(r.trials) for r in records().values()) == 2
+    monkeypatch.setattr(seed_study, "_record", record)
+    assert command("study", "studies/noise.yaml")[0] == 0
+    frame = lecun_ablate.load_results("noise")
+    for name, study in records().items():
+        runs = frame[frame.arm == name.rsplit(" ", 1)[1]]
+        linked = {t.user_attrs["seed"]: t.user_attrs["mlflow_run_id"] for t in study.trials}
+        assert len(study.trials) == 4 and linked == runs.set_index("seed").run_id.to_dict()
 
 
 def test_what_the_seed_does_not_govern_stays(files, command):

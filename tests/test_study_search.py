@@ -395,6 +395,17 @@ def _check_leftovers(records, result):
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
+def test_a_line_that_a_kill_left_unfinished_is_cut_off_a_journal(place):
+    short = STUDY.replace("trials: 14", "trials: 1")
+    before = told(drive(place(short), JOURNAL)[1])
+    with open(JOURNAL, "ab") as journal:
+        journal.write(b'{"op_code":5,"worker_id":"a-kil')
+    _, records, _ = drive(place(short.replace("trials: 1", "trials: 2")), JOURNAL)
+    after = told(records)
+    assert {arm: trials[:1] for arm, trials in after.items()} == before
+    assert {len(trials) for trials in after.values()} == {2}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("writes", range(1, 400, 3))
 def test_a_kill_after_any_write_is_survived(place, spawner, writes):  # noqa: F811
