@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from lecun_ablate.runner import Results
     from lecun_ablate.tracking import Store
 
+MOST_NAMED = 4  # arms that the answer names with one verdict
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -173,17 +175,20 @@ def _alone(arm: str, runs: Runs) -> str:
 def _found(kind: str, pairs: Sequence[PairResult]) -> str:
     """Return what holds of the arms with one kind of verdict, the largest difference first."""
     pairs = sorted(pairs, key=lambda pair: -abs(pair.counted.difference))
+    more = len(pairs) - MOST_NAMED
+    rest = [f"{more} more"] if more > 0 else []
+    pairs = pairs[:MOST_NAMED]
     if kind in ("better", "worse"):
         each = [
             f"{pair.arm} by {points(abs(pair.counted.difference), sign=False)} "
             f"{span(pair.counted.interval)}"
             for pair in pairs
         ]
-        return f"{kind}: {_listed(each)}"
+        return f"{kind}: {_listed(each + rest)}"
     if kind == "no difference":
         each = [f"{pair.arm} ({_at_most(pair)})" for pair in pairs]
-        return f"no difference that matters: {_listed(each)}"
-    return f"undecided: {_listed([pair.arm for pair in pairs])}"
+        return f"no difference that matters: {_listed(each + rest)}"
+    return f"undecided: {_listed([pair.arm for pair in pairs] + rest)}"
 
 
 def _at_most(pair: PairResult) -> str:

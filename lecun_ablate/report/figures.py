@@ -41,6 +41,7 @@ PAGE_STYLE = {
     "legend.handlelength": 1.4,
 }  # fmt: skip
 WIDTH = 6.4  # inches; the page shows figures about this wide, on a phone a little narrower
+LONGEST_NAME = 28  # characters
 ASTRAY = 3
 SHOWN_BEYOND = 8  # times the usual size: what lies farther out is written at the border
 
@@ -55,6 +56,13 @@ def colours(arms: Sequence[str], baseline: str) -> dict[str, str]:
 def _hue(k: int) -> str:
     red, green, blue = colorsys.hls_to_rgb((0.05 + 0.618034 * k) % 1, 0.52, 0.42)
     return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
+
+
+def short(arm: str) -> str:
+    """Return an arm's name for a figure: the values without their fields, LONGEST_NAME at most."""
+    name = re.sub(r"\b[a-z_]+=", "", arm)
+    half = LONGEST_NAME // 2
+    return name if len(name) <= LONGEST_NAME else f"{name[:half]}…{name[-half:]}"
 
 
 def page_colour(colour: str) -> str:
@@ -123,7 +131,7 @@ def learning_curves(
             if errors.empty:
                 continue
             median, epochs = errors.median(axis=1), errors.index
-            axes.plot(epochs, median, color=colour, linewidth=1.4, label=arm,
+            axes.plot(epochs, median, color=colour, linewidth=1.4, label=short(arm),
                       marker="o" if len(epochs) < 4 else None, markersize=3)  # fmt: skip
             low, high = np.array([_median_interval(row) for row in errors.to_numpy()]).T
             axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
@@ -169,17 +177,20 @@ def curve_limits(frame: pd.DataFrame) -> tuple[float, float]:
 
 def differences(pairs: Sequence[PairResult], palette: dict[str, str], ladder: bool) -> Figure:
     """Draw the difference of each comparison with both intervals, in points."""
-    bounds = [100 * max(abs(p.counted.difference), _bound(p.counted.interval)) for p in pairs]
     usual = _usual(100 * abs(pair.counted.difference) for pair in pairs)
-    limit = 1.15 * max([b for b in bounds if b <= usual], default=usual)
-    limit = max(limit, 120 * MARGIN)
+    shown = [pair for pair in pairs if 100 * abs(pair.counted.difference) <= usual]
+    farthest = 100 * max(_farthest(pair) for pair in shown)
+    limit = max(120 * MARGIN, 1.1 * min(farthest, 3 * usual))
     with mpl.rc_context(PAGE_STYLE):
-        figure, axes = _rows([f"{p.arm}\nafter {p.baseline}" if ladder else p.arm for p in pairs])
+        names = [short(pair.arm) for pair in pairs]
+        if ladder:
+            names = [f"{n}\nafter {short(p.baseline)}" for n, p in zip(names, pairs, strict=True)]
+        figure, axes = _rows(names)
         axes.axvspan(-100 * MARGIN, 100 * MARGIN, color=FAINT, alpha=0.3, linewidth=0)
         axes.axvline(0, color=INK, linewidth=0.8)
         for row, pair in enumerate(pairs):
             value, colour = 100 * pair.counted.difference, palette[pair.arm]
-            if abs(value) > limit:
+            if abs(value) > usual:
                 _beyond(axes, row, f"{value:+.1f}", colour, right=value > 0)
                 continue
             for interval, width in (
@@ -203,7 +214,7 @@ def spread(arms: dict[str, Runs], palette: dict[str, str]) -> Figure:
     limit = _usual(means.values())
     values = [v for arm, errors in ended.items() if means.get(arm, 101) <= limit for v in errors]
     with mpl.rc_context(PAGE_STYLE):
-        figure, axes = _rows(list(arms))
+        figure, axes = _rows([short(arm) for arm in arms])
         for row, (arm, errors) in enumerate(ended.items()):
             colour = palette[arm]
             if not errors.size:
@@ -249,9 +260,10 @@ def _curves() -> tuple[Figure, Axes]:
 
 def _rows(names: Sequence[str]) -> tuple[Figure, Axes]:
     """Return a figure with a named row per name, the first one on top."""
-    height = 0.75 + 0.42 * len(names)
+    lines = [line for name in names for line in name.split("\n")]
+    height = 0.75 + 0.26 * len(names) + 0.16 * len(lines)
     figure = Figure(figsize=(WIDTH, height))
-    longest = max(len(line) for name in names for line in name.split("\n"))
+    longest = max(map(len, lines))
     left = min(0.09 * longest + 0.15, 0.45 * WIDTH) / WIDTH
     axes = figure.add_axes((left, 0.55 / height, 0.985 - left, 1 - 0.65 / height))
     axes.tick_params(length=0)
@@ -277,8 +289,10 @@ def _usual(sizes: Iterable[float]) -> float:
     return max(2.0, SHOWN_BEYOND * median_low(sizes)) if sizes else math.inf
 
 
-def _bound(interval: Interval | None) -> float:
-    return interval.bound if interval else 0.0
+def _farthest(pair: PairResult) -> float:
+    """Return how far from 0 a comparison's difference and intervals reach."""
+    intervals: list[Interval | None] = [pair.counted.interval, pair.joint and pair.joint.interval]
+    return max([abs(pair.counted.difference), *(one.bound for one in intervals if one)])
 
 
 def connectivity_matrix(seen: np.ndarray, title: str) -> Figure:
