@@ -57,7 +57,29 @@ void activate_each(Activation kind, const T* x, T* value, T* slope, std::ptrdiff
 }
 
 template <class T>
-constexpr Functions<T> kFunctions = {train<T>, evaluate<T>, activate_each<T>};
+T loss_with_gradient(Loss kind, const T* outputs, const T* targets, T* gradient) {
+    loss_gradient<VectorMath<T, kLanes<T>>>(kind, outputs, targets, gradient);
+    return loss_value<VectorMath<T, kLanes<T>>>(kind, outputs, targets);
+}
+
+template <class T>
+double multiply_adds(std::ptrdiff_t rounds) {
+    using V = typename VectorTypes<T, kLanes<T>>::Vector;
+    constexpr int chains = 10;  // two units, a latency of four or five cycles
+    V sum[chains];
+    // all different, or the compiler would make them one; and used, or it would leave them out
+    unroll<chains>([&](auto c) ALWAYS_INLINE { sum[c] = V{} + T(c); });
+    const V factor = hide(V{} + T(0.999)), term = hide(V{} + T(0.001));
+    for (std::ptrdiff_t i = 0; i < rounds; ++i)
+        unroll<chains>([&](auto c) ALWAYS_INLINE { sum[c] = hide(sum[c] * factor + term); });
+    V total = {};
+    unroll<chains>([&](auto c) ALWAYS_INLINE { total += sum[c]; });
+    return total[0] > 0 ? 2.0 * chains * kLanes<T> * double(rounds) : 0;
+}
+
+template <class T>
+constexpr Functions<T> kFunctions = {train<T>, evaluate<T>, activate_each<T>,
+                                     loss_with_gradient<T>, multiply_adds<T>};
 
 }  // namespace
 

@@ -36,8 +36,13 @@ struct Functions {
                   const std::int64_t* order, std::ptrdiff_t steps);
     // Writes the outputs, (n, 10), of one network; returns the mean loss.
     double (*evaluate)(const Choices&, const T* parameters, Patterns<T>, T* outputs);
-    // Writes f(x) and f'(x) for n values.
+    // The formulas alone, as the network computes them: f(x) and f'(x) of n values, and the loss
+    // of one pattern with its derivative by each output.
     void (*activate)(Activation, const T* x, T* value, T* slope, std::ptrdiff_t n);
+    T (*loss)(Loss, const T* outputs, const T* targets, T* gradient);
+    // Does nothing but multiply-adds, `rounds` times, as fast as this CPU can; returns how many
+    // floating-point operations that was. For benchmarks.
+    double (*multiply_adds)(std::ptrdiff_t rounds);
 };
 
 struct Kernel {

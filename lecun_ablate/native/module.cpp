@@ -132,6 +132,14 @@ void activate_all(const std::string& instruction_set, const std::string& activat
 }
 
 template <class T>
+T loss(const std::string& instruction_set, const std::string& loss,
+       Array<const T, nb::shape<kOutputs>> outputs, Array<const T, nb::shape<kOutputs>> targets,
+       Array<T, nb::shape<kOutputs>> gradient) {
+    return functions<T>(instruction_set)
+        .loss(parse<Loss>(kLosses, loss), outputs.data(), targets.data(), gradient.data());
+}
+
+template <class T>
 void bind(nb::module_& m) {
     m.def("train", &train<T>, "instruction_set"_a, "choices"_a, "parameters"_a.noconvert(),
           "velocity"_a.noconvert().none(), "images"_a.noconvert(), "labels"_a.noconvert(),
@@ -144,6 +152,15 @@ void bind(nb::module_& m) {
     m.def("activate", &activate_all<T>, "instruction_set"_a, "activation"_a, "x"_a.noconvert(),
           "values"_a.noconvert(), "slopes"_a.noconvert(),
           "Write f(x) and f'(x) as the network computes them.");
+    m.def("loss", &loss<T>, "instruction_set"_a, "loss"_a, "outputs"_a.noconvert(),
+          "targets"_a.noconvert(), "gradient"_a.noconvert(),
+          "Return the loss of one pattern and write its derivative by each output.");
+    m.def(sizeof(T) == sizeof(float) ? "multiply_adds_float32" : "multiply_adds_float64",
+          [](const std::string& instruction_set, std::ptrdiff_t rounds) {
+              return functions<T>(instruction_set).multiply_adds(rounds);
+          },
+          "instruction_set"_a, "rounds"_a,
+          "Do nothing but multiply-adds; return how many floating-point operations that was.");
 }
 
 }  // namespace
@@ -164,6 +181,11 @@ NB_MODULE(_native, m) {
     for (const Kernel* kernel : usable_kernels())
         instruction_sets.push_back(kernel->instruction_set);
     m.attr("INSTRUCTION_SETS") = nb::cast(instruction_sets);
+#if defined(__clang__)
+    m.attr("COMPILER") = __VERSION__;
+#else
+    m.attr("COMPILER") = "GCC " __VERSION__;
+#endif
     m.attr("ACTIVATIONS") = nb::cast(kActivations);
     m.attr("LOSSES") = nb::cast(kLosses);
     bind<float>(m);

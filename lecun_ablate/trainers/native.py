@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import queue
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,14 +16,14 @@ from lecun_ablate.errors import ConfigError, nearest
 from lecun_ablate.network import predictions
 from lecun_ablate.recipe import Recipe
 from lecun_ablate.trainers.base import EpochReport, OnEpoch, Run, Scores, State
+from lecun_ablate.trainers.flat import flatten, tensors
+from lecun_ablate.trainers.workers import Finish, Job, reports_of
 
 try:
     from lecun_ablate.trainers import _native as kernel
 except ImportError as error:
     kernel = None
     _missing = f"the compiled kernel is not installed ({error})"
-
-WAITING_REPORTS = 256  # kept for a slow reader; beyond it, training waits
 
 
 def availability() -> str | None:
@@ -98,66 +94,29 @@ class NativeTrainer:
             dtype: (_convert(fit, dtype), {n: _convert(s, dtype) for n, s in evaluate.items()})
             for dtype in {run.recipe.dtype for run in runs}
         }
-        reports: queue.Queue[EpochReport | Exception | None] = queue.Queue(WAITING_REPORTS)
-        one_at_a_time = threading.Lock()
-        stop = threading.Event()
 
-        def send(item: EpochReport | Exception | None) -> None:
-            while not stop.is_set():
-                try:
-                    return reports.put(item, timeout=0.1)
-                except queue.Full:
-                    continue
+        def job(index: int, run: Run) -> Job:
+            return lambda finish: self._train(index, run, *splits[run.recipe.dtype], finish)
 
-        def work(index: int, run: Run) -> None:
-            try:
-                for report in self._epochs(index, run, *splits[run.recipe.dtype]):
-                    with one_at_a_time:
-                        if stop.is_set():
-                            return
-                        ends = bool(on_epoch and on_epoch(report)) or report.last
-                    send(replace(report, last=ends))
-                    if ends:
-                        break
-                send(None)
-            except Exception as error:  # of a user's component, say; the other runs go on
-                send(error)
+        jobs = [job(index, run) for index, run in enumerate(runs)]
+        yield from reports_of(jobs, self.threads, on_epoch, "native-trainer")
 
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="native-trainer") as pool:
-            for index, run in enumerate(runs):
-                pool.submit(work, index, run)
-            try:
-                unfinished, errors = len(runs), []
-                while unfinished:
-                    item = reports.get()
-                    if isinstance(item, EpochReport):
-                        yield item
-                    else:
-                        unfinished -= 1
-                        errors += [item] if item else []
-                if errors:
-                    raise errors[0]
-            finally:
-                stop.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-
-    def _epochs(
-        self, index: int, run: Run, fit: Split, evaluate: Mapping[str, Split]
-    ) -> Iterator[EpochReport]:
-        """Train one run, epoch by epoch."""
+    def _train(
+        self, index: int, run: Run, fit: Split, evaluate: Mapping[str, Split], finish: Finish
+    ) -> None:
+        """Train one run until `finish` says that it ends."""
         recipe = run.recipe
         if run.state is None:
             start = initial.start(recipe, run.seed)
             connected, state = start.connectivity, State(0, start.parameters)
         else:
             connected, state = initial.connectivity(recipe, run.seed), run.state
-        parameters = _flatten(state.parameters, recipe.dtype)
+        parameters = flatten(state.parameters, recipe.dtype)
         velocity = None
         if recipe.momentum:
             velocity = np.zeros_like(parameters)
             if state.optimizer:
-                stripped = {k.removeprefix("velocity/"): v for k, v in state.optimizer.items()}
-                velocity = _flatten(stripped, recipe.dtype)
+                velocity = flatten(state.optimizer, recipe.dtype, "velocity/")
         choices = kernel.Choices(
             recipe.activation,
             recipe.output_activation,
@@ -181,17 +140,17 @@ class NativeTrainer:
                 np.isfinite(parameters).all()
                 and all(np.isfinite(score.loss) for score in scores.values())
             )
-            optimizer = {} if velocity is None else _tensors(velocity, "velocity/")
-            yield EpochReport(
+            optimizer = {} if velocity is None else tensors(velocity, "velocity/")
+            report = EpochReport(
                 index=index,
                 epoch=epoch,
                 scores=scores,
                 seconds=time.perf_counter() - begin,
                 diverged=diverged,
                 last=diverged or epoch == run.last_epoch,
-                state=State(epoch, _tensors(parameters), optimizer),
+                state=State(epoch, tensors(parameters), optimizer),
             )
-            if diverged:
+            if finish(report):
                 return
 
     def _scores(self, choices: Any, parameters: np.ndarray, split: Split) -> Scores:
@@ -214,16 +173,3 @@ def _convert(split: Split, dtype: str) -> Split:
     return Split(
         np.ascontiguousarray(split.images, dtype), np.ascontiguousarray(split.labels, np.int64)
     )
-
-
-def _flatten(tensors: Mapping[str, np.ndarray], dtype: str) -> np.ndarray:
-    """Return all tensors of initial.SHAPES as one new array, in that order."""
-    return np.concatenate([np.asarray(tensors[name], dtype).ravel() for name in initial.SHAPES])
-
-
-def _tensors(flat: np.ndarray, prefix: str = "") -> dict[str, np.ndarray]:
-    """Return a copy of a flat array as the tensors of initial.SHAPES."""
-    sizes = [int(np.prod(shape)) for shape in initial.SHAPES.values()]
-    parts = np.split(flat.copy(), np.cumsum(sizes)[:-1])
-    named = zip(initial.SHAPES.items(), parts, strict=True)
-    return {prefix + name: part.reshape(shape) for (name, shape), part in named}
