@@ -60,7 +60,11 @@ from mlflow.entities import (  # noqa: E402
     ViewType,
 )
 from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric  # noqa: E402
+from mlflow.store.tracking.dbmodels.models import (  # noqa: E402
+    SqlLatestMetric,
+    SqlMetric,
+    SqlParam,
+)
 from mlflow.utils.file_utils import local_file_uri_to_path  # noqa: E402
 
 DATABASE = "mlflow.db"
@@ -591,8 +595,7 @@ class Store:
         if self.database is None:
             self._log_metrics(run_id, points, params)
         else:
-            self.client.log_batch(run_id, params=params)
-            _insert_metrics(self.client._tracking_client.store, run_id, points)
+            _insert(self.client._tracking_client.store, run_id, points, params)
 
     def _log_data(self, run_id: str, plan: Plan) -> None:
         source = json.dumps({"name": plan.data})
@@ -611,11 +614,13 @@ def _write_files(folder: Path, contents: Mapping[str, bytes | str | Path]) -> No
             path.write_bytes(content.read_bytes() if isinstance(content, Path) else content)
 
 
-def _insert_metrics(store: Any, run_id: str, metrics: Iterable[Metric]) -> None:
-    """Write what log_batch would into MLflow's two tables of metrics, at a tenth of its cost.
+def _insert(
+    store: Any, run_id: str, metrics: Iterable[Metric], params: Iterable[Param]
+) -> None:
+    """Write what log_batch would into MLflow's tables, at a tenth of its cost.
 
-    log_batch makes an object of every point, and half the time of writing a run goes there. The
-    run must not have any of the metrics yet.
+    log_batch makes an object of every point, and most of the time of writing a run goes there. The
+    run must have none of the metrics and params yet.
     """
     rows, latest = [], {}
     for metric in metrics:
@@ -627,10 +632,12 @@ def _insert_metrics(store: Any, run_id: str, metrics: Iterable[Metric]) -> None:
         rows.append(row)
         if metric.key not in latest or latest[metric.key]["step"] <= metric.step:
             latest[metric.key] = row
-    if rows:
-        with store.engine.begin() as connection:
-            connection.execute(insert(SqlMetric.__table__), rows)
-            connection.execute(insert(SqlLatestMetric.__table__), list(latest.values()))
+    texts = [{"run_uuid": run_id, "key": param.key, "value": param.value} for param in params]
+    tables = {SqlParam: texts, SqlMetric: rows, SqlLatestMetric: list(latest.values())}
+    with store.engine.begin() as connection:
+        for table, values in tables.items():
+            if values:
+                connection.execute(insert(table.__table__), values)
 
 
 def _params(values: Mapping[str, Any]) -> list[Param]:

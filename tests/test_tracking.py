@@ -3,9 +3,9 @@
 import math
 
 import pytest
-from mlflow.entities import Metric
+from mlflow.entities import Metric, Param
 
-from lecun_ablate.tracking import Store, _insert_metrics
+from lecun_ablate.tracking import Store, _insert
 
 VALUES = {"loss": [0.5, 0.25, 0.125], "error": [math.nan, math.inf, -math.inf], "misses": [3.0]}
 
@@ -16,7 +16,7 @@ def store(workplace):
         yield store
 
 
-def test_metrics_are_stored_as_mlflow_would(store):
+def test_metrics_and_params_are_stored_as_mlflow_would(store):
     experiment_id = store.ensure_experiment("any/tiny")
     points = [
         Metric(name, value, 1_000 + step, step)
@@ -24,8 +24,9 @@ def test_metrics_are_stored_as_mlflow_would(store):
         for step, value in enumerate(values, 1)
     ]
     theirs, ours = (store.client.create_run(experiment_id).info.run_id for _ in range(2))
-    store.client.log_batch(theirs, metrics=points)
-    _insert_metrics(store.client._tracking_client.store, ours, points)
+    params = [Param("lr", "0.03"), Param("activation", "tanh")]
+    store.client.log_batch(theirs, metrics=points, params=params)
+    _insert(store.client._tracking_client.store, ours, points, params)
     for name, values in VALUES.items():
         histories = [
             [(p.value, p.timestamp, p.step) for p in store.client.get_metric_history(run_id, name)]
@@ -33,8 +34,9 @@ def test_metrics_are_stored_as_mlflow_would(store):
         ]
         assert repr(histories[0]) == repr(histories[1])
         assert len(histories[1]) == len(values)
-    latest = [store.client.get_run(run_id).data.metrics for run_id in (theirs, ours)]
-    assert repr(sorted(latest[0].items())) == repr(sorted(latest[1].items()))
+    data = [store.client.get_run(run_id).data for run_id in (theirs, ours)]
+    assert repr(sorted(data[0].metrics.items())) == repr(sorted(data[1].metrics.items()))
+    assert data[0].params == data[1].params == {"lr": "0.03", "activation": "tanh"}
 
 
 def test_a_writer_waits_for_the_disk_at_checkpoints_only(store):

@@ -1,0 +1,142 @@
+"""How fast the trainers are on a GPU, against the number of replicas.
+
+    python benchmarks/gpu.py
+
+Trains the notebook's recipe on random images of USPS's number and size (7,291 and 2,007; the
+arithmetic is the same) and prints one table: the notebook's own loop on the GPU, the torch trainer
+with and without CUDA graphs, and the cuda trainer in both dtypes. An epoch is what two epochs take
+more than one, so that drawing the weights, compiling and capturing do not count; the steps of the
+torch trainer are timed on a part of the images. The last row is no estimate: 1,000 complete runs of
+the cuda trainer in float32, from the first draw to the last report. Meant to end within 8 minutes;
+without a GPU it says so and ends with status 3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from trainers import EPOCHS, RUN_FLOP, TEST, TRAIN, Notebook, part, random_split
+
+from lecun_ablate.data.digits import Split
+from lecun_ablate.recipe import Recipe
+from lecun_ablate.trainers import cuda, torch_trainer
+from lecun_ablate.trainers.base import Run, Trainer
+from lecun_ablate.trainers.cuda import CudaTrainer
+from lecun_ablate.trainers.torch_trainer import TorchTrainer
+
+NO_DEVICE = 3
+REPLICAS = {"torch, eager": (32, 512), "torch, graph": (32, 128, 512), "cuda": (32, 128, 528, 1000)}
+PART = {"torch, eager": 0.02, "torch, graph": 0.1, "cuda": 1.0}  # of the training images
+# multiply-adds per clock of a multiprocessor, by compute capability: NVIDIA's CUDA C++ Programming
+# Guide, "Throughput of native arithmetic instructions"
+PER_CLOCK = {
+    "float32": {(8, 0): 64, (9, 0): 128, (10, 0): 128},
+    "float64": {(8, 0): 32, (9, 0): 64, (10, 0): 64},
+}
+
+
+def seconds(work: Callable[[], object]) -> float:
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def notebook_run() -> float:
+    """Return the seconds of one run of the notebook's loop, from 300 of its steps."""
+    torch.set_default_device("cuda")
+    try:
+        images = torch.rand(300, 1, 16, 16, dtype=torch.float64) * 2 - 1
+        targets = torch.nn.functional.one_hot(torch.randint(10, (300,)), 10).double()
+        notebook = Notebook()
+        notebook.train(images[:50], targets[:50])
+        step = seconds(lambda: notebook.train(images, targets)) / len(images)
+    finally:
+        torch.set_default_device(None)
+    return EPOCHS * TRAIN * step
+
+
+def train(
+    trainer: Trainer, dtype: str, replicas: int, epochs: int, fit: Split, splits: dict[str, Split]
+) -> float:
+    """Return the seconds that it takes from the first draw of weights to the last report."""
+    recipe = Recipe(dtype=dtype, lr=0.003, epochs=epochs)  # the labels are random: learn gently
+    runs = [Run(recipe, seed) for seed in range(replicas)]
+
+    def work() -> None:
+        reports = list(trainer.train(runs, fit, splits))
+        if len(reports) != replicas * epochs or any(r.diverged for r in reports):
+            raise RuntimeError("a run diverged: its time would mean nothing")
+
+    return seconds(work)
+
+
+def epoch_of(
+    trainer: Trainer, dtype: str, replicas: int, fraction: float
+) -> tuple[float, float]:
+    """Return the seconds of an epoch's training, and of its evaluation on both splits."""
+    whole = {"train": random_split(TRAIN, 0), "test": random_split(TEST, 1)}
+    fit = part(whole["train"], fraction)
+    times = {}
+    for splits in ({}, whole):
+        train(trainer, dtype, replicas, 1, fit, splits)  # warms up
+        one, two = (train(trainer, dtype, replicas, n, fit, splits) for n in (1, 2))
+        times[len(splits)] = two - one
+    return times[0] / fraction, times[2] - times[0]
+
+
+def peak_flops(dtype: str) -> float | None:
+    """Return the FLOP/s of the ordinary cores at the GPU's highest clock, or None if unknown."""
+    from cuda.core import Device
+
+    properties = Device(0).properties
+    per_clock = PER_CLOCK[dtype].get(torch.cuda.get_device_capability())
+    if per_clock is None:
+        return None
+    return 2 * per_clock * properties.multiprocessor_count * properties.clock_rate * 1e3  # kHz
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.parse_args()
+    if absent := cuda.availability():
+        print(f"This needs a GPU: {absent}.", file=sys.stderr)
+        return NO_DEVICE
+    loop = notebook_run()
+    rows = [("the notebook's loop", "float64", 1, loop, None)]
+    for name, counts in REPLICAS.items():
+        torch_trainer.GRAPH_STEPS = 10**9 if name == "torch, eager" else 20
+        trainer = CudaTrainer() if name == "cuda" else TorchTrainer("cuda")
+        for dtype in ("float32", "float64"):
+            for replicas in counts:
+                training, evaluation = epoch_of(trainer, dtype, replicas, PART[name])
+                total = EPOCHS * (training + evaluation)
+                rows.append((name, dtype, replicas, total, evaluation / (training + evaluation)))
+    whole = {"train": random_split(TRAIN, 0), "test": random_split(TEST, 1)}
+    total = train(CudaTrainer(), "float32", 1000, EPOCHS, whole["train"], whole)
+    rows.append(("cuda, all of it", "float32", 1000, total, None))
+    print(
+        f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, PyTorch {torch.__version__}; "
+        f"random images, {TRAIN:,} and {TEST:,}, {EPOCHS} epochs.\n"
+    )
+    print("| trainer | dtype | replicas | s for all | runs per s | × the loop | of the FMA peak | "
+          "in evaluation |")  # fmt: skip
+    print("|---|---|---:|---:|---:|---:|---:|---:|")
+    for name, dtype, replicas, total, evaluation in rows:
+        rate, peak = replicas / total, peak_flops(dtype)
+        print(
+            f"| {name} | {dtype} | {replicas} | {total:.1f} | {rate:.3g} | {loop * rate:.0f} | "
+            f"{f'{rate * RUN_FLOP / peak:.1%}' if peak else ''} | "
+            f"{'' if evaluation is None else f'{evaluation:.0%}'} |"
+        )
+    print("\nWhat tracking takes: python benchmarks/tracking.py.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
