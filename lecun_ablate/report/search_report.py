@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lecun_ablate.hardware import machine
 from lecun_ablate.report import study_figures
 from lecun_ablate.report.study_report import StudyReport, TextTable
-from lecun_ablate.statistics import percent, signed
+from lecun_ablate.statistics import count, percent, signed
 
 if TYPE_CHECKING:
     from lecun_ablate.tuning import ArmOutcome, StudyResult
@@ -81,19 +81,20 @@ def _notes(result: StudyResult) -> list[str]:
     fit, validation = result.images
     confirm = f"{study.confirm.trials} best trials" if study.confirm.trials > 1 else "best trial"
     epochs = sorted({arm.recipe.epochs for arm in study.arms})
-    horizon = f"{' or '.join(map(str, epochs))} epochs" if "epochs" not in study.search else (
-        "epochs as searched")  # fmt: skip
+    horizon = "epochs as searched" if "epochs" in study.search else " or ".join(
+        count(epoch, "epoch") for epoch in epochs
+    )  # fmt: skip
     pruned = (
         f"; at epochs {study.pruner.first}, x {study.pruner.factor}, ... the best "
         f"1/{study.pruner.factor} went on" if study.pruner else ""
     )  # fmt: skip
     lines = [
-        f"{study.trials} trials of each arm ({study.sampler.name}, seed {study.sampler.seed}), "
-        f"{len(study.seeds)} seeds each, {horizon}{pruned}; trained on {fit:,} images of "
-        f"{result.data}'s training split and scored on the {validation:,} others. The test split "
+        f"{count(study.trials, 'trial')} of each arm ({study.sampler.name}, seed {study.sampler.seed}), "
+        f"{count(len(study.seeds), 'seed')} each, {horizon}{pruned}; trained on {fit:,} images of "
+        f"the training split of {result.data} and scored on the {validation:,} others. The test split "
         "was not touched.",
         f"Errors are means +- standard errors over {study.confirm.seeds} fresh seeds, on which the "
-        f"{confirm} of each arm were trained again; these chose the winner. Best - own is paired "
+        f"{confirm} of each arm, and its own values, were trained again; these chose the winner. Best - own is paired "
         "by seed.",
         "Within 1 s.e.: from the smallest to the largest value among the trials whose score is "
         "no more than one standard error (of a score) above the winner's.",

@@ -11,7 +11,7 @@ from lecun_ablate.hardware import machine
 from lecun_ablate.report import study_figures
 from lecun_ablate.report.study_report import StudyReport, TextTable
 from lecun_ablate.seed_study import CORRELATIONS, DIFFERENCE
-from lecun_ablate.statistics import percent, points
+from lecun_ablate.statistics import count, percent, points
 
 if TYPE_CHECKING:
     from lecun_ablate.seed_study import SeedResult, Variant
@@ -100,7 +100,7 @@ def _seeds_needed(variant: Variant) -> TextTable:
 def _notes(result: SeedResult) -> list[str]:
     recipe = result.study.recipe
     lines = [
-        f"{recipe.epochs} epochs at lr {recipe.lr:g} on the whole training split of "
+        f"{count(recipe.epochs, 'epoch')} at lr {recipe.lr:g} on the whole training split of "
         f"{result.data}; test errors after the last epoch"
         + (f", version {result.version} of the study." if result.version > 1 else "."),
     ]
