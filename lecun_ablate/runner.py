@@ -166,6 +166,7 @@ def execute(prepared: Prepared, store: Store, progress: Progress | None = None) 
             store.begin(experiment_id, prepared.plan)
             results = _complete(prepared, store, experiment_id, run_id, arms, progress)
         shown = evidence.weigh(results, store)
+        store.set_tags(run_id, {"mlflow.note.content": evidence.answer(shown)})
         for name, table in results.frame.groupby("arm", sort=False):
             numbers, tags = evidence.arm_summary(shown, name)
             arms[name] = store.summarise_arm(

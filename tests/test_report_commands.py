@@ -14,7 +14,7 @@ import lecun_ablate
 from lecun_ablate import api, data
 from lecun_ablate.data import Digits
 from lecun_ablate.registry import registry
-from lecun_ablate.statistics import compare, seeds_needed
+from lecun_ablate.statistics import compare, seeds_needed, stopping
 from lecun_ablate.tracking import Store
 from lecun_ablate.trainers import native
 
@@ -41,7 +41,7 @@ name: growing
 data: tiny
 recipe: {epochs: 1}
 vary: {activation: [tanh, relu]}
-seeds: {until: {halfwidth: HALFWIDTH, at_most: 22}}
+seeds: {until: {halfwidth: HALFWIDTH, at_most: 7}}
 """
 
 
@@ -122,6 +122,8 @@ def test_json_and_arm_runs_hold_the_comparison(pair, command):
     assert shown["answer"].startswith("Nothing can be concluded yet")
     store = Store()
     top = store.find("pair").info
+    note = store.client.get_run(top.run_id).data.tags["mlflow.note.content"]
+    assert note == shown["answer"]
     arms = store.search(top.experiment_id, lecun_ablate__level="arm")
     (relu,) = (run for run in arms if run.data.tags["lecun_ablate.arm"] == "relu")
     for name in ("difference", "difference_low", "difference_high", "p_adjusted"):
@@ -227,16 +229,20 @@ def test_components_of_ones_own_come_from_the_store(workplace, command):
 
 
 @pytest.mark.usefixtures("tiny")
-def test_seeds_grow_until_intervals_are_narrow_and_resume_alike(workplace, monkeypatch):
+def test_seeds_grow_until_intervals_are_narrow_and_resume_alike(workplace, monkeypatch, command):
+    monkeypatch.setattr(stopping, "FIRST_LOOK", 4)  # 20 in truth
+    monkeypatch.setattr(stopping, "BLOCK", 2)
     (workplace / "growing.yaml").write_text(GROWING.replace("HALFWIDTH", "0.5"))
+    dry = command("run", "growing.yaml", "--device", "cpu", "--dry-run")[1]
+    assert "8 to do" in dry and "until every 95 % interval is within +-0.5 points, 7 at" in dry
     first = lecun_ablate.run("growing.yaml", device="cpu")
-    assert sorted(first.seed.unique()) == list(range(22)), "20, then up to at_most"
+    assert sorted(first.seed.unique()) == list(range(7)), "4, 6, then up to at_most"
     store = Store()
     (top,) = store.experiment_runs(store.find("growing").info.experiment_id)
-    assert store.plan(top).experiment.seeds == tuple(range(22)), "one plan, extended"
+    assert store.plan(top).experiment.seeds == tuple(range(7)), "one plan, extended"
     monkeypatch.setattr(lecun_ablate.runner, "_train", lambda *_: pytest.fail("trained again"))
     pd.testing.assert_frame_equal(lecun_ablate.run("growing.yaml", device="cpu"), first)
     (workplace / "growing.yaml").write_text(GROWING.replace("HALFWIDTH", "60"))
     enough = lecun_ablate.run("growing.yaml", device="cpu")
-    assert sorted(enough.seed.unique()) == list(range(20)), "wide enough at the first look"
-    assert "within ±60 points, at most 22" in api.page_of(store.plan(top)).read_text()
+    assert sorted(enough.seed.unique()) == list(range(4)), "narrow enough at the first look"
+    assert "within ±60 points, at most 7" in api.page_of(store.plan(top)).read_text()
