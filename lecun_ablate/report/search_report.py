@@ -88,14 +88,15 @@ def _notes(result: StudyResult) -> list[str]:
         f"; at epochs {study.pruner.first}, x {study.pruner.factor}, ... the best "
         f"1/{study.pruner.factor} went on" if study.pruner else ""
     )  # fmt: skip
+    trials = count(study.trials, "trial")
     lines = [
-        f"{count(study.trials, 'trial')} of each arm ({study.sampler.name}, seed {study.sampler.seed}), "
+        f"{trials} of each arm ({study.sampler.name}, seed {study.sampler.seed}), "
         f"{count(len(study.seeds), 'seed')} each, {horizon}{pruned}; trained on {fit:,} images of "
-        f"the training split of {result.data} and scored on the {validation:,} others. The test split "
-        "was not touched.",
+        f"the training split of {result.data} and scored on the {validation:,} others. "
+        "The test split was not touched.",
         f"Errors are means +- standard errors over {study.confirm.seeds} fresh seeds, on which the "
-        f"{confirm} of each arm, and its own values, were trained again; these chose the winner. Best - own is paired "
-        "by seed.",
+        f"{confirm} of each arm, and its own values, were trained again; these seeds chose the "
+        "winner. Best - own is paired by seed.",
         "Within 1 s.e.: from the smallest to the largest value among the trials whose score is "
         "no more than one standard error (of a score) above the winner's.",
     ]
