@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lecun_ablate.runner import Results
     from lecun_ablate.tracking import Store
 
-MOST_NAMED = 4  # arms that the answer names with one verdict
+MOST_NAMED = 5  # arms that the answer names with one verdict
 
 
 @dataclass(frozen=True)
@@ -175,9 +175,10 @@ def _alone(arm: str, runs: Runs) -> str:
 def _found(kind: str, pairs: Sequence[PairResult]) -> str:
     """Return what holds of the arms with one kind of verdict, the largest difference first."""
     pairs = sorted(pairs, key=lambda pair: -abs(pair.counted.difference))
-    more = len(pairs) - MOST_NAMED
-    rest = [f"{more} more"] if more > 0 else []
-    pairs = pairs[:MOST_NAMED]
+    rest = []
+    if len(pairs) > MOST_NAMED:
+        rest = [f"{len(pairs) - MOST_NAMED + 1} more"]
+        pairs = pairs[: MOST_NAMED - 1]
     if kind in ("better", "worse"):
         each = [
             f"{pair.arm} by {points(abs(pair.counted.difference), sign=False)} "

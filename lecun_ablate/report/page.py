@@ -43,6 +43,7 @@ def build(evidence: Evidence, digits: Digits | None, store: Store) -> dict[str, 
     counted = answers.count(evidence)
     drawn = _figures(evidence, palette)
     table = arm_table(plan, results.final)
+    learned = _learned(results, store)
     context = {
         "plan": plan,
         "experiment": plan.experiment,
@@ -64,7 +65,8 @@ def build(evidence: Evidence, digits: Digits | None, store: Store) -> dict[str, 
         "images_of": np.bincount(evidence.labels, minlength=10),
         "hard": _hard(counted, digits),
         "pictured": digits is not None,
-        "learned": _learned(results, store),
+        "learned": learned,
+        "connectivities": _connectivities(learned),
         "timing": _timing(results),
         "again": _again(results),
         "recipes": _recipe_differences(plan),
@@ -262,6 +264,14 @@ def _learned(results: Results, store: Store) -> list[dict[str, Any]]:
             }
         )
     return learned
+
+
+def _connectivities(learned: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Return the arms in groups that share a connectivity."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for one in learned:
+        groups.setdefault(one["seen"], []).append(one)
+    return list(groups.values())
 
 
 def _timing(results: Results) -> list[dict[str, Any]]:
