@@ -52,7 +52,7 @@ struct Kernel {
 };
 
 // Defined by kernel.cpp, which is compiled once for each.
-#if defined(__x86_64__)
+#if defined(__x86_64__) || defined(LECUN_EVERY_LAYOUT)
 extern const Kernel baseline_kernel, avx2_kernel, avx512_kernel;
 #elif defined(__aarch64__)
 extern const Kernel neon_kernel;

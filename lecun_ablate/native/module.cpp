@@ -46,15 +46,17 @@ Enum parse(const std::vector<std::string>& names, const std::string& name) {
 
 // The kernels that this CPU can run, the fastest first.
 std::vector<const Kernel*> usable_kernels() {
-#if defined(__x86_64__)
+#if defined(LECUN_EVERY_LAYOUT)
+    return {&avx512_kernel, &avx2_kernel, &baseline_kernel};
+#elif defined(__x86_64__)
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     if (avx512) return {&avx512_kernel, &avx2_kernel, &baseline_kernel};
     if (avx2) return {&avx2_kernel, &baseline_kernel};
-#endif
-#if defined(__aarch64__)
+    return {&baseline_kernel};
+#elif defined(__aarch64__)
     return {&neon_kernel};
 #else
     return {&baseline_kernel};

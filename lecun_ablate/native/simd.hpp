@@ -9,7 +9,9 @@
 #include <cstring>
 #include <utility>
 
+#ifndef ALWAYS_INLINE  // sanitizers go without it: what they add to unrolled code fills the memory
 #define ALWAYS_INLINE __attribute__((always_inline))
+#endif
 
 namespace lecun_ablate {
 namespace {
@@ -78,9 +80,14 @@ ALWAYS_INLINE inline V sum_lanes(const V* rows) {
 template <class V>
 ALWAYS_INLINE inline V hide(V constant) {
 #if defined(__AVX512F__)
-    asm("" : "+v"(constant));
-#elif defined(__x86_64__)
-    asm("" : "+x"(constant));
+    constexpr unsigned register_bytes = 64;
+#elif defined(__AVX__)
+    constexpr unsigned register_bytes = 32;
+#elif defined(__SSE2__)
+    constexpr unsigned register_bytes = 16;
+#endif
+#if defined(__SSE2__)
+    if constexpr (sizeof(V) <= register_bytes) asm("" : "+v"(constant));
 #endif
     return constant;
 }

@@ -1,0 +1,79 @@
+"""What a whole experiment costs beyond its training: time and memory.
+
+    LECUN_ABLATE_DATA=folder python benchmarks/experiment.py
+
+Runs experiments/activation.yaml with 20 seeds per arm (100 runs) as a user does, in a temporary
+folder, and then trains the same runs by the trainer alone: what the command takes longer goes into
+starting, tracking, tables and figures. Memory is the largest resident set of the command, for 100
+and for 1,000 runs of one epoch: it should not grow with the number of runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from lecun_ablate.data import load
+from lecun_ablate.experiment import load_experiment
+from lecun_ablate.trainers import choose
+from lecun_ablate.trainers.base import Run
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPERIMENT = "experiments/activation.yaml"
+
+
+def command(*options: str) -> tuple[float, float]:
+    """Run the experiment in a folder of its own; return wall seconds and the peak MiB."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(ROOT / "experiments", Path(folder) / "experiments")
+        begin = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lecun_ablate", "run", EXPERIMENT, *options],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - begin
+    if status:
+        raise SystemExit(f"the command ended with status {os.waitstatus_to_exitcode(status)}")
+    return seconds, usage.ru_maxrss / 1024
+
+
+def training(seeds: int) -> tuple[float, str]:
+    """Return the seconds that the trainer alone takes for the same runs, and its name."""
+    experiment = load_experiment(ROOT / EXPERIMENT)
+    digits = load(experiment.data.name)
+    recipes = {arm.name: arm.recipe for arm in experiment.arms}
+    trainers, _ = choose(recipes)
+    (trainer,) = set(trainers.values())
+    runs = [Run(recipe, seed) for seed in range(seeds) for recipe in recipes.values()]
+    begin = time.perf_counter()
+    for _ in trainer.train(runs, digits.train, {"train": digits.train, "test": digits.test}):
+        pass
+    return time.perf_counter() - begin, trainer.name
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=20, help="per arm, of five arms")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the 1,100 short runs")
+    options = parser.parse_args()
+    wall, peak = command("--seeds", str(options.seeds))
+    alone, name = training(options.seeds)
+    print(f"{5 * options.seeds} runs of 23 epochs on {os.cpu_count()} cores, {name} trainer")
+    print(f"  the command   {wall:6.1f} s, at most {peak:.0f} MiB")
+    print(f"  the trainer   {alone:6.1f} s alone: {1 - alone / wall:.0%} of the time is outside it")
+    if not options.no_memory:
+        for seeds in (20, 200):
+            wall, peak = command("--epochs", "1", "--seeds", str(seeds))
+            print(f"{5 * seeds:5} runs of 1 epoch: {wall:6.1f} s, at most {peak:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()
