@@ -37,6 +37,7 @@ def command(*options: str) -> tuple[float, float]:
             [sys.executable, "-m", "lecun_ablate", "run", EXPERIMENT, *options],
             cwd=folder,
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - begin

@@ -76,9 +76,7 @@ def train(
     return seconds(work)
 
 
-def epoch_of(
-    trainer: Trainer, dtype: str, replicas: int, fraction: float
-) -> tuple[float, float]:
+def epoch_of(trainer: Trainer, dtype: str, replicas: int, fraction: float) -> tuple[float, float]:
     """Return the seconds of an epoch's training, and of its evaluation on both splits."""
     whole = {"train": random_split(TRAIN, 0), "test": random_split(TEST, 1)}
     fit = part(whole["train"], fraction)

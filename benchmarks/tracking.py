@@ -69,9 +69,7 @@ def main() -> None:
         if options.profile:
             profile.enable()
         for seed in range(options.runs):
-            store.log_run(
-                experiment_id, arm, plan, "one", seed, history, "finished", artifacts
-            )
+            store.log_run(experiment_id, arm, plan, "one", seed, history, "finished", artifacts)
         profile.disable()
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
         assert len(store.finished(experiment_id)) == options.runs

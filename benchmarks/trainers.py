@@ -155,12 +155,8 @@ def main() -> None:
     native, eager = NativeTrainer(threads=1), TorchTrainer(threads=1)
     turns: dict[str, Callable[[], tuple[float, float]]] = {
         "the notebook's loop, eager PyTorch|float64": lambda: time_notebook(train, test, 0.03),
-        "torch, 32 replicas|float32": lambda: time_trainer(
-            eager, "float32", 32, train, test, 0.02
-        ),
-        "torch, 32 replicas|float64": lambda: time_trainer(
-            eager, "float64", 32, train, test, 0.02
-        ),
+        "torch, 32 replicas|float32": lambda: time_trainer(eager, "float32", 32, train, test, 0.02),
+        "torch, 32 replicas|float64": lambda: time_trainer(eager, "float64", 32, train, test, 0.02),
         "native|float32": lambda: time_trainer(native, "float32", 3, train, test, 1),
         "native|float64": lambda: time_trainer(native, "float64", 2, train, test, 1),
     }

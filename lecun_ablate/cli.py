@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import sys
@@ -119,9 +120,7 @@ def run(
 @app.command()
 def study(
     file: Annotated[Path, typer.Argument(help="The YAML file of a study.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="trials=64; repeatable.")
-    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="trials=64; repeatable.")] = None,
     data: Annotated[str | None, typer.Option(help="Data set; no fallback then.")] = None,
     data_dir: DataDir = None,
     components: Components = None,
@@ -365,7 +364,9 @@ def _print_results(evidence: Any, as_json: bool) -> None:
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as Ctrl-C does
-    sys.exit(_main(sys.argv[1:]))
+    status = _main(sys.argv[1:])
+    gc.freeze()  # else Python looks once more through all that the libraries hold: over a second
+    sys.exit(status)
 
 
 def _main(arguments: list[str]) -> int:

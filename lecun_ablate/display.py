@@ -260,12 +260,16 @@ def plan(plan: Plan, todo: Sequence[tuple[str, int]], seconds: float) -> None:
     _console().print(sheet)
     seeds = ", ".join(map(str, experiment.seeds[:5]))
     more = f", ... {experiment.seeds[-1]}" if len(experiment.seeds) > 5 else ""
-    print(f"{len(experiment.seeds)} seeds ({seeds}{more}), {len(plan.keys)} runs: "
-          f"{len(plan.keys) - len(todo)} done, {len(todo)} to do, about {duration(seconds)}")
+    print(
+        f"{len(experiment.seeds)} seeds ({seeds}{more}), {len(plan.keys)} runs: "
+        f"{len(plan.keys) - len(todo)} done, {len(todo)} to do, about {duration(seconds)}"
+    )
     until = experiment.until
     if until:
-        print(f"then more seeds until every 95 % interval is within +-{until.halfwidth:g} points, "
-              f"{until.at_most} at most")
+        print(
+            f"then more seeds until every 95 % interval is within +-{until.halfwidth:g} points, "
+            f"{until.at_most} at most"
+        )
 
 
 def places(found: Sequence[Found]) -> None:

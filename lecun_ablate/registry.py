@@ -191,8 +191,11 @@ class Registry:
         except ConfigError:
             raise
         except Exception as error:
-            lines = [f.lineno for f in traceback.extract_tb(error.__traceback__)
-                     if f.filename == str(path)]
+            lines = [
+                f.lineno
+                for f in traceback.extract_tb(error.__traceback__)
+                if f.filename == str(path)
+            ]
             line = lines[-1] if lines else getattr(error, "lineno", None)
             where = f"{file}:{line}" if line else str(file)
             raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
@@ -223,8 +226,9 @@ def _arity(kind: Kind, name: str, function: Callable[..., Any], file: Path | Non
     keyword_only = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
     if keyword_only or needed > len(kind.arguments) or arity < kind.required:
         came = f"{name}{inspect.signature(function)}"
-        raise ConfigError(f"{where}{kind.name} {name!r} has the wrong arguments: {expected}, "
-                          f"came {came}")
+        raise ConfigError(
+            f"{where}{kind.name} {name!r} has the wrong arguments: {expected}, came {came}"
+        )
     return arity
 
 

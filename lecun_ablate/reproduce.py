@@ -144,8 +144,10 @@ def _side_by_side(then: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
         for frame, name in ((then, "then"), (now, "now"))
     ]
     table = pd.concat(long, axis=1, join="inner").astype(float)
-    return table.assign(difference=table.now - table.then).reset_index().sort_values(
-        ["epoch", "metric"], ignore_index=True
+    return (
+        table.assign(difference=table.now - table.then)
+        .reset_index()
+        .sort_values(["epoch", "metric"], ignore_index=True)
     )
 
 

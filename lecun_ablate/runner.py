@@ -156,8 +156,6 @@ def execute(prepared: Prepared, store: Store, progress: Progress | None = None) 
     }
     status = "KILLED"
     try:
-        for arm in plan.experiment.arms:
-            store.put(arms[arm.name], _connectivity_picture(arm, plan.experiment.seeds[0]))
         results = _complete(prepared, store, experiment_id, run_id, arms, progress)
         from lecun_ablate.report import evidence  # heavy: not before there are results
 
@@ -172,6 +170,8 @@ def execute(prepared: Prepared, store: Store, progress: Progress | None = None) 
             arms[name] = store.summarise_arm(
                 experiment_id, run_id, prepared.plan, name, arms[name], table, numbers, tags
             )
+        for name, picture in _connectivity_pictures(plan.experiment).items():
+            store.put(arms[name], {"connectivity.png": picture})
         status = "FINISHED"
         return shown
     except Exception:
@@ -325,10 +325,19 @@ def _run_artifacts(
     }
 
 
-def _connectivity_picture(arm: Arm, seed: int) -> dict[str, bytes]:
+def _connectivity_pictures(experiment: Experiment) -> dict[str, bytes]:
+    """Return a picture (PNG) of what each arm's H2 planes see, with the first seed."""
     from lecun_ablate.report.figures import connectivity_matrix, png
 
-    return {"connectivity.png": png(connectivity_matrix(connectivity(arm.recipe, seed), arm.name))}
+    drawn: dict[bytes, bytes] = {}  # most arms share theirs
+    pictures = {}
+    for arm in experiment.arms:
+        seen = connectivity(arm.recipe, experiment.seeds[0])
+        key = arm.recipe.connectivity.encode() + seen.tobytes()
+        if key not in drawn:
+            drawn[key] = png(connectivity_matrix(seen, arm.recipe.connectivity))
+        pictures[arm.name] = drawn[key]
+    return pictures
 
 
 def _try_components(arm: Arm, split: Split) -> None:
@@ -357,5 +366,3 @@ def _place(error: BaseException, components: Sequence[Any]) -> str:
     files = {str(c.file) for c in components if c.file}
     lines = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in files]
     return f"{lines[-1].filename}:{lines[-1].lineno}: " if lines else ""
-
-

@@ -138,9 +138,7 @@ class SeedFile(BaseModel):
     components: Files = []
     recipe: dict[str, Any] = {}
     seeds: Seeds = list(range(200))
-    governs: Annotated[
-        list[Governed], BeforeValidator(_one_or_list), Field(min_length=1)
-    ]
+    governs: Annotated[list[Governed], BeforeValidator(_one_or_list), Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -263,11 +261,16 @@ def _seed_study(yaml: YamlFile) -> SeedStudy:
         yaml.problem(("governs",), f"{what} stands twice")
     if recipe and recipe.component("order").arity < 2:
         if "order" in governs:
-            yaml.problem(("governs",), f"order: the order {recipe.order!r} does not depend on a "
-                                       "seed; set recipe.order to one that does, such as shuffled")
+            yaml.problem(
+                ("governs",),
+                f"order: the order {recipe.order!r} does not depend on a "
+                "seed; set recipe.order to one that does, such as shuffled",
+            )
         if {"weights", "both"} <= set(governs):
-            yaml.problem(("governs",), f"weights and both are the same where the order is "
-                                       f"{recipe.order!r}: leave one out")
+            yaml.problem(
+                ("governs",),
+                f"weights and both are the same where the order is {recipe.order!r}: leave one out",
+            )
     yaml.check()
     assert isinstance(content, SeedFile) and recipe
     return SeedStudy(
@@ -284,8 +287,11 @@ def _search_study(yaml: YamlFile) -> SearchStudy:
     if isinstance(content, SearchFile) and content.pruner:
         epochs = [arm.recipe.epochs for arm in arms]
         if epochs and content.pruner.first >= max(epochs):
-            yaml.problem(("pruner", "first"), f"expected a rung before the last epoch "
-                                              f"({max(epochs)}), came {content.pruner.first}")
+            yaml.problem(
+                ("pruner", "first"),
+                f"expected a rung before the last epoch "
+                f"({max(epochs)}), came {content.pruner.first}",
+            )
         if "epochs" in search:
             yaml.problem(("pruner",), "cannot compare trials whose epochs are searched")
     yaml.check()
@@ -384,8 +390,9 @@ def _check_space(yaml: YamlFile, arms: list[Arm], search: Mapping[str, Range | C
         rest = {k: v for k, v in arm.recipe.model_dump().items() if k not in search}
         other = seen.setdefault(repr(rest), arm.name)
         if other != arm.name:
-            yaml.problem(("search",), f"arms {other!r} and {arm.name!r} differ only in what is "
-                                      "searched")
+            yaml.problem(
+                ("search",), f"arms {other!r} and {arm.name!r} differ only in what is searched"
+            )
         for values in combinations(search):
             try:
                 Recipe.model_validate(arm.recipe.model_dump() | values)

@@ -396,9 +396,7 @@ class Store:
         return self._create_arm(experiment_id, parent, plan, arm)
 
     def _create_arm(self, experiment_id: str, parent: str, plan: Plan, arm: str) -> str:
-        run_id = self._create(
-            experiment_id, arm, "arm", {PARENT: parent, ARM: arm, PLAN: plan.key}
-        )
+        run_id = self._create(experiment_id, arm, "arm", {PARENT: parent, ARM: arm, PLAN: plan.key})
         recipe = next(a.recipe for a in plan.experiment.arms if a.name == arm)
         self.client.log_batch(run_id, params=_params(self._arm_params(plan, arm, recipe)))
         return run_id
@@ -614,9 +612,7 @@ def _write_files(folder: Path, contents: Mapping[str, bytes | str | Path]) -> No
             path.write_bytes(content.read_bytes() if isinstance(content, Path) else content)
 
 
-def _insert(
-    store: Any, run_id: str, metrics: Iterable[Metric], params: Iterable[Param]
-) -> None:
+def _insert(store: Any, run_id: str, metrics: Iterable[Metric], params: Iterable[Param]) -> None:
     """Write what log_batch would into MLflow's tables, at a tenth of its cost.
 
     log_batch makes an object of every point, and most of the time of writing a run goes there. The

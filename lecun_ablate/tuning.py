@@ -314,9 +314,7 @@ def _search(
         _add_seconds(searches[0], time.monotonic() - began)
 
 
-def _confirm(
-    prepared: Prepared, searches: Sequence[ArmSearch], progress: Progress | None
-) -> None:
+def _confirm(prepared: Prepared, searches: Sequence[ArmSearch], progress: Progress | None) -> None:
     """Train the best trials of every arm, and its own values, again on the fresh seeds."""
     replicas: list[Replica] = []
     waiting: dict[int, tuple[ArmSearch, str, list[Replica]]] = {}
@@ -583,9 +581,7 @@ def _partner(experiment: Experiment, study: SearchStudy, arm: Arm) -> Arm:
     )
 
 
-def _tuned(
-    arm: Arm, found: ArmOutcome, study: SearchStudy, version: int, digits: Digits
-) -> Arm:
+def _tuned(arm: Arm, found: ArmOutcome, study: SearchStudy, version: int, digits: Digits) -> Arm:
     tuning = Tuning(
         study=str(study.file),
         version=version,

@@ -109,9 +109,10 @@ def test_sgd_with_momentum_is_torch_sgd():
     reference = own[0].clone().requires_grad_()
     optimizer = torch.optim.SGD([reference], lr=0.1, momentum=0.9)
     state: dict = {}
+    lr = torch.full((1, 1), 0.1, dtype=torch.float64)
     for step in range(5):
         gradient = torch.full((1, 7), float(step + 1), dtype=torch.float64)
-        registry.get("optimizer", "sgd")(own, gradient, state, torch.full((1, 1), 0.1, dtype=torch.float64), 0.9)
+        registry.get("optimizer", "sgd")(own, gradient, state, lr, 0.9)
         reference.grad = gradient[0].clone()
         optimizer.step()
     np.testing.assert_allclose(own[0], reference.detach(), rtol=1e-12)

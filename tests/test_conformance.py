@@ -180,9 +180,7 @@ def name_of(choice: dict) -> str:
 
 
 def test_the_pairs_are_all_pairs():
-    held = {
-        frozenset(pair) for row in PAIRS for pair in itertools.combinations(row.items(), 2)
-    }
+    held = {frozenset(pair) for row in PAIRS for pair in itertools.combinations(row.items(), 2)}
     for f, g in itertools.combinations(FIELDS, 2):
         for a, b in itertools.product(values(f), values(g)):
             assert (frozenset({(f, a), (g, b)}) in held) == allowed({f: a, g: b}), (f, a, g, b)
@@ -277,8 +275,9 @@ def test_reports_come_complete_and_in_order(make):
 def test_predictions_are_those_of_the_trained_network(make):
     recipe = Recipe(dtype="float64", epochs=4)
     report = train(make(), [Run(recipe, SEED)])[0][-1]
-    network = Network(recipe, SEED, initial.Start(initial.connectivity(recipe, SEED),
-                                                  report.state.parameters))
+    network = Network(
+        recipe, SEED, initial.Start(initial.connectivity(recipe, SEED), report.state.parameters)
+    )
     with torch.no_grad():
         digits = network(torch.from_numpy(HELD.images)).argmax(1).numpy()
     assert len(set(digits)) > 3

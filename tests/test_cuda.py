@@ -113,9 +113,7 @@ def test_elementary_functions_at_the_ends():
     pointers = [ctypes.c_void_p(row.ctypes.data) for row in (x, *found)]
     library().functions_float(ctypes.c_int(x.size), *pointers)
     infinite = np.inf
-    np.testing.assert_array_equal(
-        found[0], [0, 0, 1, infinite, infinite, infinite, 0, np.nan]
-    )
+    np.testing.assert_array_equal(found[0], [0, 0, 1, infinite, infinite, infinite, 0, np.nan])
     np.testing.assert_array_equal(found[1], [-1, -1, 0, 1, 1, 1, -1, np.nan])
     np.testing.assert_array_equal(found[2], [0, 0, 0.5, 1, 1, 1, 0, np.nan])
 

@@ -90,12 +90,25 @@ def load(tmp_path):
     """Load USPS in a process of its own with an empty cache; return its answer and its stderr."""
 
     def run(endpoint, fallback="", **environment):
-        kept = {name: value for name, value in os.environ.items()
-                if not name.startswith(("HF_", "LECUN_ABLATE_")) and "proxy" not in name.lower()}
-        environment = {**kept, "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": endpoint,
-                       **environment}
-        done = subprocess.run([sys.executable, "-c", LOAD, fallback], env=environment, text=True,
-                              capture_output=True, timeout=120, check=False)
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("HF_", "LECUN_ABLATE_")) and "proxy" not in name.lower()
+        }
+        environment = {
+            **kept,
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_ENDPOINT": endpoint,
+            **environment,
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", LOAD, fallback],
+            env=environment,
+            text=True,
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout), done.stderr
 
@@ -111,14 +124,20 @@ def closed_port():
 
 def test_download_with_progress_then_cache(load, content, tmp_path):
     with Hub(content) as hub:
-        answer, stderr = load(hub.endpoint, fallback="digits",
-                              TQDM_POSITION="-1")  # a progress bar although there is no terminal
+        answer, stderr = load(
+            hub.endpoint, fallback="digits", TQDM_POSITION="-1"
+        )  # a progress bar although there is no terminal
         endpoint = hub.endpoint
-    assert answer == {"name": "usps", "digest": read_folder(content).digest, "notice": None,
-                      "source": "Hugging Face Hub, data set flwrlabs/usps"}
+    assert answer == {
+        "name": "usps",
+        "digest": read_folder(content).digest,
+        "notice": None,
+        "source": "Hugging Face Hub, data set flwrlabs/usps",
+    }
     fetched = [request for request in hub.requests if request.startswith("GET /datasets/")]
     assert [request.partition("/data/")[2] for request in fetched] == [
-        file.removeprefix("data/") for file in FILES.values()]
+        file.removeprefix("data/") for file in FILES.values()
+    ]
     assert "train-00000-of-00001.parquet" in stderr and "100%" in stderr
 
     again, _ = load(endpoint)  # nobody listens any more
@@ -132,8 +151,17 @@ def test_no_network(load, closed_port, tmp_path):
     answer, stderr = load(closed_port)
     assert (answer["error"], answer["status"]) == ("Unavailable", 3)
     assert stderr == ""  # the client, which would tell of its retries, was not let loose
-    for word in (str(tmp_path / "hf" / "hub"), closed_port, "refused", REPO, *FILES.values(),
-                 "--data-dir", "LECUN_ABLATE_DATA", "HF_HOME", "`data: digits`"):
+    for word in (
+        str(tmp_path / "hf" / "hub"),
+        closed_port,
+        "refused",
+        REPO,
+        *FILES.values(),
+        "--data-dir",
+        "LECUN_ABLATE_DATA",
+        "HF_HOME",
+        "`data: digits`",
+    ):
         assert word in answer["words"]
 
 
@@ -168,7 +196,8 @@ def test_download_that_fails_half_way(load, content):
 def test_hub_that_lacks_the_data_set(load, tmp_path):
     (tmp_path / "data").mkdir()
     with http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), http.server.BaseHTTPRequestHandler  # 501 to everything
+        ("127.0.0.1", 0),
+        http.server.BaseHTTPRequestHandler,  # 501 to everything
     ) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         answer, _ = load(f"http://127.0.0.1:{server.server_port}")

@@ -41,8 +41,9 @@ def full_size(tmp_path_factory):
 def test_importing_the_package_imports_no_library():
     heavy = "{'torch', 'pandas', 'pyarrow', 'sklearn', 'PIL', 'huggingface_hub', 'matplotlib'}"
     code = f"import sys, lecun_ablate.data; print(sorted({heavy} & set(sys.modules)))"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                            check=False)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
     assert answer.stdout.strip() == "[]", answer.stderr
 
 
@@ -175,8 +176,12 @@ def noise():
 def broken(**parts):
     good = random_digits()
     images, labels = good.train.images, good.train.labels
-    return Digits("mine", Split(parts.get("images", images), parts.get("labels", labels)),
-                  good.test, "made up")
+    return Digits(
+        "mine",
+        Split(parts.get("images", images), parts.get("labels", labels)),
+        good.test,
+        "made up",
+    )
 
 
 @pytest.mark.parametrize(
@@ -187,12 +192,18 @@ def broken(**parts):
         ({"images": np.zeros((0, 16, 16)), "labels": np.arange(0)}, r"came \(0, 16, 16\)"),
         ({"images": np.zeros((40, 16, 16), np.float32)}, "came float32 and int64"),
         ({"labels": np.zeros(40)}, "came float64 and float64"),
-        ({"images": np.where(np.arange(40) == 7, 1.01, 0)[:, None, None] + np.zeros((16, 16))},
-         r"row 7: a pixel is not in \[-1, 1\]"),
-        ({"images": np.where(np.arange(40) == 8, -1.01, 0)[:, None, None] + np.zeros((16, 16))},
-         r"row 8: a pixel is not in \[-1, 1\]"),
-        ({"images": np.where(np.arange(40) == 9, np.nan, 0)[:, None, None] + np.zeros((16, 16))},
-         r"row 9: a pixel is not in \[-1, 1\]"),
+        (
+            {"images": np.where(np.arange(40) == 7, 1.01, 0)[:, None, None] + np.zeros((16, 16))},
+            r"row 7: a pixel is not in \[-1, 1\]",
+        ),
+        (
+            {"images": np.where(np.arange(40) == 8, -1.01, 0)[:, None, None] + np.zeros((16, 16))},
+            r"row 8: a pixel is not in \[-1, 1\]",
+        ),
+        (
+            {"images": np.where(np.arange(40) == 9, np.nan, 0)[:, None, None] + np.zeros((16, 16))},
+            r"row 9: a pixel is not in \[-1, 1\]",
+        ),
         ({"labels": np.arange(40) % 11}, "row 10: label 10: expected 0 to 9"),
         ({"labels": -np.arange(40)}, "row 1: label -1: expected 0 to 9"),
     ],

@@ -36,25 +36,37 @@ def test_nothing_but_the_embedded_digits():
     found = places()
     assert list(found) == ["--data-dir", "LECUN_ABLATE_DATA", "Hub cache", "Hub", "digits"]
     assert [record.problem for record in found.values()] == [
-        "not set", "not set", "does not hold flwrlabs/usps", "no network today", None]
+        "not set",
+        "not set",
+        "does not hold flwrlabs/usps",
+        "no network today",
+        None,
+    ]
     assert [name for name, record in found.items() if record.taken] == ["Hub", "digits"]
     digits = load("digits")
     assert found["digits"].digest == digits.digest
     assert (found["digits"].train, found["digits"].test) == (
-        digits.train.class_counts, digits.test.class_counts)
+        digits.train.class_counts,
+        digits.test.class_counts,
+    )
 
 
 def test_a_named_folder_is_taken_and_counted(folder, monkeypatch):
     monkeypatch.setenv(PLACE_VARIABLE, str(folder))
     found = places()
     assert [name for name, record in found.items() if record.taken] == [
-        "LECUN_ABLATE_DATA", "digits"]
+        "LECUN_ABLATE_DATA",
+        "digits",
+    ]
     here = found["LECUN_ABLATE_DATA"]
     assert (here.where, here.problem) == (str(folder), None)
     assert (sum(here.train), sum(here.test)) == (7291, 2007)
     digits = load("usps")
     assert (here.train, here.test, here.digest) == (
-        digits.train.class_counts, digits.test.class_counts, digits.digest)
+        digits.train.class_counts,
+        digits.test.class_counts,
+        digits.digest,
+    )
 
 
 def test_a_bad_named_folder_is_taken_too_and_its_problem_told(folder, monkeypatch, tmp_path):

@@ -153,8 +153,9 @@ def test_truncated_file(train, size):
     if size == 4:  # the opening mark is the closing one as well
         assert words.startswith("damaged: the parquet file cannot be decoded")
     else:
-        assert words == (f"truncated: the parquet file breaks off after {len(content)} bytes, "
-                         "without its footer")
+        assert words == (
+            f"truncated: the parquet file breaks off after {len(content)} bytes, without its footer"
+        )
 
 
 def test_damaged_page(train):
@@ -170,8 +171,10 @@ def test_missing_column(train, column, position):
     names = ["image", "label"]
     names[position] = "other"
     pa.parquet.write_table(table.rename_columns(names), train)
-    assert problem(train) == (f"column {column!r} is missing: expected the columns 'image' and "
-                              f"'label', came {', '.join(names)}")
+    assert problem(train) == (
+        f"column {column!r} is missing: expected the columns 'image' and "
+        f"'label', came {', '.join(names)}"
+    )
 
 
 def test_image_column_without_bytes(train):
@@ -203,12 +206,18 @@ LARGE_OR_SMALL = "image: expected 16x16 pixels of 8-bit grayscale (mode L), came
         pytest.param(b"", "image cannot be decoded as PNG", id="empty"),
         pytest.param(b"not a PNG at all", "image cannot be decoded as PNG", id="no PNG"),
         pytest.param(png(GRAY)[:100], "image cannot be decoded as PNG", id="truncated"),
-        pytest.param(png(GRAY)[:60] + b"\xff" + png(GRAY)[61:], "image cannot be decoded as PNG",
-                     id="damaged"),
+        pytest.param(
+            png(GRAY)[:60] + b"\xff" + png(GRAY)[61:],
+            "image cannot be decoded as PNG",
+            id="damaged",
+        ),
         pytest.param(png(GRAY, "JPEG"), "image cannot be decoded as PNG", id="JPEG"),
         pytest.param(None, "image: expected the bytes of a PNG, came None", id="null"),
-        pytest.param({"bytes": None, "path": "7.png"},
-                     "image: expected the bytes of a PNG, came None", id="null bytes"),
+        pytest.param(
+            {"bytes": None, "path": "7.png"},
+            "image: expected the bytes of a PNG, came None",
+            id="null bytes",
+        ),
         pytest.param(png(GRAY.resize((8, 8))), LARGE_OR_SMALL + "8x8 of mode L", id="8x8"),
         pytest.param(png(GRAY.resize((28, 28))), LARGE_OR_SMALL + "28x28 of mode L", id="28x28"),
         pytest.param(png(GRAY.resize((16, 17))), LARGE_OR_SMALL + "16x17 of mode L", id="16x17"),
@@ -226,16 +235,23 @@ def test_bad_image(train, cell, words):
 
 @pytest.mark.parametrize(
     ("label", "kind", "came"),
-    [(10, pa.int64(), "10"), (-1, pa.int64(), "-1"), (None, pa.int64(), "None"),
-     (3.5, pa.float64(), "0.0"), ("3", pa.string(), "'0'"), (True, pa.bool_(), "False")],
+    [
+        (10, pa.int64(), "10"),
+        (-1, pa.int64(), "-1"),
+        (None, pa.int64(), "None"),
+        (3.5, pa.float64(), "0.0"),
+        ("3", pa.string(), "'0'"),
+        (True, pa.bool_(), "False"),
+    ],
 )
 def test_bad_label(train, label, kind, came):
     whole = pa.types.is_integer(kind)
     others = [0 if whole else {"3": "0", True: False}.get(label, 0.0)] * 11
     write_parquet(train, cells(random_pixels(12)), [*others[:9], label, *others[9:]], label=kind)
     # in a column of another type, already the first label is wrong
-    assert problem(train) == (f"row {9 if whole else 0}: "
-                              f"label: expected an integer from 0 to 9, came {came}")
+    assert problem(train) == (
+        f"row {9 if whole else 0}: label: expected an integer from 0 to 9, came {came}"
+    )
 
 
 def test_rows_are_printed_without_thousands_separators(tmp_path):

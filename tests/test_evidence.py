@@ -30,9 +30,7 @@ def test_each_arm_is_compared_with_the_baseline_paired_by_seed():
     (pair,) = found.comparisons.pairs
     record = comparison_record(found, pair)
     differences = (np.array(better) - np.array(BASE)) / IMAGES
-    low, high = stats.t.interval(
-        0.95, len(BASE) - 1, differences.mean(), stats.sem(differences)
-    )
+    low, high = stats.t.interval(0.95, len(BASE) - 1, differences.mean(), stats.sem(differences))
     assert (record["arm"], record["baseline"], record["seeds"]) == ("good", "base", 12)
     assert record["difference"] == pytest.approx(differences.mean(), abs=1e-12)
     assert record["difference_low"] == pytest.approx(low, abs=1e-12)

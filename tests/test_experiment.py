@@ -98,10 +98,16 @@ def test_options_override_the_file():
         ("question: x?", "x.yaml:1: name: required, but missing"),
         ("name: a b", "x.yaml:1: name: "),
         ("name: x\nquestion: 3", "x.yaml:2: question: expected a valid string, came 3"),
-        ("name: x\nrecipe: {lrr: 1}", "x.yaml:2: recipe.lrr: unknown key 'lrr': did you mean 'lr'?"),
+        (
+            "name: x\nrecipe: {lrr: 1}",
+            "x.yaml:2: recipe.lrr: unknown key 'lrr': did you mean 'lr'?",
+        ),
         ("name: x\nrecipe:\n  lr: 0", "x.yaml:3: recipe.lr: expected greater than 0, came 0"),
         ("name: x\nrecipe: {lr: .nan}", "x.yaml:2: recipe.lr: expected a finite number, came nan"),
-        ("name: x\nrecipe: {lr: fast}", "x.yaml:2: recipe.lr: expected a valid number, came 'fast'"),
+        (
+            "name: x\nrecipe: {lr: fast}",
+            "x.yaml:2: recipe.lr: expected a valid number, came 'fast'",
+        ),
         ("name: x\nrecipe: {lr: true}", "x.yaml:2: recipe.lr: expected a valid number, came True"),
         ("name: x\nrecipe: {epochs: 0}", "recipe.epochs: expected greater than or equal to 1"),
         ("name: x\nrecipe: {dtype: half}", "recipe.dtype: expected 'float32' or 'float64', came"),
@@ -190,8 +196,10 @@ def test_a_file_that_is_no_text(tmp_path):
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 30) | st.floats() | st.sampled_from(["tanh", "x"]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["lr", "activation", "name", "z"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["lr", "activation", "name", "z"]), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 keys = st.sampled_from(

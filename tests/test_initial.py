@@ -89,7 +89,7 @@ def test_components_that_break_their_contract_are_named():
         start(Recipe(connectivity="blind"), 0)
     with pytest.raises(ConfigError, match="'flat': expected a float64 tensor of shape"):
         start(Recipe(init="flat"), 0)
-    with pytest.raises(ConfigError, match="'short': expected a permutation of 0..9"):
+    with pytest.raises(ConfigError, match=r"'short': expected a permutation of 0\.\.9"):
         pattern_order(Recipe(order="short"), 0, 1, 10)
 
 

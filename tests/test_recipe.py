@@ -58,7 +58,8 @@ def test_whatever_decides_the_numbers_is_in_the_key(tmp_path):
     file = tmp_path / "mine.py"
     for body in ("x", "x * 1"):
         file.write_text(
-            f"from lecun_ablate import register\n@register('activation')\ndef mine(x):\n return {body}"
+            "from lecun_ablate import register\n"
+            f"@register('activation')\ndef mine(x):\n return {body}"
         )
         registry.load(file)
         keys.append(key(Recipe(activation="mine")))

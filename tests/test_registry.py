@@ -69,7 +69,7 @@ def test_a_class_is_registered_as_an_instance():
 
 def test_a_file_is_loaded_once_and_again_when_it_changed(tmp_path):
     file = tmp_path / "mine.py"
-    source = "from lecun_ablate import register\n@register('activation')\ndef mine(x):\n    return x"
+    source = "from lecun_ablate import register\n@register('activation')\ndef mine(x):\n return x"
     file.write_text(source)
     registry.load(file)
     first = registry.get("activation", "mine")
@@ -90,12 +90,13 @@ def test_a_file_is_loaded_once_and_again_when_it_changed(tmp_path):
         ("x = (", r"mine.py:1: SyntaxError"),
         ("\n\nraise ValueError('no')", r"mine.py:3: ValueError: no"),
         (
-            "from lecun_ablate import register\n@register('activation', 'tanh')\ndef f(x):\n    return x",
+            "from lecun_ablate import register\n"
+            "@register('activation', 'tanh')\ndef f(x):\n    return x",
             "'tanh' is already built in",
         ),
         (
             "from lecun_ablate import register\n"
-            "for _ in range(2):\n    @register('activation', 'twice')\n    def f(x):\n        return x",
+            "for _ in range(2):\n    @register('activation', 'twice')\n    def f(x): return x",
             "'twice' is already registered",
         ),
     ],

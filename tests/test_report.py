@@ -7,9 +7,11 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_up import IMAGES, LABELS, results
 from PIL import Image
+from scipy import stats
 
 from lecun_ablate.data import Digits, Split
 from lecun_ablate.report import answers, figures, pictures
@@ -233,8 +235,20 @@ def test_colours_differ_and_the_baseline_has_the_ink():
     assert len(set(palette.values())) == 40
 
 
-def test_the_interval_of_the_median():
-    # ranks 6 and 15 of 20: 1 - 2 P(B(20, 1/2) <= 5) = 0.9586
-    values = np.arange(20.0)
-    assert figures._median_interval(np.append(values, np.nan)) == (5, 14)
-    assert figures._median_interval(values[:3]) == (0, 2)
+def test_the_interval_of_the_mean_is_that_of_scipy():
+    values = pd.Series([3.0, 5.0, 4.0, 9.0])
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert figures._mean_interval(values) == pytest.approx((low, high), rel=1e-12)
+    assert figures._mean_interval(values[:1]) == (3, 3)
+
+
+def test_learning_curves_show_the_mean_of_the_runs():
+    frame = pd.DataFrame(
+        [("a", seed, epoch, (1 + seed**3) / epoch / 100) for seed in range(4)
+         for epoch in range(1, 6)], columns=["arm", "seed", "epoch", "test_error"],
+    )  # fmt: skip
+    axes = figures.learning_curves(frame, "test", {"a": "#3b82c4"}, (0.1, 50)).axes[0]
+    mean = axes.lines[0].get_ydata()
+    assert mean == pytest.approx(100 * frame.groupby("epoch").test_error.mean().to_numpy())
+    astray = [line for line in axes.lines if line.get_linewidth() == 0.6]
+    assert [list(line.get_ydata()) for line in astray] == [[28 / e for e in range(1, 6)]]

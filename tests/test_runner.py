@@ -188,9 +188,12 @@ def test_divergence_and_collapse_are_results(workplace):
 
 def test_a_component_that_fails_is_named_before_training(workplace):
     (workplace / "mine.py").write_text(
-        "from lecun_ablate import register\n\n@register('activation')\ndef mine(x):\n    return x @ 3\n"
+        "from lecun_ablate import register\n\n"
+        "@register('activation')\ndef mine(x):\n    return x @ 3\n"
     )
-    (workplace / "x.yaml").write_text("name: x\ndata: tiny\ncomponents: mine.py\nvary: {activation: [mine, tanh]}")
+    (workplace / "x.yaml").write_text(
+        "name: x\ndata: tiny\ncomponents: mine.py\nvary: {activation: [mine, tanh]}"
+    )
     with pytest.raises(ConfigError, match=r"arm 'mine': activation 'mine': .*mine.py:5: TypeError"):
         run(workplace / "x.yaml")
 
@@ -218,7 +221,8 @@ def test_plan_json_survives(experiment):
     store = Store()
     plan = store.plan(store.find("small"))
     assert plan.experiment.arm("relu").recipe.activation == "relu"
-    assert json.loads(plan.to_json()) == json.loads(store.text(store.find("small").info.run_id, "plan.json"))
+    kept = store.text(store.find("small").info.run_id, "plan.json")
+    assert json.loads(plan.to_json()) == json.loads(kept)
     with pytest.raises(LecunAblateError, match="no experiment or run 'smal': did you mean"):
         store.find("smal")
 

@@ -156,9 +156,7 @@ def test_all_problems_are_reported_at_once(write):
 
 
 def test_options_override_the_file(write):
-    study = load_study(
-        write(SEARCH), data="digits", assignments=["trials=5", "search.lr.high=0.5"]
-    )
+    study = load_study(write(SEARCH), data="digits", assignments=["trials=5", "search.lr.high=0.5"])
     assert study.data.name == "digits" and study.data.fallback is None
     assert study.trials == 5 and study.search["lr"].high == 0.5
     with pytest.raises(ConfigError, match="--set trials=0: trials"):

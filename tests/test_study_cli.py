@@ -178,9 +178,12 @@ def test_the_report_stands_in_files_in_mlflow_and_in_the_dashboard(files, comman
 
 def test_several_fields_and_choices_can_be_searched(files, command):
     Path("studies/rates.yaml").write_text(
-        STUDY.replace("name: rates", "name: many").replace("trials: 3", "trials: 6").replace(
-            "true}}", "true}, momentum: [0.0, 0.5], init: [sqrt_fan_in, fan_in], "
-            "epochs: {low: 1, high: 3}}")
+        STUDY.replace("name: rates", "name: many")
+        .replace("trials: 3", "trials: 6")
+        .replace(
+            "true}}",
+            "true}, momentum: [0.0, 0.5], init: [sqrt_fan_in, fan_in], epochs: {low: 1, high: 3}}",
+        )
     )
     status, out, err = command("study", "studies/rates.yaml", "--json")
     assert status == 0, err

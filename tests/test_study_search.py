@@ -324,9 +324,7 @@ def test_fresh_starts_a_new_version_beside_the_old_one(place):
     changed = place(short.replace("high: 0.3", "high: 0.1"))
     result, _, _ = drive(changed, JOURNAL, fresh=True)
     assert result.version == 2 and result.frame["index"].max() == 2
-    storage = optuna.storages.JournalStorage(
-        optuna.storages.journal.JournalFileBackend(JOURNAL)
-    )
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(JOURNAL))
     names = set(optuna.get_all_study_names(storage))
     assert names == {f"small v{v} on made_up: {arm}" for v in (1, 2) for arm in ("tanh", "relu")}
     again, _, trainer = drive(changed, JOURNAL)  # from now on, the new version goes on

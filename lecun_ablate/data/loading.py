@@ -88,11 +88,15 @@ def _problem(digits: Digits) -> str | None:
     for which, split in (("train", digits.train), ("test", digits.test)):
         images, labels = split.images, split.labels
         if images.shape != (len(labels), 16, 16) or labels.ndim != 1 or not len(labels):
-            return (f"{which} split: expected images (n, 16, 16) and labels (n,), "
-                    f"came {images.shape} and {labels.shape}")
+            return (
+                f"{which} split: expected images (n, 16, 16) and labels (n,), "
+                f"came {images.shape} and {labels.shape}"
+            )
         if images.dtype != np.float64 or labels.dtype != np.int64:
-            return (f"{which} split: expected float64 images and int64 labels, "
-                    f"came {images.dtype} and {labels.dtype}")
+            return (
+                f"{which} split: expected float64 images and int64 labels, "
+                f"came {images.dtype} and {labels.dtype}"
+            )
         bad = np.flatnonzero(~(np.abs(images) <= 1).all(axis=(1, 2)))
         if bad.size:
             return f"{which} split, row {bad[0]}: a pixel is not in [-1, 1]"

@@ -55,16 +55,24 @@ def _survey_usps(data_dir: Path | None) -> list[Found]:
         if named:
             folder = Path(named).expanduser()
             taken = folder == named_folder(data_dir)
-            found.append(_read("usps", place, str(folder), taken,
-                               lambda folder=folder: usps.read_folder(folder)))
+            found.append(
+                _read(
+                    "usps",
+                    place,
+                    str(folder),
+                    taken,
+                    lambda folder=folder: usps.read_folder(folder),
+                )
+            )
         else:
             found.append(Found("usps", place, "", False, "not set"))
     named = named_folder(data_dir) is not None
 
     cache, files = constants.HF_HUB_CACHE, usps.cached_files()
     if files:
-        found.append(_read("usps", "Hub cache", cache, not named,
-                           lambda: usps.read_files(files, cache)))
+        found.append(
+            _read("usps", "Hub cache", cache, not named, lambda: usps.read_files(files, cache))
+        )
     else:
         found.append(Found("usps", "Hub cache", cache, False, f"does not hold {usps.REPO}"))
 
@@ -78,5 +86,13 @@ def _read(name: str, place: str, where: str, taken: bool, read: Callable[[], Dig
         digits = read()
     except DataError as error:
         return Found(name, place, where, taken, str(error))
-    return Found(name, place, where, taken, None,
-                 digits.train.class_counts, digits.test.class_counts, digits.digest)
+    return Found(
+        name,
+        place,
+        where,
+        taken,
+        None,
+        digits.train.class_counts,
+        digits.test.class_counts,
+        digits.digest,
+    )

@@ -89,22 +89,28 @@ def _columns(file: Path) -> tuple[list[Any], list[Any]]:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else error.strerror
         raise DataError(f"{file}: cannot be read: {reason}") from error
     if not content.startswith(b"PAR1"):
-        raise DataError(f"{file}: not a parquet file: expected it to begin with b'PAR1', "
-                        f"came {content[:4]!r}")
+        raise DataError(
+            f"{file}: not a parquet file: expected it to begin with b'PAR1', came {content[:4]!r}"
+        )
     if not content.endswith(b"PAR1"):
-        raise DataError(f"{file}: truncated: the parquet file breaks off after {len(content)} "
-                        "bytes, without its footer")
+        raise DataError(
+            f"{file}: truncated: the parquet file breaks off after {len(content)} "
+            "bytes, without its footer"
+        )
     try:
         source = parquet.ParquetFile(pa.BufferReader(content))
         schema = source.schema_arrow
         for name in ("image", "label"):
             if schema.names.count(name) != 1:
-                raise DataError(f"{file}: column {name!r} is missing: expected the columns "
-                                f"'image' and 'label', came {', '.join(schema.names)}")
+                raise DataError(
+                    f"{file}: column {name!r} is missing: expected the columns "
+                    f"'image' and 'label', came {', '.join(schema.names)}"
+                )
         kind = schema.field("image").type
         if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
-            raise DataError(f"{file}: column 'image': expected a struct with the field 'bytes', "
-                            f"came {kind}")
+            raise DataError(
+                f"{file}: column 'image': expected a struct with the field 'bytes', came {kind}"
+            )
         table = source.read(columns=["image", "label"])
         return table["image"].to_pylist(), table["label"].to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -126,8 +132,10 @@ def _pixels(cell: Any) -> np.ndarray:
     except Exception as error:  # damaged bytes make Pillow raise errors of many types
         raise ValueError(f"image cannot be decoded as PNG: {error}") from error
     width, height = image.size
-    raise ValueError(f"image: expected 16x16 pixels of 8-bit grayscale (mode L), "
-                     f"came {width}x{height} of mode {image.mode}")
+    raise ValueError(
+        f"image: expected 16x16 pixels of 8-bit grayscale (mode L), "
+        f"came {width}x{height} of mode {image.mode}"
+    )
 
 
 def _check_label(label: Any) -> None:
@@ -139,8 +147,10 @@ def cached_files() -> dict[str, Path] | None:
     """Return the two files in the Hub's local cache, None if either is not there."""
     from huggingface_hub import try_to_load_from_cache
 
-    files = {split: try_to_load_from_cache(REPO, file, repo_type="dataset")
-             for split, file in FILES.items()}
+    files = {
+        split: try_to_load_from_cache(REPO, file, repo_type="dataset")
+        for split, file in FILES.items()
+    }
     # besides a path and None there is a mark for a file that the Hub is known not to have
     if not all(isinstance(file, str) for file in files.values()):
         return None
@@ -157,8 +167,10 @@ def download() -> dict[str, Path]:
     reason = unreachable()
     if reason is None:
         try:
-            return {split: Path(hf_hub_download(REPO, file, repo_type="dataset"))
-                    for split, file in FILES.items()}
+            return {
+                split: Path(hf_hub_download(REPO, file, repo_type="dataset"))
+                for split, file in FILES.items()
+            }
         except Exception as error:  # the client raises those of whichever HTTP library it uses
             reason = _reason(error)
     raise Unavailable(

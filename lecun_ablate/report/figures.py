@@ -97,9 +97,7 @@ def svg(figure: Figure, description: str) -> str:
 
 def in_a_file(picture: str) -> bytes:
     """Return an SVG as a file that looks right in light and dark."""
-    style = (
-        "<style>svg{color:#222}@media(prefers-color-scheme:dark){svg{color:#ddd}}</style>"
-    )
+    style = "<style>svg{color:#222}@media(prefers-color-scheme:dark){svg{color:#ddd}}</style>"
     head, end, rest = picture.partition(">")
     return f"{head}{end}{style}{rest}".encode()
 
@@ -115,30 +113,35 @@ def png(figure: Figure) -> bytes:
 def learning_curves(
     frame: pd.DataFrame, split: str, palette: dict[str, str], limits: tuple[float, float]
 ) -> Figure:
-    """Draw the error of a split against the epoch: a line per arm, the median over its runs.
+    """Draw the error of a split against the epoch: a line per arm, the mean over its runs.
 
     `frame` has a row per run and epoch with columns arm, seed, epoch and `split`_error
-    (fractions). The band is the median's 95 % interval; runs that at some epoch from the second on
-    err more than ASTRAY times the median have a thin line of their own. `limits` are those of the
-    axis, in %.
+    (fractions). The dark band is the mean's 95 % t interval, the light one a standard deviation to
+    either side; runs that at some epoch from the second on err more than ASTRAY times the median
+    have a thin line of their own. `limits` are those of the axis, in %.
     """
+    import seaborn as sns
+
+    errors = frame[["arm", "seed", "epoch"]].assign(error=100 * frame[f"{split}_error"])
+    errors = errors.dropna()
     with mpl.rc_context(PAGE_STYLE):
         figure, axes = _curves()
-        for arm, colour in palette.items():
-            runs = frame[frame.arm == arm]
-            errors = 100 * runs.pivot(index="epoch", columns="seed", values=f"{split}_error")
-            errors = errors.dropna(how="all")
-            if errors.empty:
-                continue
-            median, epochs = errors.median(axis=1), errors.index
-            axes.plot(epochs, median, color=colour, linewidth=1.4, label=short(arm),
-                      marker="o" if len(epochs) < 4 else None, markersize=3)  # fmt: skip
-            low, high = np.array([_median_interval(row) for row in errors.to_numpy()]).T
-            axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
-            astray = errors.iloc[1:].gt(ASTRAY * median.iloc[1:], axis=0).any()
-            for seed in errors.columns[astray]:
-                axes.plot(epochs, errors[seed], color=colour, linewidth=0.6, alpha=0.7)
-        axes.set(xlabel="epoch", ylim=limits)  # before the scale: a log axis needs positive limits
+        arms = [arm for arm in palette if (errors.arm == arm).any()]
+        few = errors.epoch.nunique() < 4
+        common = {"data": errors, "x": "epoch", "y": "error", "hue": "arm", "hue_order": arms,
+                  "palette": {arm: palette[arm] for arm in arms}, "ax": axes, "legend": False,
+                  "linewidth": 1.4, "marker": "o" if few else None, "markersize": 3,
+                  "markeredgewidth": 0}  # fmt: skip
+        if arms:
+            sns.lineplot(**common, errorbar="sd", err_kws={"alpha": 0.1, "linewidth": 0})
+            sns.lineplot(**common, errorbar=_mean_interval, err_kws={"alpha": 0.2, "linewidth": 0})
+        for arm in arms:
+            axes.plot([], [], color=palette[arm], linewidth=1.4, label=short(arm))
+            runs = errors[errors.arm == arm].pivot(index="epoch", columns="seed", values="error")
+            later = runs.iloc[1:]
+            for seed in runs.columns[later.gt(ASTRAY * later.median(axis=1), axis=0).any()]:
+                axes.plot(runs.index, runs[seed], color=palette[arm], linewidth=0.6, alpha=0.7)
+        axes.set(xlabel="epoch", ylabel="", ylim=limits)  # before the log scale
         axes.set_yscale("log")
         axes.set_title(f"{split} error [%]")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
@@ -150,15 +153,11 @@ def learning_curves(
     return figure
 
 
-def _median_interval(values: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % interval of the median of values (n,), NaN left out; n < 6: the range.
-
-    Two order statistics: Conover 1999, "Practical Nonparametric Statistics", section 3.2.
-    """
-    values = np.sort(values[~np.isnan(values)])
-    n = len(values)
-    rank = max(int(stats.binom.ppf(0.025, n, 0.5)), 1)
-    return float(values[rank - 1]), float(values[n - rank])
+def _mean_interval(values: pd.Series) -> tuple[float, float]:
+    """Return the 95 % t interval of the mean of values (n,); of one value, the value."""
+    n, mean = len(values), values.mean()
+    half = stats.t.ppf(0.975, n - 1) * values.std() / n**0.5 if n > 1 else 0.0
+    return mean - half, mean + half
 
 
 def _tick(value: float, _position: int | None = None) -> str:

@@ -238,9 +238,7 @@ class _Results:
 class _Batch:
     """Networks on the device that one launch advances."""
 
-    def __init__(
-        self, runs: Sequence[Run], kernels: Kernels, data: _Data, place: torch.device
-    ):
+    def __init__(self, runs: Sequence[Run], kernels: Kernels, data: _Data, place: torch.device):
         self.runs = runs
         self.kernels = kernels
         self.data = data

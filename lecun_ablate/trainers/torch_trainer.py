@@ -93,9 +93,7 @@ class TorchTrainer:
         yield from reports_of(list(map(job, groups)), threads, on_epoch, "torch-trainer")
 
 
-def _groups(
-    runs: Sequence[Run], threads: int, most: Mapping[str, int] = GROUP
-) -> list[list[int]]:
+def _groups(runs: Sequence[Run], threads: int, most: Mapping[str, int] = GROUP) -> list[list[int]]:
     """Split runs into groups of like operations, small enough for the cache and for the cores.
 
     `most` is how many replicas a group may have, by dtype.
@@ -180,9 +178,9 @@ class _Layout:
     def unpack(self, row: np.ndarray) -> dict[str, np.ndarray]:
         """Read a replica's parameters from its row of the flat array."""
         return {
-            name: row[self.slices[name]].reshape(self.shapes[name])[
-                tuple(slice(0, size) for size in SHAPES[name])
-            ].copy()
+            name: row[self.slices[name]]
+            .reshape(self.shapes[name])[tuple(slice(0, size) for size in SHAPES[name])]
+            .copy()
             for name in SHAPES
         }
 
@@ -367,9 +365,7 @@ class _Presentation:
             self.step()
 
 
-def _train_group(
-    runs: list[Run], members: list[int], splits: _Splits, finish: Finish
-) -> None:
+def _train_group(runs: list[Run], members: list[int], splits: _Splits, finish: Finish) -> None:
     """Train one group to its last epoch, dropping replicas that end earlier."""
     group = _Group(runs, splits)
     members = list(members)
