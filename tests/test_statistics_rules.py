@@ -419,3 +419,12 @@ def test_the_same_arguments_give_the_same_numbers():
 def test_arrays_that_make_no_sense_are_refused_in_words(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_no_interval_of_a_difference_leaves_what_is_possible():
+    baseline = np.linspace(0.05, 0.07, 20)
+    arm = np.append(baseline[:-1] + np.linspace(0.0, 0.001, 19), 0.99)  # one seed went wild
+    free = st.seed_interval(arm - baseline)
+    assert free.high > 1  # a few resamples without the wild seed reach far
+    cut = st.compare(arm, baseline).interval
+    assert (cut.low, cut.high) == (free.low, 1.0)

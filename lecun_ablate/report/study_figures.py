@@ -128,20 +128,35 @@ def seed_distribution(errors: dict[str, np.ndarray], data: str, name: str) -> Fi
     )
     sns.histplot(
         frame, x="test error [%]", hue="the seed governs", ax=axis, kde=frame.nunique().iloc[1] > 1,
-        palette="colorblind", alpha=0.35, element="step",
+        bins=_whole_misses(frame["test error [%]"]), palette="colorblind", alpha=0.35,
+        element="step",
     )  # fmt: skip
     sns.rugplot(frame, x="test error [%]", hue="the seed governs", ax=axis, palette="colorblind",
                 legend=False)  # fmt: skip
     if data == "usps":
         for (text, error), style in zip(REPORTED.items(), ("--", ":"), strict=True):
             axis.axvline(100 * error, color="black", linestyle=style, linewidth=1.2)
-            axis.annotate(text, (100 * error, 0.98), xycoords=("data", "axes fraction"),
-                          rotation=90, va="top", ha="right" if style == "--" else "left",
-                          fontsize=8)  # fmt: skip
+            side = 1 if style == "--" else -1  # the two lie close together
+            axis.annotate(text, (100 * error, 0.98), xytext=(side * 2, 0), rotation=90, va="top",
+                          xycoords=("data", "axes fraction"), textcoords="offset points",
+                          ha="left" if side > 0 else "right", fontsize=8)  # fmt: skip
+        axis.set_xlim(min(axis.get_xlim()[0], 100 * min(REPORTED.values()) - 0.15))
     axis.set_ylabel("seeds")
     sizes = ", ".join(f"{what}: {len(values)} seeds" for what, values in errors.items())
     figure.suptitle(f"{name} on {data} ({sizes})")
     return figure
+
+
+def _whole_misses(values: pd.Series) -> np.ndarray:
+    """Return edges of bins that hold equally many numbers of misses each, about 12 in all."""
+    steps = np.diff(np.unique(values))
+    steps = steps[steps > 1e-9]  # of one miss and more; below, rounding
+    if not len(steps):
+        return np.array([values.min() - 0.5, values.min() + 0.5])
+    miss = steps.min()
+    span = values.max() - values.min()
+    width = max(1, round(span / 12 / miss)) * miss
+    return np.arange(values.min() - miss / 2, values.max() + width, width)
 
 
 def seed_distribution_plotly(errors: dict[str, np.ndarray], data: str, name: str) -> Any:

@@ -66,6 +66,7 @@ def compare_jointly(
         squared_errors = np.array([terms.sum(), ms_seeds]) / (n * m)
         quantiles = stats.t.ppf((1 + level) / 2, [satterthwaite, n - 1])
         reach = float((quantiles * np.sqrt(squared_errors)).max())
+    interval = Interval(mean - reach, mean + reach, level, "crossed variance components")
     return JointComparison(
         seeds=n,
         images=m,
@@ -73,7 +74,7 @@ def compare_jointly(
         seed_variance=max(0.0, float(ms_seeds - ms_rest) / m),
         image_variance=max(0.0, float(ms_images - ms_rest) / n),
         interaction_variance=float(ms_rest),
-        interval=Interval(mean - reach, mean + reach, level, "crossed variance components"),
+        interval=interval.clipped(-1.0, 1.0),
         bootstrap=_two_way_bootstrap(table, level, rng_seed, resamples),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -36,6 +36,10 @@ class Interval:
     def bound(self) -> float:
         """The largest absolute value inside."""
         return max(abs(self.low), abs(self.high))
+
+    def clipped(self, low: float, high: float) -> Interval:
+        """Return the part that lies in low..high, where the value is known to lie."""
+        return replace(self, low=max(self.low, low), high=min(self.high, high))
 
     def excludes(self, value: float = 0.0) -> bool:
         """Whether a value lies outside."""
