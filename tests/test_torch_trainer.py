@@ -1,11 +1,14 @@
 """The torch trainer: what holds for it alone. The suite for every trainer stands elsewhere."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
 
 from lecun_ablate import initial
 from lecun_ablate.data.digits import Split
+from lecun_ablate.hardware import machine
 from lecun_ablate.recipe import Recipe
 from lecun_ablate.registry import registry
 from lecun_ablate.trainers import torch_trainer
@@ -133,3 +136,25 @@ def test_a_graph_computes_what_its_steps_do(name, dtype, monkeypatch):
     captured = weights()
     monkeypatch.setattr(torch_trainer, "GRAPH_STEPS", 1000)  # more than there are
     assert weights() == captured
+
+
+# The last bits of trained weights: a change calls for a new `numerics` in TorchTrainer. The
+# libraries below PyTorch choose their kernels by the processor, so this knows only one.
+GOLDEN = {
+    ("2.13.0", "AMD EPYC", "AVX2"): {"float32": "891fb260347e0095", "float64": "ea17597c6644b289"},
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_numbers_are_still_the_same(dtype):
+    processor = machine().split(",")[0]
+    capability = torch.backends.cpu.get_cpu_capability()
+    key = (torch.__version__.split("+")[0], processor, capability)
+    if key not in GOLDEN:
+        pytest.skip(f"no record for PyTorch {', '.join(key)}")
+    recipes = [fields for name, fields in RECIPES.items() if name != "a user's own"]
+    runs = [Run(Recipe(dtype=dtype, epochs=2, **fields), 5) for fields in recipes]
+    sha = hashlib.sha256()
+    for epochs in train(runs):
+        sha.update(epochs[-1][1])
+    assert sha.hexdigest()[:16] == GOLDEN[key][dtype]
