@@ -19,7 +19,7 @@ SEEDS = 10
 RUNS = 5 * SEEDS
 COMMAND = [
     sys.executable, "-m", "lecun_ablate", "run", str(ROOT / "experiments/activation.yaml"),
-    "--data", "digits", "--seeds", str(SEEDS), "--epochs", "4",
+    "--data", "digits", "--seeds", str(SEEDS), "--epochs", "2",
 ]  # fmt: skip
 COUNT = (
     "SELECT COUNT(*) FROM runs JOIN tags ON runs.run_uuid = tags.run_uuid "
