@@ -17,10 +17,11 @@ from lecun_ablate import trainers
 from lecun_ablate.data import Digits
 from lecun_ablate.errors import ConfigError
 from lecun_ablate.plan import SPLIT
+from lecun_ablate.provenance import environment, git_commit
 from lecun_ablate.recipe import Recipe, run_key
 from lecun_ablate.registry import registry
 from lecun_ablate.runner import metrics
-from lecun_ablate.tracking import EPOCH_METRICS, SeedRun, Store, environment, git_commit
+from lecun_ablate.tracking import EPOCH_METRICS, SeedRun, Store
 from lecun_ablate.trainers.base import Run, Trainer
 
 COMPARED = tuple(name for name in EPOCH_METRICS if name != "epoch_seconds")

@@ -1,4 +1,4 @@
-"""The MLflow store: the only file that imports mlflow.
+"""The MLflow store: with mlflow_sqlite.py, the only file that imports mlflow.
 
 Three levels of runs: an experiment, under it its arms, under each arm a run per seed. A seed run
 is written whole once its training has ended, and counts only when its status is FINISHED, which is
@@ -11,19 +11,13 @@ import contextlib
 import hashlib
 import io
 import json
-import logging
 import os
-import platform
 import re
-import sqlite3
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,24 +25,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pyarrow import parquet
-from sqlalchemy import event, insert
-
-import lecun_ablate
-from lecun_ablate.errors import LecunAblateError, nearest
-from lecun_ablate.hardware import machine
-from lecun_ablate.lock import exclusive
-from lecun_ablate.plan import Plan
-from lecun_ablate.recipe import Recipe
-from lecun_ablate.yaml_file import YamlFile
-
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-logging.getLogger("alembic").setLevel(logging.WARNING)
-
-from mlflow import MlflowClient  # noqa: E402  (after its environment is set)
-from mlflow.entities import (  # noqa: E402
+from mlflow import MlflowClient
+from mlflow.entities import (
     Dataset,
     DatasetInput,
     Experiment,
@@ -59,15 +37,25 @@ from mlflow.entities import (  # noqa: E402
     RunTag,
     ViewType,
 )
-from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.store.tracking.dbmodels.models import (  # noqa: E402
-    SqlLatestMetric,
-    SqlMetric,
-    SqlParam,
-)
-from mlflow.utils.file_utils import local_file_uri_to_path  # noqa: E402
+from mlflow.exceptions import MlflowException
+from mlflow.utils.file_utils import local_file_uri_to_path
+from pyarrow import parquet
 
-DATABASE = "mlflow.db"
+from lecun_ablate.errors import LecunAblateError, nearest
+from lecun_ablate.lock import exclusive
+from lecun_ablate.mlflow_sqlite import (
+    DATABASE,
+    create,
+    database_path,
+    insert_history,
+    refuse_file_store,
+    sync_less,
+)
+from lecun_ablate.plan import Plan
+from lecun_ablate.provenance import environment, git_commit
+from lecun_ablate.recipe import Recipe
+from lecun_ablate.yaml_file import YamlFile
+
 LEVEL, KEY, ARM, PLAN, SEEDS, STATUS, ENVIRONMENT = (
     f"lecun_ablate.{name}"
     for name in ("level", "run_key", "arm", "plan", "seeds", "status", "environment")
@@ -106,10 +94,10 @@ class Store:
     def __init__(self, uri: str | None = None):
         """Connect to `uri`, else to MLFLOW_TRACKING_URI, else to ./mlflow.db."""
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DATABASE}"
-        self.database = _database_path(self.uri)
+        self.database = database_path(self.uri)
         if self.database is not None:
             self.uri = f"sqlite:///{self.database}"
-        _refuse_file_store(self.uri)
+        refuse_file_store(self.uri)
         if self.database is not None and not self.database.exists():
             raise LecunAblateError(f"{self.database}: no results here yet: `run` an experiment")
         self._places: dict[str, str] = {}  # run id -> where its artifacts are
@@ -125,8 +113,8 @@ class Store:
         Raises LecunAblateError where another process holds it, or it cannot be reached.
         """
         uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DATABASE}"
-        _refuse_file_store(uri)
-        database = _database_path(uri)
+        refuse_file_store(uri)
+        database = database_path(uri)
         if database is not None:
             lock = database.parent / ".lecun_ablate.lock"
         else:
@@ -134,10 +122,10 @@ class Store:
             lock = Path(tempfile.gettempdir()) / f"lecun_ablate-{name}.lock"
         with exclusive(lock, f"the MLflow store {uri}"):
             if database is not None and not database.exists():
-                _create(database)
+                create(database)
             store = cls(uri)
             if store.database is not None:
-                _sync_less(store.client)
+                sync_less(store.client)
             with store._explained("cannot be written"):
                 default = store.client.search_experiments(max_results=1)[0]
                 store.client.set_experiment_tag(
@@ -593,7 +581,7 @@ class Store:
         if self.database is None:
             self._log_metrics(run_id, points, params)
         else:
-            _insert(self.client._tracking_client.store, run_id, points, params)
+            insert_history(self.client._tracking_client.store, run_id, points, params)
 
     def _log_data(self, run_id: str, plan: Plan) -> None:
         source = json.dumps({"name": plan.data})
@@ -612,115 +600,5 @@ def _write_files(folder: Path, contents: Mapping[str, bytes | str | Path]) -> No
             path.write_bytes(content.read_bytes() if isinstance(content, Path) else content)
 
 
-def _insert(store: Any, run_id: str, metrics: Iterable[Metric], params: Iterable[Param]) -> None:
-    """Write what log_batch would into MLflow's tables, at a tenth of its cost.
-
-    log_batch makes an object of every point, and most of the time of writing a run goes there. The
-    run must have none of the metrics and params yet.
-    """
-    rows, latest = [], {}
-    for metric in metrics:
-        is_nan, value = store.sanitize_metric_value(metric.value)
-        row = {
-            "run_uuid": run_id, "key": metric.key, "value": value, "is_nan": is_nan,
-            "timestamp": metric.timestamp, "step": metric.step,
-        }  # fmt: skip
-        rows.append(row)
-        if metric.key not in latest or latest[metric.key]["step"] <= metric.step:
-            latest[metric.key] = row
-    texts = [{"run_uuid": run_id, "key": param.key, "value": param.value} for param in params]
-    tables = {SqlParam: texts, SqlMetric: rows, SqlLatestMetric: list(latest.values())}
-    with store.engine.begin() as connection:
-        for table, values in tables.items():
-            if values:
-                connection.execute(insert(table.__table__), values)
-
-
 def _params(values: Mapping[str, Any]) -> list[Param]:
     return [Param(name, str(value)) for name, value in values.items() if value is not None]
-
-
-@cache
-def git_commit() -> str | None:
-    """Return the commit of the working directory, '-dirty' added where it has changes, or None."""
-    try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--match="],
-            capture_output=True, text=True, check=True, timeout=5,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return commit.stdout.strip() or None
-
-
-@cache
-def environment() -> dict[str, str]:
-    """Return the versions and the machine that a run's numbers and timing may hang on."""
-    return {
-        "lecun_ablate": lecun_ablate.__version__,
-        "python": platform.python_version(),
-        "torch": version("torch"),
-        "numpy": version("numpy"),
-        "system": f"{platform.system()} {platform.machine()}",
-        "machine": machine(),
-    }
-
-
-def _database_path(uri: str) -> Path | None:
-    """Return the file of a sqlite address, or None for other stores."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    return Path(uri.removeprefix("sqlite:///").split("?")[0]).resolve()
-
-
-def _sync_less(client: MlflowClient) -> None:
-    """Let SQLite wait for the disk at its checkpoints only, not at every commit.
-
-    In WAL mode that loses nothing when a process is killed; when the power fails, the last commits
-    may be gone, but never one without those after it: what is FINISHED stays whole.
-    """
-    engine = client._tracking_client.store.engine
-    if not event.contains(engine, "connect", _set_normal_synchronous):
-        event.listen(engine, "connect", _set_normal_synchronous)
-        engine.dispose()  # connections that are open already
-
-
-def _set_normal_synchronous(connection: sqlite3.Connection, _: Any) -> None:
-    connection.execute("PRAGMA synchronous=NORMAL")
-
-
-def _refuse_file_store(uri: str) -> None:
-    """Raise where an old MLflow file store would make the client and the UI fail."""
-    if urlsplit(uri).scheme in ("", "file"):
-        raise LecunAblateError(
-            f"MLFLOW_TRACKING_URI={uri}: MLflow no longer writes file stores: use "
-            f"sqlite:///{DATABASE} or a server"
-        )
-    database = _database_path(uri)
-    folder = Path("mlruns") if database is None else database.parent / "mlruns"
-    for meta in folder.glob("*/meta.yaml"):
-        if meta.parent.name.isdigit():
-            raise LecunAblateError(
-                f"{meta}: {folder} holds a store of an old MLflow, beside which neither MLflow's "
-                f"client nor its UI starts: move {folder} away, or convert it with "
-                "`mlflow migrate-filestore`"
-            )
-
-
-def _create(database: Path) -> None:
-    """Create an empty store. It appears under its name only when it is whole."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    unfinished = database.with_name(database.name + ".creating")
-    for left in database.parent.glob(unfinished.name + "*"):
-        left.unlink()
-    artifacts = database.parent / "mlruns"
-    try:
-        artifacts.mkdir(exist_ok=True)
-        store = SqlAlchemyStore(f"sqlite:///{unfinished}", str(artifacts))
-        store.engine.dispose()
-        with contextlib.closing(sqlite3.connect(unfinished)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")  # persists; makes writes faster
-        os.replace(unfinished, database)
-    except (OSError, sqlite3.Error, MlflowException) as error:
-        raise LecunAblateError(f"{database}: cannot be created: {error}") from error

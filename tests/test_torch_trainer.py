@@ -8,7 +8,7 @@ import torch
 
 from lecun_ablate import initial
 from lecun_ablate.data.digits import Split
-from lecun_ablate.hardware import machine
+from lecun_ablate.provenance import machine
 from lecun_ablate.recipe import Recipe
 from lecun_ablate.registry import registry
 from lecun_ablate.trainers import torch_trainer

@@ -5,7 +5,8 @@ import math
 import pytest
 from mlflow.entities import Metric, Param
 
-from lecun_ablate.tracking import Store, _insert
+from lecun_ablate.mlflow_sqlite import insert_history
+from lecun_ablate.tracking import Store
 
 VALUES = {"loss": [0.5, 0.25, 0.125], "error": [math.nan, math.inf, -math.inf], "misses": [3.0]}
 
@@ -26,7 +27,7 @@ def test_metrics_and_params_are_stored_as_mlflow_would(store):
     theirs, ours = (store.client.create_run(experiment_id).info.run_id for _ in range(2))
     params = [Param("lr", "0.03"), Param("activation", "tanh")]
     store.client.log_batch(theirs, metrics=points, params=params)
-    _insert(store.client._tracking_client.store, ours, points, params)
+    insert_history(store.client._tracking_client.store, ours, points, params)
     for name, values in VALUES.items():
         histories = [
             [(p.value, p.timestamp, p.step) for p in store.client.get_metric_history(run_id, name)]

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from lecun_ablate.hardware import machine
+from lecun_ablate.provenance import machine
 from lecun_ablate.report import study_figures
 from lecun_ablate.report.study_report import StudyReport, TextTable
 from lecun_ablate.statistics import count, percent, signed

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lecun_ablate.hardware import machine
+from lecun_ablate.provenance import machine
 from lecun_ablate.report import study_figures
 from lecun_ablate.report.study_report import StudyReport, TextTable
 from lecun_ablate.seed_study import CORRELATIONS, DIFFERENCE

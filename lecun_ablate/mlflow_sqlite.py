@@ -1,0 +1,107 @@
+"""MLflow's store in an SQLite file: where it is, how it is created, and faster ways to write it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric, SqlParam
+from sqlalchemy import event, insert
+
+from lecun_ablate.errors import LecunAblateError
+
+DATABASE = "mlflow.db"
+
+
+def database_path(uri: str) -> Path | None:
+    """Return the file of a sqlite address, or None for other stores."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(uri.removeprefix("sqlite:///").split("?")[0]).resolve()
+
+
+def refuse_file_store(uri: str) -> None:
+    """Raise where an old MLflow file store would make the client and the UI fail."""
+    if urlsplit(uri).scheme in ("", "file"):
+        raise LecunAblateError(
+            f"MLFLOW_TRACKING_URI={uri}: MLflow no longer writes file stores: use "
+            f"sqlite:///{DATABASE} or a server"
+        )
+    database = database_path(uri)
+    folder = Path("mlruns") if database is None else database.parent / "mlruns"
+    for meta in folder.glob("*/meta.yaml"):
+        if meta.parent.name.isdigit():
+            raise LecunAblateError(
+                f"{meta}: {folder} holds a store of an old MLflow, beside which neither MLflow's "
+                f"client nor its UI starts: move {folder} away, or convert it with "
+                "`mlflow migrate-filestore`"
+            )
+
+
+def create(database: Path) -> None:
+    """Create an empty store. It appears under its name only when it is whole."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    unfinished = database.with_name(database.name + ".creating")
+    for left in database.parent.glob(unfinished.name + "*"):
+        left.unlink()
+    artifacts = database.parent / "mlruns"
+    try:
+        artifacts.mkdir(exist_ok=True)
+        store = SqlAlchemyStore(f"sqlite:///{unfinished}", str(artifacts))
+        store.engine.dispose()
+        with contextlib.closing(sqlite3.connect(unfinished)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")  # persists; makes writes faster
+        os.replace(unfinished, database)
+    except (OSError, sqlite3.Error, MlflowException) as error:
+        raise LecunAblateError(f"{database}: cannot be created: {error}") from error
+
+
+def sync_less(client: MlflowClient) -> None:
+    """Let SQLite wait for the disk at its checkpoints only, not at every commit.
+
+    In WAL mode that loses nothing when a process is killed; when the power fails, the last commits
+    may be gone, but never one without those after it: what is FINISHED stays whole.
+    """
+    engine = client._tracking_client.store.engine
+    if not event.contains(engine, "connect", _set_normal_synchronous):
+        event.listen(engine, "connect", _set_normal_synchronous)
+        engine.dispose()  # connections that are open already
+
+
+def _set_normal_synchronous(connection: sqlite3.Connection, _: Any) -> None:
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def insert_history(
+    store: Any, run_id: str, metrics: Iterable[Metric], params: Iterable[Param]
+) -> None:
+    """Write what log_batch would into MLflow's tables, at a tenth of its cost.
+
+    log_batch makes an object of every point, and most of the time of writing a run goes there. The
+    run must have none of the metrics and params yet.
+    """
+    rows, latest = [], {}
+    for metric in metrics:
+        is_nan, value = store.sanitize_metric_value(metric.value)
+        row = {
+            "run_uuid": run_id, "key": metric.key, "value": value, "is_nan": is_nan,
+            "timestamp": metric.timestamp, "step": metric.step,
+        }  # fmt: skip
+        rows.append(row)
+        if metric.key not in latest or latest[metric.key]["step"] <= metric.step:
+            latest[metric.key] = row
+    texts = [{"run_uuid": run_id, "key": param.key, "value": param.value} for param in params]
+    tables = {SqlParam: texts, SqlMetric: rows, SqlLatestMetric: list(latest.values())}
+    with store.engine.begin() as connection:
+        for table, values in tables.items():
+            if values:
+                connection.execute(insert(table.__table__), values)
