@@ -77,8 +77,10 @@ def test_activations_at_nan_zero_and_the_extremes(name, dtype, instruction_set):
     largest = np.finfo(dtype).max
     x = np.array([np.nan, 0.0, -0.0, np.inf, -np.inf, 1e4, -1e4, largest, -largest], dtype)
     values, slopes = activate(instruction_set, name, x)
+    # in float64: in float32, PyTorch's own gelu is NaN at infinity on some CPUs
     with np.errstate(all="ignore"):
-        expected = registry.get("activation", name)(torch.from_numpy(x)).numpy()
+        expected = registry.get("activation", name)(torch.from_numpy(x).double()).numpy()
+        expected = expected.astype(dtype)
     np.testing.assert_allclose(values, expected, rtol=2 * np.finfo(dtype).eps)
     assert slopes[1] == slopes[2]
     np.testing.assert_allclose(slopes[1], by_autograd(name, np.zeros(1))[1][0], rtol=1e-7)
@@ -173,10 +175,12 @@ def test_without_the_kernel_it_says_why(monkeypatch):
 # The last bits of trained weights, to notice a change of the numbers: it calls for a new `numerics`
 # in NativeTrainer.identity. Compilers may fuse multiply-adds differently, so this knows only one.
 GOLDEN = {
-    ("avx2", "float32"): "32ecfde8b3d27bf5",
-    ("avx2", "float64"): "cedf11ebfd74b899",
-    ("baseline", "float32"): "1e1f8a24d28769d3",
-    ("baseline", "float64"): "a9ca4b21f79affaf",
+    ("avx512", "float32"): "22183fab82654dd5",
+    ("avx512", "float64"): "2b9cbcb396dcbd69",
+    ("avx2", "float32"): "ea23e664647ce3d0",
+    ("avx2", "float64"): "2025036715f21b89",
+    ("baseline", "float32"): "9dc34dc879b8a61c",
+    ("baseline", "float64"): "8c7025b496468efe",
 }
 
 

@@ -9,10 +9,15 @@ namespace lecun_ablate {
 namespace {
 
 template <class T>
-constexpr int kLanes = VECTOR_BYTES / sizeof(T);
+constexpr int kWidest = VECTOR_BYTES / sizeof(T);
+
+// Vectors of planes are no longer than 32 bytes: half of a 64-byte vector of 8 planes would be
+// idle more often than not, and CPUs have as many lanes' worth of units for the shorter ones.
+template <class T>
+constexpr int kLanes = (VECTOR_BYTES < 32 ? VECTOR_BYTES : 32) / sizeof(T);
 
 template <class T>
-using Net = Network<T, kLanes<T>, VECTOR_REGISTERS>;
+using Net = Network<T, kLanes<T>, kWidest<T>, VECTOR_REGISTERS>;
 
 template <class T>
 void train(const Choices& choices, T* parameters, T* velocity, Patterns<T> patterns,
@@ -34,13 +39,12 @@ template <class T>
 double evaluate(const Choices& choices, const T* parameters, Patterns<T> patterns, T* outputs) {
     const auto net = std::make_unique<Net<T>>(choices);
     net->load(parameters, nullptr);
-    net->fold_padding();
     double sum = 0;
     for (std::ptrdiff_t i = 0; i < patterns.count; ++i) {
         const T* answer = net->evaluate(patterns.images + i * kImage * kImage);
         double wide[kOutputs];  // the loss itself is always computed in double precision
         for (int k = 0; k < kOutputs; ++k) wide[k] = outputs[i * kOutputs + k] = answer[k];
-        sum += loss_value<VectorMath<double, kLanes<double>>>(
+        sum += loss_value<VectorMath<double, kWidest<double>>>(
             choices.loss, wide, choices.targets + patterns.labels[i] * kOutputs);
     }
     return sum / double(patterns.count);
@@ -48,7 +52,7 @@ double evaluate(const Choices& choices, const T* parameters, Patterns<T> pattern
 
 template <class T>
 void activate_each(Activation kind, const T* x, T* value, T* slope, std::ptrdiff_t n) {
-    using Math = VectorMath<T, kLanes<T>>;
+    using Math = VectorMath<T, kWidest<T>>;
     for (std::ptrdiff_t i = 0; i < n; ++i) {
         const auto y = activate<Math>(kind, typename Math::Number{} + x[i]);
         value[i] = y.value[0];
@@ -58,13 +62,13 @@ void activate_each(Activation kind, const T* x, T* value, T* slope, std::ptrdiff
 
 template <class T>
 T loss_with_gradient(Loss kind, const T* outputs, const T* targets, T* gradient) {
-    loss_gradient<VectorMath<T, kLanes<T>>>(kind, outputs, targets, gradient);
-    return loss_value<VectorMath<T, kLanes<T>>>(kind, outputs, targets);
+    loss_gradient<VectorMath<T, kWidest<T>>>(kind, outputs, targets, gradient);
+    return loss_value<VectorMath<T, kWidest<T>>>(kind, outputs, targets);
 }
 
 template <class T>
 double multiply_adds(std::ptrdiff_t rounds) {
-    using V = typename VectorTypes<T, kLanes<T>>::Vector;
+    using V = typename VectorTypes<T, kWidest<T>>::Vector;
     constexpr int chains = 10;  // two units, a latency of four or five cycles
     V sum[chains];
     // all different, or the compiler would make them one; and used, or it would leave them out
@@ -74,7 +78,7 @@ double multiply_adds(std::ptrdiff_t rounds) {
         unroll<chains>([&](auto c) ALWAYS_INLINE { sum[c] = hide(sum[c] * factor + term); });
     V total = {};
     unroll<chains>([&](auto c) ALWAYS_INLINE { total += sum[c]; });
-    return total[0] > 0 ? 2.0 * chains * kLanes<T> * double(rounds) : 0;
+    return total[0] > 0 ? 2.0 * chains * kWidest<T> * double(rounds) : 0;
 }
 
 template <class T>

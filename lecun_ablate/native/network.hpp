@@ -6,30 +6,26 @@
 //     H3     30 units          dense, over the 192 units of H2
 //     output 10 units          dense
 //
-// Vectors run over the planes of H1. The H1 values of one position stand side by side in memory, a
-// row of 12 planes, so that one pixel, or one H2 delta, multiplies all planes at once. Where a
-// vector has 8 lanes, the row ends with its first 4 planes again (0..11, 0..3): any 8 planes from
-// plane 0, 4 or 8 on are then one vector, the last of them wrapping around.
+// Vectors run over the planes of H1 (layout.hpp), so that one pixel, or one H2 delta, multiplies
+// all planes at once.
 //
 // H2 sees H1 through windows; a window is one vector's worth of neighbouring planes. A group of H2
 // planes opens as few windows as show all that its planes see; what a plane does not see is masked
 // out of its updates, so that those weights stay 0. Every connectivity is the same code.
+//
+// Padding costs nothing: with the padding value p subtracted from what a convolution reads, the
+// padding is 0 and is skipped, and conv(x) = conv(x - p) + p * (sum of the weights). Likewise a
+// weight's gradient is that over x - p, plus p times the sum of the deltas.
 //
 // In the inner loops every sum lives in a register: two FMA units with a latency of 4 cycles need
 // 8 independent sums, and each value that is loaded should serve several of them.
 #pragma once
 
 #include "kernel.hpp"
-#include "simd.hpp"
+#include "layout.hpp"
 
 namespace lecun_ablate {
 namespace {
-
-constexpr int kPlanes = 12, kKernel = 5, kTaps = kKernel * kKernel, kStride = 2, kPad = 2;
-constexpr int kImage = 16, kImagePadded = kImage + 2 * kPad;
-constexpr int kH1 = 8, kH1Padded = 11;  // the last padding row and column are never read
-constexpr int kH2 = 4, kH2Map = kH2 * kH2, kH2Units = kPlanes * kH2Map;
-constexpr int kH3 = 30;
 
 constexpr int divide_up(int n, int by) { return (n + by - 1) / by; }
 
@@ -40,26 +36,27 @@ constexpr int divisor(int n, int most) {
     return 1;
 }
 
-template <class T, int lanes, int registers>
+// `lanes` is the length of the vectors of planes, `widest` that of the longest there are.
+template <class T, int lanes, int widest, int registers>
 class Network {
 public:
     explicit Network(const Choices& choices)
         : learning_rate_(T(choices.learning_rate)),
           momentum_(T(choices.momentum)),
+          padding_(T(choices.padding)),
           loss_(choices.loss),
           hidden_(activation<false>(choices.hidden)),
           hidden_with_slopes_(activation<true>(choices.hidden)),
           output_(activation<false>(choices.output)),
           output_with_slopes_(activation<true>(choices.output)) {
         for (int i = 0; i < 10 * kOutputs; ++i) targets_[i] = T(choices.targets[i]);
-        for (T& x : image_) x = T(choices.padding);
-        for (T& x : h1_) x = T(choices.padding);
         open_windows(choices.connected);
     }
 
     void load(const T* parameters, const T* velocity) {
         visit(weights_, [&](T& lane, int i) { lane = parameters[i]; });
         if (velocity) visit(velocity_, [&](T& lane, int i) { lane = velocity[i]; });
+        weigh_padding();
     }
 
     void store(T* parameters, T* velocity) {
@@ -67,32 +64,16 @@ public:
         if (velocity) visit(velocity_, [&](T& lane, int i) { velocity[i] = lane; });
     }
 
-    // Prepares for evaluate(), after which there is no more training. What the padding adds to a
-    // unit does not depend on the image: it is what the unit gets where all else is 0. Adding it to
-    // the bias, once, saves a seventh of H1's and a quarter of H2's arithmetic for every image.
-    void fold_padding() {
-        for (int y = kPad; y < kPad + kImage; ++y)
-            for (int x = kPad; x < kPad + kImage; ++x) image_[y * kImagePadded + x] = 0;
-        h1_forward<true>();
-        for (int y = 0; y < kH1; ++y) {
-            T* row = h1_at(y + kPad, kPad);
-            std::memcpy(weights_.h1_bias + y * kH1 * kRowVectors, row, kH1 * kRow * sizeof(T));
-            std::memset(row, 0, kH1 * kRow * sizeof(T));
-        }
-        h2_forward<true>();
-        std::memcpy(weights_.h2_bias, h2_, sizeof h2_);
-    }
-
     // image: (16, 16). Returns the outputs, (10,).
     const T* evaluate(const T* image) {
-        forward<false>(image, hidden_, output_);
+        forward(image, hidden_, output_);
         return scalars(out_);
     }
 
     // One pattern: forward, backward, update.
     template <bool momentum>
     void train(const T* image, int label) {
-        forward<true>(image, hidden_with_slopes_, output_with_slopes_);
+        forward(image, hidden_with_slopes_, output_with_slopes_);
         const Update<momentum> update = {-learning_rate_, momentum_};
         output_delta(label, momentum ? T(1) : -learning_rate_);
         // a layer's deltas are taken with the weights of the one above before these change
@@ -107,6 +88,7 @@ public:
         update_biases(update, weights_.h2_bias, velocity_.h2_bias, h2_delta_);
         update_biases(update, weights_.h3_bias, velocity_.h3_bias, h3_delta_);
         update_biases(update, weights_.out_bias, velocity_.out_bias, out_delta_);
+        weigh_padding();
     }
 
 private:
@@ -114,21 +96,22 @@ private:
     using Unaligned = typename VectorTypes<T, lanes>::Unaligned;
     using Mask = typename VectorTypes<T, lanes>::Mask;
 
-    static constexpr bool kWraps = lanes == 8;
-    static constexpr int kRow = lanes >= 8 ? 16 : kPlanes;  // H1 values of one position
-    static constexpr int kRowVectors = kRow / lanes;
+    using Planes = Layout<T, lanes>;
+
+    static constexpr int kTileVectors = Planes::kTileVectors;
+    static constexpr int kRowTiles = kH1 / Planes::kTileUnits;  // tiles of a row of H1's map
+    static constexpr int kH1Vectors = kH1 * kRowTiles * kTileVectors;
+    static constexpr int kRow = Planes::kRow, kWindows = Planes::kWindows;
     static constexpr int kGroup = registers >= 32 ? 4 : 2;  // H2 planes computed together
     static constexpr int kGroups = kPlanes / kGroup;
-    static constexpr int kWindowStep = lanes < 4 ? lanes : 4;  // places between windows
-    static constexpr int kWindows = (kRow - lanes) / kWindowStep + 1;
     static constexpr int kH2Vectors = kH2Units / lanes;
-    static constexpr int kH3Vectors = divide_up(kH3, lanes);
-    static constexpr int kOutVectors = divide_up(kOutputs, lanes);
+    static constexpr int kH3Vectors = divide_up(kH3, widest) * (widest / lanes);
+    static constexpr int kOutVectors = divide_up(kOutputs, widest) * (widest / lanes);
     static constexpr int kSums = registers >= 32 ? 24 : 10;  // that fit into registers
 
     struct Parameters {
-        V h1_weight[kTaps][kRowVectors];
-        V h1_bias[kH1 * kH1 * kRowVectors];  // one per unit
+        V h1_weight[kTaps][kTileVectors];
+        V h1_bias[kH1Vectors];  // one per unit
         V h2_weight[kGroups][kWindows][kTaps][kGroup];  // of open windows only
         V h2_bias[kH2Vectors];  // one per unit
         V h3_weight[kH2Units][kH3Vectors];
@@ -159,18 +142,17 @@ private:
     ALWAYS_INLINE static V at(const T* x) { return *(const Unaligned*)x; }
     static T* scalars(V* x) { return (T*)x; }
 
-    T* h1_at(int y, int x) { return h1_ + (y * kH1Padded + x) * kRow; }  // padded coordinates
+    // in padded coordinates
+    T* h1_at(int y, int x) { return h1_map_ + (y * kH1Padded + x) * kRow; }
+    const T* window_at(int window, int y, int x) {
+        return h1_at(y, x) + window * Planes::kWindowStep;
+    }
 
     // ---- layout ------------------------------------------------------------------------------
 
-    // The H1 plane at a place of a row, or -1 where there is none.
-    static constexpr int plane_at(int place) {
-        return place < kPlanes ? place : kWraps ? place - kPlanes : -1;
-    }
-
-    // The H1 plane in a lane of a window, or -1.
+    // The H1 plane in a lane of a window.
     static constexpr int plane_in(int window, int lane) {
-        return plane_at(window * kWindowStep + lane);
+        return Planes::plane_at(window * Planes::kWindowStep + lane);
     }
 
     void open_windows(const bool* connected) {
@@ -180,10 +162,7 @@ private:
             for (int i = 0; i < kGroup * kPlanes; ++i) missing[i % kPlanes] |= sees[i];
             const auto gain = [&](int window) {
                 int n = 0;
-                for (int lane = 0; lane < lanes; ++lane) {
-                    const int plane = plane_in(window, lane);
-                    n += plane >= 0 && missing[plane];
-                }
+                for (int lane = 0; lane < lanes; ++lane) n += missing[plane_in(window, lane)];
                 return n;
             };
             for (;;) {
@@ -194,7 +173,7 @@ private:
                 open_[group][best] = true;
                 for (int lane = 0; lane < lanes; ++lane) {
                     const int plane = plane_in(best, lane);
-                    if (plane < 0 || !missing[plane]) continue;
+                    if (!missing[plane]) continue;
                     missing[plane] = false;
                     for (int o = 0; o < kGroup; ++o)
                         seen_[group][best][o][lane] = sees[o * kPlanes + plane] ? -1 : 0;
@@ -207,17 +186,14 @@ private:
     template <class Visit>
     void visit(Parameters& p, Visit visit) {
         int start = 0;
-        for (int place = 0; place < kRow; ++place)
-            if (const int plane = plane_at(place); plane >= 0)
-                for (int tap = 0; tap < kTaps; ++tap)
-                    visit(scalars(p.h1_weight[tap])[place], plane * kTaps + tap);
+        for (int tap = 0; tap < kTaps; ++tap)
+            for (int place = 0; place < kTileVectors * lanes; ++place)
+                visit(scalars(p.h1_weight[tap])[place], place % kPlanes * kTaps + tap);
         start += kPlanes * kTaps;
-        for (int place = 0; place < kRow; ++place)
-            if (const int plane = plane_at(place); plane >= 0)
-                for (int unit = 0; unit < kH1 * kH1; ++unit)
-                    visit(scalars(p.h1_bias)[unit * kRow + place],
-                          start + plane * kH1 * kH1 + unit);
-        start += kPlanes * kH1 * kH1;
+        for (int unit = 0; unit < kH1Map; ++unit)
+            for (int plane = 0; plane < kPlanes; ++plane)
+                visit(scalars(p.h1_bias)[unit * kPlanes + plane], start + plane * kH1Map + unit);
+        start += kPlanes * kH1Map;
         for (int group = 0; group < kGroups; ++group)
             for (int window = 0; window < kWindows; ++window)
                 for (int o = 0; o < kGroup; ++o)
@@ -243,16 +219,24 @@ private:
 
     // ---- activations -------------------------------------------------------------------------
 
-    // values -> f(values) in place; f'(values) -> slopes, where they are wanted.
-    using Activate = void (*)(V* values, V* slopes, int count);
+    // values -> f(values) in place; f'(values) -> slopes, where they are wanted. These are dense
+    // arrays, so the longest vectors serve, whatever the planes are computed with.
+    using Wide = typename VectorTypes<T, widest>::Vector;
+    using Activate = void (*)(Wide* values, Wide* slopes, int count);
 
     template <Activation kind, bool wanted>
-    static void activate_all(V* values, V* slopes, int count) {
+    static void activate_all(Wide* values, Wide* slopes, int count) {
         for (int i = 0; i < count; ++i) {
-            const auto y = activate<VectorMath<T, lanes>>(kind, values[i]);
+            const auto y = activate<VectorMath<T, widest>>(kind, values[i]);
             values[i] = y.value;
             if constexpr (wanted) slopes[i] = y.slope;
         }
+    }
+
+    template <int n>
+    ALWAYS_INLINE static void apply(Activate f, V (&values)[n], V (&slopes)[n]) {
+        static_assert(n * lanes % widest == 0);
+        f((Wide*)values, (Wide*)slopes, n * lanes / widest);
     }
 
     template <bool slopes>
@@ -274,96 +258,119 @@ private:
 
     // ---- forward -----------------------------------------------------------------------------
 
-    // `padding` says whether the padding is still to be multiplied; see fold_padding.
-    template <bool padding>
     void forward(const T* image, Activate hidden, Activate output) {
         for (int y = 0; y < kImage; ++y)
-            std::memcpy(image_ + (y + kPad) * kImagePadded + kPad, image + y * kImage,
-                        kImage * sizeof(T));
-        h1_forward<padding>();
-        for (int y = 0; y < kH1; ++y)
-            hidden((V*)h1_at(y + kPad, kPad), h1_slope_ + y * kH1 * kRowVectors,
-                   kH1 * kRowVectors);
-        h2_forward<padding>();
-        hidden(h2_, h2_slope_, kH2Vectors);
+            for (int x = 0; x < kImage; ++x)
+                image_[(y + kPad) * kImagePadded + kPad + x] = image[y * kImage + x] - padding_;
+        h1_forward();
+        apply(hidden, h1_, h1_slope_);
+        lay_out_h1();
+        h2_forward();
+        apply(hidden, h2_, h2_slope_);
         dense_forward<kH2Units>(scalars(h2_), weights_.h3_weight, weights_.h3_bias, h3_);
-        hidden(h3_, h3_slope_, kH3Vectors);
+        apply(hidden, h3_, h3_slope_);
         for (int i = kH3; i < kH3Vectors * lanes; ++i) scalars(h3_)[i] = 0;
         dense_forward<kH3>(scalars(h3_), weights_.out_weight, weights_.out_bias, out_);
-        output(out_, out_slope_, kOutVectors);
+        apply(output, out_, out_slope_);
     }
 
-    // Whether a padded coordinate lies in a map of `size`, not in its padding.
-    static constexpr bool inside(int coordinate, int size) {
-        return kPad <= coordinate && coordinate < kPad + size;
+    // What the padding adds to every unit of a plane: p * (sum of the weights), still spread over
+    // the lanes for H2.
+    void weigh_padding() {
+        V sum[kTileVectors] = {};
+        for (const auto& weight : weights_.h1_weight)
+            unroll<kTileVectors>([&](auto v) ALWAYS_INLINE { sum[v] += weight[v]; });
+        unroll<kTileVectors>([&](auto v) ALWAYS_INLINE { h1_padding_[v] = padding_ * sum[v]; });
+        for (int group = 0; group < kGroups; ++group) {
+            V sum[kGroup] = {};
+            for (int window = 0; window < kWindows; ++window)
+                if (open_[group][window])
+                    for (const auto& weight : weights_.h2_weight[group][window])
+                        unroll<kGroup>([&](auto o) ALWAYS_INLINE { sum[o] += weight[o]; });
+            unroll<kGroup>(
+                [&](auto o) ALWAYS_INLINE { h2_padding_[group][o] = padding_ * sum[o]; });
+        }
     }
 
-    template <bool padding>
     void h1_forward() {
-        constexpr int parts = divide_up(kH1 * kRowVectors, kSums);  // of a row of units
-        constexpr int width = divide_up(kH1, parts);
+        constexpr int tiles = divisor(kRowTiles, kSums / kTileVectors);  // whose sums fit
+        constexpr int parts = kRowTiles / tiles;
         for (int y = 0; y < kH1; ++y)
             unroll<parts>([&](auto part) ALWAYS_INLINE {
-                constexpr int x0 = part * width;
-                constexpr int units = x0 + width <= kH1 ? width : kH1 - x0;
-                const V* bias = weights_.h1_bias + (y * kH1 + x0) * kRowVectors;
-                V sum[units][kRowVectors];
-                unroll<units>([&](auto x) ALWAYS_INLINE {
-                    unroll<kRowVectors>([&](auto v) ALWAYS_INLINE {
-                        sum[x][v] = bias[x * kRowVectors + v];
+                constexpr int x0 = part * tiles * Planes::kTileUnits;
+                const int row = (y * kRowTiles + part * tiles) * kTileVectors;
+                V sum[tiles][kTileVectors];
+                unroll<tiles>([&](auto t) ALWAYS_INLINE {
+                    unroll<kTileVectors>([&](auto v) ALWAYS_INLINE {
+                        sum[t][v] = weights_.h1_bias[row + t * kTileVectors + v] + h1_padding_[v];
                     });
                 });
-                for (int ky = 0; ky < kKernel; ++ky) {
-                    if (!padding && !inside(kStride * y + ky, kImage)) continue;
+                const Taps rows = taps_inside(y, kImage);
+                for (int ky = rows.begin; ky < rows.end; ++ky) {
                     const T* pixels = image_ + (kStride * y + ky) * kImagePadded + kStride * x0;
+                    const auto* weight = weights_.h1_weight + ky * kKernel;
                     unroll<kKernel>([&](auto kx) ALWAYS_INLINE {
-                        V weight[kRowVectors];
-                        unroll<kRowVectors>([&](auto v) ALWAYS_INLINE {
-                            weight[v] = weights_.h1_weight[ky * kKernel + kx][v];
-                        });
-                        unroll<units>([&](auto x) ALWAYS_INLINE {
-                            constexpr int column = kStride * (x0 + x) + kx;
-                            if constexpr (padding || inside(column, kImage)) {
-                                const V pixel = broadcast(pixels[kStride * x + kx]);
-                                unroll<kRowVectors>([&](auto v) ALWAYS_INLINE {
-                                    sum[x][v] += weight[v] * pixel;
-                                });
-                            }
+                        unroll<tiles>([&](auto t) ALWAYS_INLINE {
+                            constexpr int x = t * Planes::kTileUnits;
+                            unroll<kTileVectors>([&](auto v) ALWAYS_INLINE {
+                                if constexpr (any_inside(x0 + x, v, kx))
+                                    sum[t][v] +=
+                                        weight[kx][v] *
+                                        Planes::template spread<v>(pixels + kStride * x + kx);
+                            });
                         });
                     });
                 }
-                V* out = (V*)h1_at(y + kPad, x0 + kPad);
-                unroll<units>([&](auto x) ALWAYS_INLINE {
-                    unroll<kRowVectors>([&](auto v) ALWAYS_INLINE {
-                        out[x * kRowVectors + v] = sum[x][v];
+                unroll<tiles>([&](auto t) ALWAYS_INLINE {
+                    unroll<kTileVectors>([&](auto v) ALWAYS_INLINE {
+                        h1_[row + t * kTileVectors + v] = sum[t][v];
                     });
                 });
             });
     }
 
-    template <bool padding>
+    // Whether a tap sees the image for any unit in vector v of the tile that starts with unit x.
+    static constexpr bool any_inside(int x, int v, int tap) {
+        return inside(x + v * lanes / kPlanes, tap, kImage) ||
+               inside(x + (v * lanes + lanes - 1) / kPlanes, tap, kImage);
+    }
+
+    // Puts H1's values into the padded map that H2 reads.
+    void lay_out_h1() {
+        for (int y = 0; y < kH1; ++y)
+            for (int tile = 0; tile < kRowTiles; ++tile) {
+                const V* values = h1_ + (y * kRowTiles + tile) * kTileVectors;
+                V units[kTileVectors];
+                unroll<kTileVectors>(
+                    [&](auto v) ALWAYS_INLINE { units[v] = values[v] - padding_; });
+                Planes::to_rows(units, (V*)h1_at(y + kPad, tile * Planes::kTileUnits + kPad));
+            }
+    }
+
     void h2_forward() {
         V partial[kH2Units];  // each unit's sum, still spread over the lanes
         for (int group = 0; group < kGroups; ++group)
             for (int y = 0; y < kH2; ++y) {
-                V sum[kGroup][kH2] = {};
+                V sum[kGroup][kH2];
+                unroll<kGroup>([&](auto o) ALWAYS_INLINE {
+                    unroll<kH2>([&](auto x) ALWAYS_INLINE { sum[o][x] = h2_padding_[group][o]; });
+                });
+                const Taps rows = taps_inside(y, kH1);
                 for (int window = 0; window < kWindows; ++window) {
                     if (!open_[group][window]) continue;
-                    for (int ky = 0; ky < kKernel; ++ky) {
-                        if (!padding && !inside(kStride * y + ky, kH1)) continue;
-                        const T* row = h1_at(kStride * y + ky, 0) + window * kWindowStep;
-                        const auto* weight =
-                            weights_.h2_weight[group][window] + ky * kKernel;
+                    for (int ky = rows.begin; ky < rows.end; ++ky) {
+                        const T* row = window_at(window, kStride * y + ky, 0);
+                        const auto* weight = weights_.h2_weight[group][window] + ky * kKernel;
                         unroll<kKernel>([&](auto kx) ALWAYS_INLINE {
                             V in[kH2];
                             unroll<kH2>([&](auto x) ALWAYS_INLINE {
-                                in[x] = at(row + (kStride * x + kx) * kRow);
+                                if constexpr (inside(x, kx, kH1))
+                                    in[x] = at(row + (kStride * x + kx) * kRow);
                             });
                             unroll<kGroup>([&](auto o) ALWAYS_INLINE {
                                 const V w = weight[kx][o];
                                 unroll<kH2>([&](auto x) ALWAYS_INLINE {
-                                    if constexpr (padding || inside(kStride * x + kx, kH1))
-                                        sum[o][x] += w * in[x];
+                                    if constexpr (inside(x, kx, kH1)) sum[o][x] += w * in[x];
                                 });
                             });
                         });
@@ -431,46 +438,48 @@ private:
     }
 
     void h1_backward() {
-        for (V& delta : h1_delta_) delta = V{};
+        // H2's row v covers H1's rows 2 v - 2 to 2 v + 2. So row 2 j + r gets its deltas from the
+        // rows v = j + 1, j, j - 1, by the taps ky = r, r + 2, r + 4 where there are such.
+        constexpr int rows = registers >= 32 ? 2 : 1;  // r = 0, 1 together, if the sums fit
         for (int window = 0; window < kWindows; ++window)
-            for (int y = 0; y < kH1; ++y) {
-                T* row = scalars(h1_delta_) + y * kH1 * kRow + window * kWindowStep;
-                V sum[kH1];
-                unroll<kH1>([&](auto x) ALWAYS_INLINE { sum[x] = at(row + x * kRow); });
-                for (int group = 0; group < kGroups; ++group) {
-                    if (!open_[group][window]) continue;
-                    // the H2 rows v whose kernel covers row y: 2 v + ky = y + 2, 0 <= ky < 5
-                    for (int v = (y - 1) / 2; v <= (y + kPad) / 2 && v < kH2; ++v) {
-                        const auto* weight = weights_.h2_weight[group][window] +
-                                             (y + kPad - kStride * v) * kKernel;
-                        const T* delta =
-                            scalars(h2_delta_) + group * kGroup * kH2Map + v * kH2;
-                        unroll<kGroup>([&](auto o) ALWAYS_INLINE {
-                            V d[kH2];
-                            unroll<kH2>([&](auto u) ALWAYS_INLINE {
-                                d[u] = broadcast(delta[o * kH2Map + u]);
-                            });
-                            unroll<kKernel>([&](auto kx) ALWAYS_INLINE {
-                                const V w = weight[kx][o];
+            for (int j = 0; j < kH2; ++j)
+                unroll<2 / rows>([&](auto part) ALWAYS_INLINE {
+                    V sum[rows][kH1] = {};
+                    for (int group = 0; group < kGroups; ++group) {
+                        if (!open_[group][window]) continue;
+                        unroll<3>([&](auto i) ALWAYS_INLINE {
+                            const int v = j + 1 - i;
+                            if (v < 0 || v >= kH2) return;
+                            const T* delta = scalars(h2_delta_) + group * kGroup * kH2Map + v * kH2;
+                            const auto& weight = weights_.h2_weight[group][window];
+                            for (int o = 0; o < kGroup; ++o) {
+                                V d[kH2];
                                 unroll<kH2>([&](auto u) ALWAYS_INLINE {
-                                    constexpr int x = kStride * u + kx - kPad;
-                                    if constexpr (x >= 0 && x < kH1) sum[x] += w * d[u];
+                                    d[u] = broadcast(delta[o * kH2Map + u]);
                                 });
-                            });
+                                unroll<rows * kKernel>([&](auto tap) ALWAYS_INLINE {
+                                    constexpr int r = tap / kKernel, kx = tap % kKernel;
+                                    constexpr int ky = part * rows + r + kStride * i;
+                                    if constexpr (ky < kKernel) {
+                                        const V w = weight[ky * kKernel + kx][o];
+                                        unroll<kH2>([&](auto u) ALWAYS_INLINE {
+                                            if constexpr (inside(u, kx, kH1))
+                                                sum[r][kStride * u + kx - kPad] += w * d[u];
+                                        });
+                                    }
+                                });
+                            }
                         });
                     }
-                }
-                unroll<kH1>([&](auto x) ALWAYS_INLINE { *(Unaligned*)(row + x * kRow) = sum[x]; });
-            }
-        for (int unit = 0; unit < kH1 * kH1; ++unit) {
-            V* delta = h1_delta_ + unit * kRowVectors;
-            if constexpr (kWraps) {
-                // the two copies of planes 0..3 are one: give both the sum of their deltas
-                const V tail = __builtin_shufflevector(delta[1], V{}, 4, 5, 6, 7, 8, 8, 8, 8);
-                delta[0] += tail;
-                delta[1] = __builtin_shufflevector(delta[1], delta[0], 0, 1, 2, 3, 8, 9, 10, 11);
-            }
-            for (int v = 0; v < kRowVectors; ++v) delta[v] *= h1_slope_[unit * kRowVectors + v];
+                    V* out = window_delta_[window] + (kStride * j + part * rows) * kH1;
+                    unroll<rows * kH1>(
+                        [&](auto x) ALWAYS_INLINE { out[x] = sum[x / kH1][x % kH1]; });
+                });
+        for (int tile = 0; tile < kH1 * kRowTiles; ++tile) {
+            V* delta = h1_delta_ + tile * kTileVectors;
+            const V* slope = h1_slope_ + tile * kTileVectors;
+            Planes::to_units(window_delta_, tile * Planes::kTileUnits, delta);
+            unroll<kTileVectors>([&](auto v) ALWAYS_INLINE { delta[v] *= slope[v]; });
         }
     }
 
@@ -487,17 +496,26 @@ private:
         for (int group = 0; group < kGroups; ++group)
             for (int window = 0; window < kWindows; ++window) {
                 if (!open_[group][window]) continue;
+                V padding[kGroup];
+                unroll<kGroup>([&](auto o) ALWAYS_INLINE {
+                    const T* delta = scalars(h2_delta_) + (group * kGroup + o) * kH2Map;
+                    T sum = 0;
+                    for (int i = 0; i < kH2Map; ++i) sum += delta[i];
+                    padding[o] = broadcast(padding_ * sum);
+                });
                 for (int ky = 0; ky < kKernel; ++ky) {
                     auto* weight = weights_.h2_weight[group][window] + ky * kKernel;
                     auto* velocity = velocity_.h2_weight[group][window] + ky * kKernel;
                     V sum[kKernel][kGroup];
                     unroll<kKernel>([&](auto kx) ALWAYS_INLINE {
                         unroll<kGroup>([&](auto o) ALWAYS_INLINE {
-                            sum[kx][o] = update.begin(weight[kx][o], velocity[kx][o]);
+                            sum[kx][o] =
+                                update.begin(weight[kx][o], velocity[kx][o]) + padding[o];
                         });
                     });
                     for (int y = 0; y < kH2; ++y) {
-                        const T* row = h1_at(kStride * y + ky, 0) + window * kWindowStep;
+                        if (!inside(y, ky, kH1)) continue;
+                        const T* row = window_at(window, kStride * y + ky, 0);
                         const T* delta = scalars(h2_delta_) + group * kGroup * kH2Map + y * kH2;
                         unroll<kH2>([&](auto x) ALWAYS_INLINE {
                             V d[kGroup];
@@ -505,10 +523,12 @@ private:
                                 d[o] = broadcast(delta[o * kH2Map + x]);
                             });
                             unroll<kKernel>([&](auto kx) ALWAYS_INLINE {
-                                const V in = at(row + (kStride * x + kx) * kRow);
-                                unroll<kGroup>([&](auto o) ALWAYS_INLINE {
-                                    sum[kx][o] += d[o] * in;
-                                });
+                                if constexpr (inside(x, kx, kH1)) {
+                                    const V in = at(row + (kStride * x + kx) * kRow);
+                                    unroll<kGroup>([&](auto o) ALWAYS_INLINE {
+                                        sum[kx][o] += d[o] * in;
+                                    });
+                                }
                             });
                         });
                     }
@@ -524,35 +544,43 @@ private:
 
     template <class Rule>
     void update_h1_weights(Rule update) {
-        constexpr int parts = divide_up(kKernel * kRowVectors, kSums);  // of a row of the kernel
+        V padding[kTileVectors] = {};
+        for (int tile = 0; tile < kH1 * kRowTiles; ++tile)
+            unroll<kTileVectors>([&](auto v) ALWAYS_INLINE {
+                padding[v] += h1_delta_[tile * kTileVectors + v];
+            });
+        unroll<kTileVectors>([&](auto v) ALWAYS_INLINE { padding[v] *= padding_; });
+        constexpr int parts = divide_up(kKernel * kTileVectors, kSums);  // of a row of the kernel
         constexpr int width = divide_up(kKernel, parts);
         for (int ky = 0; ky < kKernel; ++ky)
             unroll<parts>([&](auto part) ALWAYS_INLINE {
                 constexpr int kx0 = part * width;
                 constexpr int taps = kx0 + width <= kKernel ? width : kKernel - kx0;
-                auto* weight = weights_.h1_weight + ky * kKernel + kx0;
-                auto* velocity = velocity_.h1_weight + ky * kKernel + kx0;
-                V sum[taps][kRowVectors];
+                V sum[taps][kTileVectors];
                 unroll<taps>([&](auto kx) ALWAYS_INLINE {
-                    unroll<kRowVectors>([&](auto v) ALWAYS_INLINE {
-                        sum[kx][v] = update.begin(weight[kx][v], velocity[kx][v]);
-                    });
+                    unroll<kTileVectors>([&](auto v) ALWAYS_INLINE { sum[kx][v] = padding[v]; });
                 });
                 for (int y = 0; y < kH1; ++y) {
+                    if (!inside(y, ky, kImage)) continue;
                     const T* pixels = image_ + (kStride * y + ky) * kImagePadded + kx0;
-                    const V* delta = h1_delta_ + y * kH1 * kRowVectors;
-                    unroll<kH1>([&](auto x) ALWAYS_INLINE {
+                    const V* delta = h1_delta_ + y * kRowTiles * kTileVectors;
+                    for (int tile = 0; tile < kRowTiles; ++tile) {
                         unroll<taps>([&](auto kx) ALWAYS_INLINE {
-                            const V pixel = broadcast(pixels[kStride * x + kx]);
-                            unroll<kRowVectors>([&](auto v) ALWAYS_INLINE {
-                                sum[kx][v] += delta[x * kRowVectors + v] * pixel;
+                            unroll<kTileVectors>([&](auto v) ALWAYS_INLINE {
+                                sum[kx][v] += delta[v] * Planes::template spread<v>(pixels + kx);
                             });
                         });
-                    });
+                        pixels += Planes::kTileUnits * kStride;
+                        delta += kTileVectors;
+                    }
                 }
                 unroll<taps>([&](auto kx) ALWAYS_INLINE {
-                    unroll<kRowVectors>([&](auto v) ALWAYS_INLINE {
-                        update.end(weight[kx][v], velocity[kx][v], sum[kx][v]);
+                    V* weight = weights_.h1_weight[ky * kKernel + kx0 + kx];
+                    V* velocity = velocity_.h1_weight[ky * kKernel + kx0 + kx];
+                    Planes::add_copies(sum[kx]);
+                    unroll<kTileVectors>([&](auto v) ALWAYS_INLINE {
+                        update.end(weight[v], velocity[v],
+                                   update.begin(weight[v], velocity[v]) + sum[kx][v]);
                     });
                 });
             });
@@ -560,7 +588,7 @@ private:
 
     // ---- what a network consists of ----------------------------------------------------------
 
-    T learning_rate_, momentum_;
+    T learning_rate_, momentum_, padding_;
     Loss loss_;
     Activate hidden_, hidden_with_slopes_, output_, output_with_slopes_;
     T targets_[10 * kOutputs];  // [label, output]
@@ -568,13 +596,23 @@ private:
     Mask seen_[kGroups][kWindows][kGroup] = {};  // what each of its planes sees there
 
     Parameters weights_ = {}, velocity_ = {};
+    V h1_padding_[kTileVectors], h2_padding_[kGroups][kGroup];  // see weigh_padding
 
-    alignas(64) T image_[kImagePadded * kImagePadded];           // padded
-    alignas(64) T h1_[kH1Padded * kH1Padded * kRow];             // padded; (y, x, place)
-    V h1_slope_[kH1 * kH1 * kRowVectors], h1_delta_[kH1 * kH1 * kRowVectors];  // (y, x, place)
-    V h2_[kH2Vectors], h2_slope_[kH2Vectors], h2_delta_[kH2Vectors];           // (plane, y, x)
-    V h3_[kH3Vectors], h3_slope_[kH3Vectors], h3_delta_[kH3Vectors];
-    V out_[kOutVectors], out_slope_[kOutVectors], out_delta_[kOutVectors] = {};
+    // less the padding value, and so 0 in the padding
+    alignas(64) T image_[kImagePadded * kImagePadded] = {};        // (y, x)
+    alignas(64) T h1_map_[kH1Padded * kH1Padded * kRow] = {};  // (y, x, place)
+    V window_delta_[kWindows][kH1Map] = {};                    // (window, y, x)
+
+    alignas(64) V h1_[kH1Vectors];  // (y, x, plane)
+    alignas(64) V h1_slope_[kH1Vectors];
+    alignas(64) V h2_[kH2Vectors];  // (plane, y, x)
+    alignas(64) V h2_slope_[kH2Vectors];
+    alignas(64) V h3_[kH3Vectors];
+    alignas(64) V h3_slope_[kH3Vectors];
+    alignas(64) V out_[kOutVectors];
+    alignas(64) V out_slope_[kOutVectors];
+    V h1_delta_[kH1Vectors], h2_delta_[kH2Vectors], h3_delta_[kH3Vectors];
+    V out_delta_[kOutVectors] = {};
 };
 
 }  // namespace

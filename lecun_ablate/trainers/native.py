@@ -59,7 +59,7 @@ class NativeTrainer:
             "name": self.name,
             "device": self.device,
             "instruction_set": self.instruction_set,
-            "numerics": 1,
+            "numerics": 2,
         }
 
     def unsupported(self, recipe: Recipe) -> str | None:
