@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lecun_ablate.errors import LecunAblateError
+from lecun_ablate.passwords import without_passwords
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  (closed below)
+        file = open(path, "a+", encoding="utf-8", opener=_private)  # noqa: SIM115  (closed below)
     except OSError as error:
         raise LecunAblateError(f"{path}: cannot be written: {error.strerror}") from None
     with file:
@@ -32,13 +33,23 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise LecunAblateError(
-                f"{what} is in use by {holder}: wait until it has ended, or stop it"
+                without_passwords(
+                    f"{what} is in use by {holder}: wait until it has ended, or stop it"
+                )
             ) from None
         file.truncate(0)
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        file.write(f"process {os.getpid()} on {socket.gethostname()} ({command})")
+        holder = f"process {os.getpid()} on {socket.gethostname()} ({command})"
+        file.write(without_passwords(holder))
         file.flush()
         try:
             yield
         finally:
             file.truncate(0)
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that nobody else may read: locks of servers lie in the common /tmp."""
+    descriptor = os.open(path, flags, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return descriptor

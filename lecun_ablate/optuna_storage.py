@@ -17,10 +17,14 @@ import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.lock import exclusive
+from lecun_ablate.passwords import without_passwords
+
+PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}  # where an address names none
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -28,10 +32,34 @@ warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
 
 def file_of(url: str) -> Path | None:
-    """Return the file of a storage, None for a server. What has no '://' is a journal file."""
-    if url.startswith("sqlite:///"):
-        return Path(url.removeprefix("sqlite:///").split("?")[0])
-    return None if "://" in url else Path(url)
+    """Return the file of a storage, None for a server. What has no '://' is a journal file.
+
+    Raises LecunAblateError where it is no address.
+    """
+    if "://" not in url:
+        return Path(url)
+    parts = _parts(url)
+    in_file = parts.get_backend_name() == "sqlite" and parts.database not in (None, ":memory:")
+    return Path(parts.database.removeprefix("file:")) if in_file else None
+
+
+def _parts(url: str) -> URL:
+    with explained(url):
+        return make_url(url)
+
+
+def _lock_of(url: str, study: str) -> Path:
+    """Return the lock of a study in a storage, whichever of its addresses names that."""
+    file = file_of(url)
+    if file is not None:
+        study = re.sub(r"[^\w.-]", "_", study)
+        file = file.resolve()
+        return file.with_name(f"{file.name}.{study}.lock")
+    parts = _parts(url)
+    server = parts.get_backend_name()
+    place = [server, parts.host, parts.port or PORTS.get(server), parts.database, study]
+    name = hashlib.sha256(repr(place).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"lecun_ablate-{name}.lock"
 
 
 def open_storage(url: str) -> BaseStorage | None:
@@ -57,12 +85,7 @@ def driving(url: str, study: str) -> Iterator[BaseStorage]:
     Raises LecunAblateError where another process drives it, or the storage cannot be opened.
     """
     file = file_of(url)
-    if file is not None:
-        lock = file.parent / (re.sub(r"[^\w.-]", "_", study) + ".lock")
-    else:
-        name = hashlib.sha256(f"{url} {study}".encode()).hexdigest()[:16]
-        lock = Path(tempfile.gettempdir()) / f"lecun_ablate-{name}.lock"
-    with exclusive(lock, f"the study {study}"):
+    with exclusive(_lock_of(url, study), f"the study {study}"):
         if file is not None and not file.exists() and "://" in url:
             _create_database(file)
         elif file is not None and "://" not in url:
@@ -82,7 +105,7 @@ def explained(url: str) -> Iterator[None]:
         if isinstance(error, RuntimeError | ValueError) and not _of_storage(error):
             raise
         first = str(error).strip().split("\n")[0]
-        raise LecunAblateError(f"Optuna storage {_without_password(url)}: {first}") from error
+        raise LecunAblateError(without_passwords(f"Optuna storage {url}: {first}")) from error
 
 
 def _of_storage(error: BaseException) -> bool:
@@ -91,10 +114,6 @@ def _of_storage(error: BaseException) -> bool:
     while trace and trace.tb_next:
         trace = trace.tb_next
     return bool(trace) and f"optuna{os.sep}storages" in trace.tb_frame.f_code.co_filename
-
-
-def _without_password(url: str) -> str:
-    return re.sub(r"(://[^:/@]+):[^@]*@", r"\1:***@", url)
 
 
 def _create_database(database: Path) -> None:
