@@ -4,7 +4,8 @@
 #
 #     scripts/sanitize.sh [pytest arguments]
 #
-# Ends with status 0 where nothing was found. Wants GCC, CMake, nanobind and the package installed;
+# Ends with status 0 where nothing was found. The golden bits are left out: without multiply-adds,
+# these layouts round otherwise. Wants GCC, CMake, nanobind and the package installed;
 # tests on USPS run where LECUN_ABLATE_DATA is set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,7 +22,7 @@ cmake --build "$folder" --parallel
 export LD_PRELOAD
 LD_PRELOAD="$("${CXX:-g++}" -print-file-name=libasan.so) $("${CXX:-g++}" -print-file-name=libstdc++.so)"
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1  # Python itself leaks at exit
-"$python" - "$folder" -n 0 -q -p no:cacheprovider -k "native" \
+"$python" - "$folder" -n 0 -q -p no:cacheprovider -k "native and not still_the_same" \
     tests/test_native.py tests/test_conformance.py "$@" <<'PYTHON'
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
