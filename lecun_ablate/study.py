@@ -27,7 +27,7 @@ from lecun_ablate.experiment import (
     read_yaml,
 )
 from lecun_ablate.recipe import COMPONENT_FIELDS, Recipe
-from lecun_ablate.yaml_file import Keys, YamlFile, explain
+from lecun_ablate.yaml_file import Keys, YamlFile, explain, find_file
 
 PINNED_SEED = 0  # of what a seed study's own seeds do not govern
 Count = Annotated[int, Field(strict=True, ge=1, le=100_000)]
@@ -171,6 +171,18 @@ class SearchStudy:
     def recipe(self, arm: Arm, values: Mapping[str, Any]) -> Recipe:
         """Return an arm's recipe with values for the searched fields."""
         return Recipe.model_validate(arm.recipe.model_dump() | dict(values))
+
+    def most_runs(self, trials: int) -> int:
+        """Return how many runs an arm's next `trials` and its confirmation take at most.
+
+        The arm's own values are confirmed, too, unless they turn out to be among the best.
+        """
+        return trials * len(self.seeds) + (self.most_confirmed + 1) * self.confirm.seeds
+
+    @property
+    def most_confirmed(self) -> int:
+        """How many of an arm's best trials are trained again, unless too many diverge."""
+        return min(self.confirm.trials, self.trials)
 
     def definition(self, arm: Arm, data_digest: str) -> dict[str, Any]:
         """Return what must be the same for the trials of an arm to be comparable.
@@ -323,9 +335,10 @@ def _arms(yaml: YamlFile) -> tuple[DataChoice, list[Arm]]:
         if key in content:
             yaml.problem((key,), f"a study has either experiment or {key}, not both")
     try:
-        experiment = load_experiment(str(content["experiment"]))
+        experiment = load_experiment(find_file(str(content["experiment"]), yaml.path))
     except ConfigError as error:
-        yaml.problems += [(0, f"{yaml.where(('experiment',))}: {p}") for p in error.problems]
+        for problem in error.problems:
+            yaml.problem(("experiment",), problem)
         return DEFAULT_DATA, []
     overrides = check_overrides(yaml, content.get("recipe") or {}, ("recipe",)) | forced
     arms = []

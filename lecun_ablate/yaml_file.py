@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, TaggedScalar
+from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from lecun_ablate.errors import ConfigError, nearest
@@ -42,7 +43,8 @@ class YamlFile:
         except (YAMLError, ValueError) as error:
             raise ConfigError(f"{path}: not a YAML file: {error}") from None
         if not isinstance(self._marked, CommentedMap):
-            came = "nothing" if self._marked is None else type(self._marked).__name__
+            kinds = {type(None): "nothing", CommentedSeq: "a list", str: "a text"}
+            came = kinds.get(type(self._marked), repr(self._marked))
             raise ConfigError(f"{path}: expected a YAML mapping of keys to values, came {came}")
         self.content: dict[str, Any] = _plain(self._marked)
 
@@ -122,8 +124,16 @@ def explain(error: ValidationError, model: type[BaseModel]) -> Iterable[tuple[Ke
         elif isinstance(came, float) and not math.isfinite(came):
             yield keys, f"expected a finite number, came {came}"
         else:
-            words = problem["msg"].replace("Input should be ", "expected ")
-            yield keys, f"{words}, came {came!r}"
+            yield keys, f"{_plain_words(problem)}, came {came!r}"
+
+
+def _plain_words(problem: Mapping[str, Any]) -> str:
+    """Return what pydantic expected, in words that do not speak of Python."""
+    if problem["type"] == "string_pattern_mismatch":
+        return "expected letters, digits, '_', '.' and '-', with a letter or a digit first"
+    words = re.sub(r"^(Input|String|List|Dictionary|Value) should (be|have) ", "expected ",
+                   problem["msg"])  # fmt: skip
+    return re.sub(r" after validation, not \d+$| or instance of \w+$", "", words)
 
 
 def _is_type_tag(key: str | int, location: Sequence[str | int], model: type[BaseModel]) -> bool:
@@ -170,6 +180,21 @@ def parse_scalar(text: str) -> Any:
         return _plain(YAML(typ="rt").load(text))
     except YAMLError:
         return text
+
+
+def find_file(name: str | Path, file: Path | None) -> Path:
+    """Return the file that a YAML file names.
+
+    Names start at the working directory; what is not there is sought in the project, the folder
+    above the YAML file's own. Raises ConfigError where neither has it.
+    """
+    here = Path.cwd()
+    project = file.absolute().parent.parent if file else here
+    for folder in (Path(), project):
+        if (folder / name).exists():
+            return folder / name
+    places = f"the working directory {here}" + (f" or in {project}" if project != here else "")
+    raise ConfigError(f"{name}: no such file in {places}{_neighbours(Path(name))}")
 
 
 def _neighbours(path: Path) -> str:

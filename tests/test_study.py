@@ -115,6 +115,9 @@ def test_recipe_and_epochs_override_the_experiment(write, monkeypatch):
         ("data: nonsense", "unknown data 'nonsense'"),
         ("experiment: experiments/activation.yaml", "either experiment or arms, not both"),
         ("governs: weights", "either `search` (values to try) or `governs`"),
+        ("name: a b", "name: expected letters, digits, '_', '.' and '-', with a letter or a digit"),
+        ("arms: []", "arms: expected at least 1 item, came []"),
+        ("pruner: 3", "pruner: expected a valid dictionary, came 3"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_its_line(write, monkeypatch, changes, said):
@@ -147,6 +150,42 @@ def test_what_is_wrong_with_a_study_of_seeds_is_said(write, text, said):
     with pytest.raises(ConfigError) as caught:
         load_study(write(text))
     assert any(said in problem for problem in caught.value.problems), caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("text", "came"), [("- a\n- b\n", "a list"), ("words\n", "a text"), ("", "nothing")]
+)
+def test_what_is_no_mapping_is_said_in_plain_words(write, text, came):
+    with pytest.raises(ConfigError, match=f"expected a YAML mapping .* came {came}$"):
+        load_study(write(text))
+
+
+def test_an_experiment_is_found_from_the_project_of_the_study(tmp_path, monkeypatch):
+    for folder in ("project/studies", "project/experiments", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+    file = tmp_path / "project/studies/x.yaml"
+    file.write_text(SEARCH.replace("arms: [{activation: tanh}, {activation: relu}]",
+                                   "experiment: experiments/e.yaml"))  # fmt: skip
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError) as missing:
+        load_study(file)
+    assert missing.value.problems == [
+        f"{file}:2: experiment: experiments/e.yaml: no such file in the working directory "
+        f"{tmp_path}/elsewhere or in {tmp_path}/project"
+    ]
+    (tmp_path / "project/experiments/e.yaml").write_text("name: e\nrecipe: {lr: 0.07}\n")
+    assert load_study(file).arms[0].recipe.lr == 0.07
+    # the working directory comes first
+    Path("experiments").mkdir()
+    Path("experiments/e.yaml").write_text("name: e\nrecipe: {lr: 0.08}\n")
+    assert load_study(file).arms[0].recipe.lr == 0.08
+    # what is wrong there has two places, each with the key that leads on
+    Path("experiments/e.yaml").write_text("name: e\nrecipe: {lr: -1}\n")
+    with pytest.raises(ConfigError) as wrong:
+        load_study(file)
+    assert wrong.value.problems == [
+        f"{file}:2: experiment: experiments/e.yaml:2: recipe.lr: expected greater than 0, came -1"
+    ]
 
 
 def test_all_problems_are_reported_at_once(write):
