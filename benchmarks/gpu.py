@@ -54,8 +54,8 @@ def notebook_run() -> float:
         images = torch.rand(300, 1, 16, 16, dtype=torch.float64) * 2 - 1
         targets = torch.nn.functional.one_hot(torch.randint(10, (300,)), 10).double()
         notebook = Notebook()
-        notebook.train(images[:50], targets[:50])
-        step = seconds(lambda: notebook.train(images, targets)) / len(images)
+        notebook.fit(images[:50], targets[:50])
+        step = seconds(lambda: notebook.fit(images, targets)) / len(images)
     finally:
         torch.set_default_device(None)
     return EPOCHS * TRAIN * step

@@ -22,6 +22,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from lecun_ablate.data.digits import Split
 from lecun_ablate.recipe import Recipe
@@ -44,23 +45,25 @@ def part(split: Split, fraction: float) -> Split:
     return split.take(np.arange(round(fraction * len(split))))
 
 
-class Notebook:
-    """The loop as anyone would write it in eager PyTorch, in float64."""
+class Notebook(nn.Module):
+    """The loop as the notebook has it: a module, its optimizer, one pattern at a time, float64."""
 
     def __init__(self):
+        super().__init__()
         torch.manual_seed(1337)
 
-        def uniform(fan_in: int, *shape: int) -> torch.Tensor:
+        def uniform(fan_in: int, *shape: int) -> nn.Parameter:
             bound = 2.4 / fan_in**0.5
-            return ((torch.rand(shape, dtype=torch.float64) - 0.5) * 2 * bound).requires_grad_()
+            return nn.Parameter((torch.rand(shape, dtype=torch.float64) - 0.5) * 2 * bound)
 
-        def constant(value: float, *shape: int) -> torch.Tensor:
-            return torch.full(shape, value, dtype=torch.float64, requires_grad=True)
+        def constant(value: float, *shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.full(shape, value, dtype=torch.float64))
 
         self.h1w, self.h1b = uniform(25, 12, 1, 5, 5), constant(0, 12, 8, 8)
         self.h2w, self.h2b = uniform(200, 12, 8, 5, 5), constant(0, 12, 4, 4)
         self.h3w, self.h3b = uniform(192, 192, 30), constant(0, 30)
         self.outw, self.outb = uniform(30, 30, 10), constant(-1, 10)
+        self.optimizer = torch.optim.SGD(self.parameters(), lr=0.03)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the outputs, (n, 10), for images (n, 1, 16, 16)."""
@@ -75,22 +78,18 @@ class Notebook:
         x = torch.tanh(x.flatten(1) @ self.h3w + self.h3b)
         return torch.tanh(x @ self.outw + self.outb)
 
-    def train(self, images: torch.Tensor, targets: torch.Tensor) -> None:
+    def fit(self, images: torch.Tensor, targets: torch.Tensor) -> None:
         """Take one step per image."""
-        parameters = (self.h1w, self.h1b, self.h2w, self.h2b,
-                      self.h3w, self.h3b, self.outw, self.outb)  # fmt: skip
         for i in range(len(images)):
-            loss = torch.mean((self.forward(images[i : i + 1]) - targets[i : i + 1]) ** 2)
-            for p in parameters:
-                p.grad = None
+            loss = torch.mean((self(images[[i]]) - targets[[i]]) ** 2)
+            self.optimizer.zero_grad()
             loss.backward()
-            for p in parameters:
-                p.data -= 0.03 * p.grad
+            self.optimizer.step()
 
     @torch.no_grad()
     def evaluate(self, images: torch.Tensor, targets: torch.Tensor) -> tuple[float, float]:
         """Return the mean loss and the error rate."""
-        outputs = self.forward(images)
+        outputs = self(images)
         wrong = outputs.argmax(1) != targets.argmax(1)
         return torch.mean((outputs - targets) ** 2).item(), wrong.double().mean().item()
 
@@ -108,7 +107,7 @@ def time_notebook(train: Split, test: Split, fraction: float) -> tuple[float, fl
         for s in (part(train, fraction), part(test, fraction))
     ]
     notebook = Notebook()
-    step = seconds(lambda: notebook.train(*splits[0])) / len(splits[0][0])
+    step = seconds(lambda: notebook.fit(*splits[0])) / len(splits[0][0])
     evaluation = seconds(lambda: [notebook.evaluate(*s) for s in splits]) / fraction
     return step, EPOCHS * (TRAIN * step + evaluation)
 
