@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,10 @@ try:
     from lecun_ablate.trainers import _native as kernel
 except ImportError as error:
     kernel = None
-    _missing = f"the compiled kernel is not installed ({error})"
+    if find_spec("lecun_ablate.trainers._native"):
+        _missing = f"the compiled kernel cannot be loaded: {error}"
+    else:
+        _missing = "no C++ compiler built it when the package was installed"
 
 
 def availability() -> str | None:
