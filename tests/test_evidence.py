@@ -16,6 +16,8 @@ from lecun_ablate.report.evidence import (
     warning,
     weigh,
 )
+from lecun_ablate.statistics import minimum_detectable_effect, power
+from lecun_ablate.summary import arm_table
 
 BASE = [20, 22, 19, 21, 23, 20, 18, 22, 21, 20, 19, 21]
 
@@ -88,23 +90,15 @@ def test_a_ladder_compares_each_step_with_the_one_before():
 
 
 def test_factors_have_main_effects_and_an_interaction():
-    factors = {"activation": ["tanh", "relu"], "padding": [-1.0, 0.0]}
-    overrides = {
-        f"{a} {p:g}": {"activation": a, "padding": p}
-        for a in factors["activation"]
-        for p in factors["padding"]
-    }
-    add = {"tanh -1": 0, "tanh 0": 2, "relu -1": 4, "relu 0": 12}  # 6 more than the sum
-    misses = {arm: [count + add[arm] for count in BASE] for arm in overrides}
-    shown = evidence(misses, overrides=overrides, factors=factors)
+    shown = crossed({"tanh -1": 0, "tanh 0": 2, "relu -1": 4, "relu 0": 12})  # 6 above the sum
     effects = [effect_record(effect) for effect in shown.effects]
     found = {f"{e['factors']} {e['levels']}": e["effect"] * IMAGES for e in effects}
     assert found == pytest.approx(
         {"activation relu": 7, "padding 0.0": 5, "activation x padding relu x 0.0": 6}
     )
     one = {"activation": ["tanh", "relu"], "padding": [-1.0]}
-    arms = {arm: overrides[arm] for arm in ("tanh -1", "relu -1")}
-    alone = evidence({arm: misses[arm] for arm in arms}, overrides=arms, factors=one)
+    arms = {name: {"activation": name, "padding": -1.0} for name in one["activation"]}
+    alone = evidence(dict.fromkeys(arms, BASE), overrides=arms, factors=one)
     assert alone.effects == [], "one factor is what the arm table shows"
 
 
@@ -115,6 +109,86 @@ def test_diverged_runs_count_and_are_named():
     assert record["difference"] == pytest.approx((0.9 - BASE[3] / IMAGES) / 12)
     assert record["difference_excluding_diverged"] == 0
     assert "1 run of other" in record["note"] and "another" in record["note"]
+
+
+def test_the_excluded_variant_has_its_numbers_too():
+    worse = [count + 2 + seed % 3 for seed, count in enumerate(BASE)]
+    found = evidence({"base": BASE, "other": worse}, status={("base", 3): "diverged"})
+    (pair,) = found.comparisons.pairs
+    record = comparison_record(found, pair)
+    kept = [seed for seed in range(12) if seed != 3]
+    differences = (np.array(worse) - np.array(BASE))[kept] / IMAGES
+    low, high = stats.t.interval(0.95, 10, differences.mean(), stats.sem(differences))
+    assert record["seeds_excluding_diverged"] == 11
+    assert record["difference_excluding_diverged"] == pytest.approx(differences.mean())
+    assert record["difference_excluding_diverged_low"] == pytest.approx(low)
+    assert record["difference_excluding_diverged_high"] == pytest.approx(high)
+    assert (record["verdict"], record["verdict_excluding_diverged"]) == ("undecided", "worse")
+    assert record["verdict_text_excluding_diverged"] == pair.verdict_excluded.text
+    whole = evidence({"base": BASE, "other": worse})
+    record = comparison_record(whole, whole.comparisons.pairs[0])
+    assert record["difference_excluding_diverged_low"] == record["difference_low"]
+
+
+def test_what_an_arm_reached_leaves_diverged_runs_out_everywhere():
+    found = evidence({"base": BASE, "other": BASE}, status={("base", 3): "diverged"})
+    mean = np.mean(np.delete(BASE, 3)) / IMAGES
+    assert arm_table(found.plan, found.results.final).test_error_mean[0] == pytest.approx(mean)
+    assert f"Against base ({100 * mean:.2f} % test error)" in answer(found)
+    numbers, _ = arm_summary(found, "base")
+    assert numbers["final_error_mean"] == pytest.approx(mean)
+    assert numbers["diverged_runs"] == 1
+    other, _ = arm_summary(found, "other")
+    assert other["difference"] < -0.05 and other["difference_excluding_diverged"] == 0
+    alone = evidence({"base": BASE}, status={("base", 3): "diverged"})
+    assert f"{100 * mean:.2f} % of the test digits on average over 11 seeds" in answer(alone)
+    assert answer(alone).endswith("; 1 more run diverged.")
+
+
+def test_arms_that_diverged_with_every_seed_are_not_called_the_same():
+    every = {(arm, seed): "diverged" for arm in ("base", "other") for seed in range(12)}
+    found = evidence({"base": BASE, "other": BASE}, status=every)
+    assert answer(found) == (
+        "Against base (every run diverged): undecided: other (both diverged with every seed)."
+    )
+    assert "final_error_mean" not in arm_summary(found, "base")[0]
+    alone = evidence({"base": BASE}, status=every)
+    assert answer(alone) == "base diverged with every seed."
+
+
+def crossed(add, **options):
+    """Return the evidence of activation x padding, misses of 200 images added to BASE."""
+    factors = {"activation": ["tanh", "relu"], "padding": [-1.0, 0.0]}
+    overrides = {
+        f"{a} {p:g}": {"activation": a, "padding": p}
+        for a in factors["activation"]
+        for p in factors["padding"]
+    }
+    misses = {arm: [count + add[arm] for count in BASE] for arm in overrides}
+    return evidence(misses, overrides=overrides, factors=factors, **options)
+
+
+def test_effects_of_factors_are_shown_without_diverged_runs_as_well():
+    add = {"tanh -1": 0, "tanh 0": 2, "relu -1": 4, "relu 0": 6}
+    found = crossed(add, status={("relu 0", 5): "diverged"})
+    effects = {" x ".join(effect.factors): effect for effect in found.effects}
+    relu = effect_record(effects["activation"])
+    assert relu["effect"] * IMAGES == pytest.approx(4 + (180 - BASE[5] - 6) / 2 / 12)
+    assert relu["effect_excluding_diverged"] * IMAGES == pytest.approx(4)
+    assert (relu["seeds"], relu["seeds_excluding_diverged"]) == (12, 11)
+    assert relu["effect_excluding_diverged_low"] <= relu["effect_excluding_diverged"]
+    assert relu["p_adjusted_excluding_diverged"] < 0.05
+    assert relu["note"].startswith("with 1 seed a run diverged and counts as error 0.9; without: ")
+    assert "another finding, more errors" in relu["note"], "one wild seed hides the effect"
+    both = effect_record(effects["activation x padding"])
+    assert both["effect_excluding_diverged"] == pytest.approx(0)
+    assert "another" not in both["note"]
+    whole = crossed(add)
+    relu = effect_record(whole.effects[0])
+    assert relu["note"] is None and relu["effect_excluding_diverged"] == relu["effect"]
+    every = crossed(add, status={("relu 0", seed): "diverged" for seed in range(12)})
+    assert effect_record(every.effects[0])["effect_excluding_diverged"] is None
+    assert every.effects[0].divergence_note.endswith("without, nothing is left")
 
 
 def test_arms_without_runs_are_not_compared_yet():
@@ -140,11 +214,14 @@ def test_power_uses_the_spread_of_the_pairs():
     (_, one), _ = found.power(0.005)
     sd = np.std(np.subtract(noisy, BASE) / IMAGES, ddof=1)
     assert one.sd == pytest.approx(sd)
-    # the power at the number of seeds it names, worked out from the noncentral t by hand
-    n, level = one.paired, 0.05 / 2
-    reached = stats.nct.sf(stats.t.isf(level / 2, n - 1), n - 1, 0.005 / sd * np.sqrt(n))
-    short = stats.nct.sf(stats.t.isf(level / 2, n - 2), n - 2, 0.005 / sd * np.sqrt(n - 1))
-    assert short < 0.8 <= reached
+    n = one.paired
+    assert power(0.005, sd, n, comparisons=2) >= 0.8 > power(0.005, sd, n - 1, comparisons=2)
+    assert power(0.005, sd, n - 1) >= 0.8, "it is corrected for two comparisons"
+    # and so is the effect that can be detected
+    record = comparison_record(found, found.comparisons.pairs[0])
+    corrected = minimum_detectable_effect(12, sd, comparisons=2)
+    assert record["detectable"] == one.detectable == pytest.approx(corrected, rel=1e-12)
+    assert record["detectable"] > 1.05 * minimum_detectable_effect(12, sd)
     with pytest.raises(LecunAblateError, match="more seeds"):
         evidence({"base": BASE[:1], "one": BASE[:1]}).power(0.005)
 
@@ -159,6 +236,17 @@ def test_seeds_are_added_while_an_interval_is_wide(halfwidth, at_most, seeds, mo
     misses = {arm: rng.integers(15, 25, seeds).tolist() for arm in ("base", "other")}
     found, _ = results(misses, until=Until(halfwidth=halfwidth, at_most=at_most))
     assert seeds_to_add(found) == more
+
+
+def test_every_comparison_must_be_narrow():
+    """The narrow one comes first and the wide one last, and the other way round."""
+    rng = np.random.default_rng(2)
+    base = rng.integers(15, 25, 20)
+    narrow, wide = base + rng.integers(0, 2, 20), rng.integers(5, 60, 20)
+    until = Until(halfwidth=1, at_most=100)
+    for others, more in (((narrow,), 0), ((narrow, wide), 10), ((wide, narrow), 10)):
+        misses = {str(k): counts.tolist() for k, counts in enumerate((base, *others))}
+        assert seeds_to_add(results(misses, until=until)[0]) == more
 
 
 def test_other_experiments_add_no_seeds():

@@ -136,16 +136,6 @@ def test_holm_keeps_the_level_of_the_whole_experiment():
     assert (p.min(axis=1) <= 0.05).mean() > 0.1  # what Holm is there for
 
 
-def test_power_is_the_rate_at_which_the_test_sees_the_effect():
-    truth, seeds, correlation = 0.0025, 12, 0.5
-    baseline, (arm,) = simulate(1500, seeds, correlation, truth)
-    sd = SD * np.sqrt(2 * (1 - correlation))
-    seen = [stats.ttest_1samp(row, 0).pvalue <= 0.05 for row in arm - baseline]
-    assert_rate(seen, st.power(truth, sd, seeds))
-    seen = [st.sign_flip_test(row)[0] <= 0.05 for row in (arm - baseline)[:300]]
-    assert np.mean(seen) == pytest.approx(st.power(truth, sd, seeds), abs=0.05)
-
-
 def test_seeds_needed_are_enough_and_one_fewer_are_not():
     for effect in (0.01, 0.005, 0.0025, 0.001):
         n = st.seeds_needed(effect, 0.006)

@@ -72,7 +72,8 @@ def test_undecided_says_how_many_more_seeds_would_tell():
     assert verdict.text == f"undecided: {needed - 10} more seeds would probably tell"
     # 0.05 points: far from the margin, so narrowing towards no difference is the shorter way
     verdict = st.decide(comparison(-0.0005, 0.0055, sd=0.008))
-    assert verdict.more_seeds == st.seeds_needed(0.0045, 0.008) - 10
+    assert verdict.more_seeds == st.seeds_for_equivalence(0.0005, 0.005, 0.008) - 10
+    assert verdict.more_seeds < st.seeds_needed(0.0005, 0.008) - 10
     # with more comparisons a significant difference takes more seeds
     assert st.decide(comparison(-0.0049, 0.0055, sd=0.008), comparisons=4).more_seeds > (
         st.decide(comparison(-0.0049, 0.0055, sd=0.008)).more_seeds
@@ -138,6 +139,12 @@ def test_a_constant_difference_is_no_certainty():
     assert constant.effect_size is None
     assert constant.p == 0.25
     assert st.decide(constant).kind == "undecided"
+
+
+def test_the_bootstrap_starts_at_twenty_seeds():
+    differences = np.random.default_rng(0).normal(size=20)
+    assert st.seed_interval(differences[:19]).method == "t"
+    assert st.seed_interval(differences).method == "studentized bootstrap"
 
 
 def test_nearly_all_equal_differences_fall_back_on_student():
@@ -226,6 +233,54 @@ def test_too_few_seeds_are_said_so_in_words():
     )
 
 
+def fewer_seeds_of_one_arm():
+    """Return an experiment: 20 seeds of x, 6 of y, and all of y's are better."""
+    rng = np.random.default_rng(1)
+    base = np.linspace(100, 120, 20).round()
+    arms = {"base": runs(base), "x": runs(base - 40 + rng.integers(0, 3, 20)),
+            "y": runs(base[:6] - 40 + rng.integers(0, 3, 6))}  # fmt: skip
+    return arms, [("x", "base"), ("y", "base")]
+
+
+def test_each_comparison_has_its_own_number_of_seeds():
+    result = st.compare_all(*fewer_seeds_of_one_arm())
+    assert result["y"].counted.n == 6 < result.fewest_seeds == 7
+    assert result["y"].p_adjusted == 2 / 2**6 == result["y"].smallest_p  # Holm: x comes first
+    assert result["y"].verdict.kind == "better"
+    assert result.too_few == () and result.warning is None
+
+
+def test_comparisons_that_cannot_be_significant_are_named():
+    arms, pairs = fewer_seeds_of_one_arm()
+    arms["z"] = runs([70, 71, 72, 73])
+    result = st.compare_all(arms, [*pairs, ("z", "base")])
+    assert result["x"].verdict.kind == "better"
+    assert [pair.arm for pair in result.too_few] == ["y", "z"]
+    # z, which has fewer seeds, may not come before y
+    assert (result["y"].smallest_p, result["z"].smallest_p) == (2 * 2 / 2**6, 2 / 2**4)
+    assert result.warning.startswith("With 4 to 6 seeds and 3 comparisons no result of y, z could")
+    assert {result[arm].verdict.kind for arm in "yz"} == {"undecided"}
+    alone = st.compare_all(arms, [("x", "base"), ("z", "base")])
+    assert alone.warning.startswith("With 4 seeds and 2 comparisons no result of z could be")
+
+
+@settings(max_examples=15, deadline=None)
+@given(some.lists(some.integers(1, 12), min_size=1, max_size=5), some.randoms())
+def test_no_adjusted_p_is_below_the_least_that_the_seeds_allow(numbers, random):
+    """And it is met where every seed of every comparison points the same way."""
+    base = np.array([random.randrange(80, 120) for _ in range(12)])
+    arms = {"base": runs(base)}
+    arms |= {str(k): runs(base[:n] - random.randrange(1, 9)) for k, n in enumerate(numbers)}
+    result = st.compare_all(arms, [(str(k), "base") for k in range(len(numbers))])
+    for pair in result.pairs:
+        assert pair.p_adjusted == pair.smallest_p
+        assert (pair.verdict.kind == "better") == (pair.p_adjusted <= 0.05)
+    for k, n in enumerate(numbers):
+        arms[str(k)] = runs([random.randrange(80, 120) for _ in range(n)])
+    for pair in st.compare_all(arms, [(str(k), "base") for k in range(len(numbers))]).pairs:
+        assert pair.p_adjusted >= pair.smallest_p
+
+
 def test_diverged_runs_count_as_guesses_and_the_change_of_verdict_is_said():
     diverged = np.array([True] + [False] * 7)
     broken = np.array(GOOD, dtype=float)
@@ -238,8 +293,9 @@ def test_diverged_runs_count_as_guesses_and_the_change_of_verdict_is_said():
     assert (pair.verdict.kind, pair.verdict_excluded.kind) == ("undecided", "better")
     assert pair.divergence_matters
     assert pair.divergence_note == (
-        "1 run of relu and 0 runs of tanh diverged and count as error 0.9; without them, the "
-        f"verdict is another: {pair.verdict_excluded.text}"
+        "1 run of relu diverged and counts as error 0.9; without them, the difference is "
+        f"{st.points(pair.excluded.difference)} {st.span(pair.excluded.interval)} over 7 seeds "
+        f"and the verdict another: {pair.verdict_excluded.text}"
     )
 
 
@@ -257,7 +313,29 @@ def test_divergence_that_changes_nothing():
     arms = {"tanh": runs(100 + np.arange(12) % 5), "relu": runs(bad, diverged=diverged)}
     pair = st.compare_all(arms, [("relu", "tanh")])["relu"]
     assert pair.verdict.kind == pair.verdict_excluded.kind == "worse"
-    assert pair.divergence_note.endswith("without them, the verdict is the same")
+    assert pair.divergence_note == (
+        "6 runs of relu diverged and count as error 0.9; without them, the difference is "
+        f"+5.31 points {st.span(pair.excluded.interval)} over 6 seeds and the verdict the same"
+    )
+
+
+def test_the_note_names_only_arms_of_which_a_run_diverged():
+    def note(arm, baseline):
+        where = [np.arange(8) < number for number in (arm, baseline)]
+        arms = {"relu": runs(GOOD, diverged=where[0]), "tanh": runs(BASE, diverged=where[1])}
+        return st.compare_all(arms, [("relu", "tanh")])["relu"].divergence_note
+
+    assert note(2, 1).startswith("2 runs of relu and 1 run of tanh diverged and count as")
+    assert note(0, 1).startswith("1 run of tanh diverged and counts as")
+    assert note(0, 0) is None
+
+
+def test_two_arms_that_diverged_with_every_seed_are_not_the_same():
+    nothing = runs([np.nan] * 8, diverged=np.ones(8, bool))
+    pair = st.compare_all({"tanh": nothing, "relu": nothing}, [("relu", "tanh")])["relu"]
+    assert pair.verdict == st.BOTH_DIVERGED
+    assert pair.verdict.text == "undecided: both arms diverged with every seed"
+    assert pair.excluded is None and pair.verdict_excluded is None
 
 
 # --- power, stopping, wording
@@ -273,8 +351,9 @@ def test_power_analysis_of_a_comparison():
     low, high = st.sd_interval(pair.sd, 12)
     assert low < pair.sd < high
     assert found.paired_range[0] <= found.paired <= found.paired_range[1]
-    assert found.power == st.power(0.0025, pair.sd, 12, alpha=0.0125)
-    assert st.power(found.detectable, pair.sd, 12, alpha=0.0125) == pytest.approx(0.8)
+    assert found.power == st.power(0.0025, pair.sd, 12, comparisons=4)
+    assert found.detectable == st.minimum_detectable_effect(12, pair.sd, comparisons=4)
+    assert found.fewest == 8
     with pytest.raises(ValueError, match="one seed"):
         st.analyse_power(st.compare([0.1], [0.2]), 0.0025)
 
@@ -386,6 +465,8 @@ def test_the_same_arguments_give_the_same_numbers():
         (lambda: st.holm([0.1, float("nan")]), "from 0 to 1"),
         (lambda: st.decide(comparison(0, 1), margin=0), "margin is 0"),
         (lambda: st.power(-0.1, 0.1, 5), "effect is -0.1"),
+        (lambda: st.t_power(0.1, -0.1, 5), "sd is -0.1"),
+        (lambda: st.equivalence_power(0.0, 0.0, 0.1, 5), "effect is 0.0"),
         (lambda: st.seeds_needed(0.1, float("nan")), "sd is nan"),
         (lambda: st.seeds_needed(0.1, 0.1, target=80), "target is 80"),
         (lambda: st.seeds_needed(0.1, 0.1, comparisons=0), "comparisons is 0"),
@@ -428,3 +509,10 @@ def test_no_interval_of_a_difference_leaves_what_is_possible():
     assert free.high > 1  # a few resamples without the wild seed reach far
     cut = st.compare(arm, baseline).interval
     assert (cut.low, cut.high) == (free.low, 1.0)
+
+
+def test_no_interval_of_a_mean_error_leaves_what_is_possible():
+    nearly_perfect = [0.0, 0.0, 0.01, 0.0, 0.0]
+    assert st.t_interval(nearly_perfect).low < 0
+    assert st.describe(nearly_perfect).interval.low == 0
+    assert st.describe([1 - error for error in nearly_perfect]).interval.high == 1

@@ -13,6 +13,8 @@ from lecun_ablate import statistics
 from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.experiment import Experiment
 from lecun_ablate.statistics import (
+    BOTH_DIVERGED,
+    Description,
     Effect,
     ExperimentResult,
     PairResult,
@@ -20,7 +22,6 @@ from lecun_ablate.statistics import (
     Runs,
     UntilNarrow,
 )
-from lecun_ablate.statistics.planning import ALPHA
 from lecun_ablate.statistics.wording import at_most, count, percent, points, span
 
 if TYPE_CHECKING:
@@ -57,8 +58,7 @@ class Evidence:
                 f"{self.plan.tracking_name}: no two arms have two seeds in common, so their spread "
                 "is not known: run it with more seeds"
             )
-        number = len(self.comparisons.pairs)
-        return [(p, statistics.analyse_power(p.counted, effect, comparisons=number)) for p in pairs]
+        return [(pair, self.comparisons.power(pair, effect)) for pair in pairs]
 
 
 def weigh(results: Results, store: Store) -> Evidence:
@@ -72,7 +72,7 @@ def weigh(results: Results, store: Store) -> Evidence:
     }
     experiment = results.plan.experiment
     labels = store.labels(final.run_id.iloc[0])
-    comparisons = _compare(experiment, arms, labels)
+    comparisons = statistics.compare_all(arms, _pairs(experiment, arms), labels=labels)
     return Evidence(results, labels, arms, comparisons, _effects(experiment, arms))
 
 
@@ -81,12 +81,17 @@ def seeds_to_add(results: Results) -> int:
     until = results.plan.experiment.until
     if until is None:
         return 0
+    experiment = results.plan.experiment
     arms = {arm: _runs(part) for arm, part in results.final.groupby("arm", sort=False)}
-    pairs = _compare(results.plan.experiment, arms).pairs
-    intervals = [pair.counted.interval for pair in pairs]
-    widths = [np.inf if interval is None else interval.halfwidth for interval in intervals]
     rule = UntilNarrow(until.halfwidth / 100, until.at_most)
-    return rule.seeds_to_add(len(results.plan.experiment.seeds), widths)
+    widths = (_halfwidth(*statistics.common(arms[a], arms[b])) for a, b in _pairs(experiment, arms))
+    return rule.seeds_to_add(len(experiment.seeds), widths)
+
+
+def _halfwidth(arm: Runs, baseline: Runs) -> float:
+    """Return that of the seed interval of their difference, infinite for a single seed."""
+    interval = statistics.difference_interval(arm.errors, baseline.errors)
+    return np.inf if interval is None else interval.halfwidth
 
 
 def _runs(final: pd.DataFrame, predictions: np.ndarray | None = None) -> Runs:
@@ -94,17 +99,14 @@ def _runs(final: pd.DataFrame, predictions: np.ndarray | None = None) -> Runs:
     return Runs(final.seed.to_numpy(), final.test_error.to_numpy(), diverged, predictions)
 
 
-def _compare(
-    experiment: Experiment, arms: dict[str, Runs], labels: np.ndarray | None = None
-) -> ExperimentResult:
-    """Compare what the experiment compares, as far as there are common seeds yet."""
-    pairs = [
+def _pairs(experiment: Experiment, arms: dict[str, Runs]) -> list[tuple[str, str]]:
+    """Return what the experiment compares, as far as there are common seeds yet."""
+    return [
         pair
         for pair in experiment.comparisons
         if all(name in arms for name in pair)
         and np.intersect1d(arms[pair[0]].seeds, arms[pair[1]].seeds).size
     ]
-    return statistics.compare_all(arms, pairs, labels=labels)
 
 
 def _effects(experiment: Experiment, arms: dict[str, Runs]) -> list[Effect]:
@@ -112,18 +114,14 @@ def _effects(experiment: Experiment, arms: dict[str, Runs]) -> list[Effect]:
     factors = [name for name, levels in (experiment.factors or {}).items() if len(levels) > 1]
     if len(factors) < 2 or len(arms) < len(experiment.arms):
         return []
-    seeds = set.intersection(*(set(runs.seeds) for runs in arms.values()))
-    if not seeds:
+    shared = statistics.common(*(arms[arm.name] for arm in experiment.arms))
+    if not len(shared[0]):
         return []
-    errors = []
-    for arm in experiment.arms:
-        runs = arms[arm.name]
-        by_seed = dict(zip(runs.seeds, runs.errors, strict=True))
-        errors.append([by_seed[seed] for seed in sorted(seeds)])
     return statistics.factorial(
         [arm.overrides for arm in experiment.arms],
-        errors,
+        [runs.errors for runs in shared],
         baseline=experiment.arm(experiment.baseline).overrides,
+        diverged=np.any([runs.diverged for runs in shared], axis=0),
     )
 
 
@@ -144,8 +142,8 @@ def answer(evidence: Evidence) -> str:
             found.append(_found(kind, of_kind))
     if experiment.ladder:
         return f"Each step against the one before it: {'; '.join(found)}."
-    runs = evidence.arms[experiment.baseline]
-    base = f"{percent(float(runs.errors.mean()))} test error"
+    error = ended(evidence.arms[experiment.baseline])
+    base = f"{percent(error.mean)} test error" if error else "every run diverged"
     return f"Against {experiment.baseline} ({base}): {'; '.join(found)}."
 
 
@@ -156,19 +154,31 @@ def warning(evidence: Evidence) -> str | None:
 
 def _too_few(evidence: Evidence) -> bool:
     """Whether there are too few seeds for any of the comparisons to be decided."""
-    decided = any(pair.verdict.kind != "undecided" for pair in evidence.comparisons.pairs)
-    return evidence.comparisons.warning is not None and not decided
+    return len(evidence.comparisons.too_few) == len(evidence.comparisons.pairs) > 0
+
+
+def ended(runs: Runs) -> Description | None:
+    """Return the distribution of an arm's errors over the runs that did not diverge, if any.
+
+    The one convention for what an arm reached: a diverged run has no error of its own, and counts
+    as 0.9 only where arms are compared.
+    """
+    errors = runs.errors[~runs.diverged]
+    return statistics.describe(errors) if errors.size else None
 
 
 def _alone(arm: str, runs: Runs) -> str:
-    mean = percent(float(runs.errors.mean()))
-    interval = statistics.seed_interval(runs.errors)
-    if interval is None:
-        return f"{arm} misses {mean} of the test digits with seed {runs.seeds[0]}."
-    ends = f"{100 * interval.low:.2f} to {100 * interval.high:.2f}"
+    error, diverged = ended(runs), int(runs.diverged.sum())
+    if error is None:
+        return f"{arm} diverged with {'every seed' if len(runs) > 1 else f'seed {runs.seeds[0]}'}."
+    apart = f"; {count(diverged, 'more run')} diverged" if diverged else ""
+    if error.interval is None:
+        seed = runs.seeds[~runs.diverged][0]
+        return f"{arm} misses {percent(error.mean)} of the test digits with seed {seed}{apart}."
+    ends = f"{100 * error.interval.low:.2f} to {100 * error.interval.high:.2f}"
     return (
-        f"{arm} misses {mean} of the test digits on average over {count(len(runs), 'seed')} "
-        f"(95 % interval {ends})."
+        f"{arm} misses {percent(error.mean)} of the test digits on average over "
+        f"{count(error.n, 'seed')} (95 % interval {ends}){apart}."
     )
 
 
@@ -189,7 +199,11 @@ def _found(kind: str, pairs: Sequence[PairResult]) -> str:
     if kind == "no difference":
         each = [f"{pair.arm} ({_at_most(pair)})" for pair in pairs]
         return f"no difference that matters: {_listed(each + rest)}"
-    return f"undecided: {_listed([pair.arm for pair in pairs] + rest)}"
+    each = [
+        f"{pair.arm} (both diverged with every seed)" if pair.verdict == BOTH_DIVERGED else pair.arm
+        for pair in pairs
+    ]
+    return f"undecided: {_listed(each + rest)}"
 
 
 def _at_most(pair: PairResult) -> str:
@@ -212,8 +226,7 @@ def _lower(sentence: str) -> str:
 
 def comparison_record(evidence: Evidence, pair: PairResult) -> dict[str, Any]:
     """Return a comparison as plain values: differences and errors as fractions of the images."""
-    one, joint = pair.counted, pair.joint
-    level = ALPHA / len(evidence.comparisons.pairs)
+    one, joint, without, verdict = pair.counted, pair.joint, pair.excluded, pair.verdict_excluded
     return {
         "arm": pair.arm,
         "baseline": pair.baseline,
@@ -222,7 +235,7 @@ def comparison_record(evidence: Evidence, pair: PairResult) -> dict[str, Any]:
         **_ends("difference", one.interval),
         "interval_method": one.interval.method if one.interval else None,
         **_ends("difference_new_images", joint.interval if joint else None),
-        **_ends("difference_new_images_bootstrap", joint.bootstrap if joint else None),
+        **_ends("difference_new_images_widest", joint.widest if joint else None),
         **_ends("difference_bca", one.bca),
         "sd": one.sd,
         "p": one.p,
@@ -233,21 +246,27 @@ def comparison_record(evidence: Evidence, pair: PairResult) -> dict[str, Any]:
         "effect_size": one.effect_size,
         "correlation": one.correlation,
         "pairing_gain": one.pairing_gain,
-        "detectable": statistics.minimum_detectable_effect(one.n, one.sd, alpha=level),
+        "detectable": evidence.comparisons.detectable(pair),
+        "fewest_seeds": evidence.comparisons.fewest_seeds,
         "verdict": pair.verdict.kind,
         "verdict_text": pair.verdict.text,
         "verdict_new_images": statistics.second_sentence(pair.verdict, joint) if joint else None,
         "more_seeds": pair.verdict.more_seeds,
         "arm_diverged": pair.arm_diverged,
         "baseline_diverged": pair.baseline_diverged,
-        "difference_excluding_diverged": pair.excluded.difference if pair.excluded else None,
+        "seeds_excluding_diverged": without.n if without else 0,
+        "difference_excluding_diverged": without.difference if without else None,
+        **_ends("difference_excluding_diverged", without.interval if without else None),
         "p_adjusted_excluding_diverged": pair.p_adjusted_excluded,
+        "verdict_excluding_diverged": verdict.kind if verdict else None,
+        "verdict_text_excluding_diverged": verdict.text if verdict else None,
         "note": pair.divergence_note or one.note,
     }
 
 
 def effect_record(effect: Effect) -> dict[str, Any]:
-    """Return a factor's effect as plain values."""
+    """Return a factor's effect as plain values, `effect` being a fraction of the images."""
+    without = effect.excluded if effect.diverged else effect
     return {
         "factors": " x ".join(effect.factors),
         "levels": " x ".join(map(str, effect.levels)),
@@ -257,6 +276,11 @@ def effect_record(effect: Effect) -> dict[str, Any]:
         **_ends("effect", effect.interval),
         "p": effect.p,
         "p_adjusted": effect.p_adjusted,
+        "seeds_excluding_diverged": without.n if without else 0,
+        "effect_excluding_diverged": without.effect if without else None,
+        **_ends("effect_excluding_diverged", without.interval if without else None),
+        "p_adjusted_excluding_diverged": without.p_adjusted if without else None,
+        "note": effect.divergence_note,
     }
 
 
@@ -268,16 +292,23 @@ def _ends(name: str, interval: statistics.Interval | None) -> dict[str, float | 
 def arm_summary(evidence: Evidence, arm: str) -> tuple[dict[str, float], dict[str, str]]:
     """Return an arm's numbers and words for its MLflow run: (metrics, tags).
 
-    Errors and differences are fractions of the images; a diverged run counts as error 0.9.
+    Fractions of the images. The final error leaves diverged runs out, the difference counts them
+    as error 0.9; where there are any, their number and the difference without them stand beside.
     """
     runs = evidence.arms[arm]
-    interval = statistics.seed_interval(runs.errors)
-    numbers = {"final_error_mean": float(runs.errors.mean()), **_ends("final_error", interval)}
+    error = ended(runs)
+    numbers = {
+        "final_error_mean": error.mean if error else None,
+        **_ends("final_error", error.interval if error else None),
+        "diverged_runs": int(runs.diverged.sum()),
+    }
     tags = {}
     for pair in evidence.comparisons.pairs:
         if pair.arm == arm:
             record = comparison_record(evidence, pair)
-            names = ("difference", "difference_low", "difference_high", "p_adjusted")
+            names = ["difference", "difference_low", "difference_high", "p_adjusted"]
+            if pair.divergence_note:
+                names.append("difference_excluding_diverged")
             numbers |= {name: record[name] for name in names}
             tags = {"verdict": record["verdict"], "conclusion": pair.verdict.text,
                     "compared_with": pair.baseline}  # fmt: skip

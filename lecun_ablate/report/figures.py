@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scipy import stats
 
-from lecun_ablate.statistics import MARGIN, Interval, PairResult, Runs, seed_interval
+from lecun_ablate.statistics import MARGIN, Interval, PairResult, Runs, describe
 
 # stand for the page's own colours until the SVG is written
 INK, FAINT = "#010203", "#040506"
@@ -224,7 +224,7 @@ def spread(arms: dict[str, Runs], palette: dict[str, str]) -> Figure:
             else:
                 axes.plot(errors, row + _stacked(errors), "o", color=colour, markersize=4,
                           alpha=0.55, markeredgewidth=0)  # fmt: skip
-                interval = seed_interval(errors / 100)
+                interval = describe(errors / 100).interval
                 if interval:
                     axes.plot([100 * interval.low, 100 * interval.high], [row + 0.3] * 2,
                               color=colour, linewidth=2.5, solid_capstyle="butt")  # fmt: skip

@@ -21,10 +21,19 @@ from lecun_ablate.report.evidence import (
     answer,
     comparison_record,
     effect_record,
+    ended,
     warning,
 )
 from lecun_ablate.runner import Results
-from lecun_ablate.statistics import MARGIN, PairResult, percent, points, signed, span
+from lecun_ablate.statistics import (
+    MARGIN,
+    PairResult,
+    percent,
+    points,
+    probability,
+    signed,
+    span,
+)
 from lecun_ablate.summary import arm_table, tuning_line
 from lecun_ablate.tracking import Store
 
@@ -77,7 +86,9 @@ def build(evidence: Evidence, digits: Digits | None, store: Store) -> dict[str, 
         "arms.csv": _csv(_arm_frame(evidence, table)),
         "comparisons.csv": _csv(_comparison_frame(evidence)),
         "runs.csv": _csv(_run_frame(results)),
+        "epochs.csv": _csv(results.frame.drop(columns="run_id")),
         "digits.csv": _csv(_digit_frame(counted)),
+        "confusions.csv": _csv(_confusion_frame(counted)),
         "hard_digits.csv": _csv(_hard_frame(counted)),
         **{f"{name}.svg": figures.in_a_file(picture) for name, picture in drawn.items()},
     }
@@ -173,11 +184,10 @@ def _trainer(identity: dict[str, Any]) -> str:
 
 
 def _arm_row(evidence: Evidence, row: dict[str, Any]) -> dict[str, Any]:
-    """Return an arm's line of the table; the mean and its interval leave diverged runs out."""
+    """Return an arm's line of the table."""
     runs = evidence.arms.get(row["arm"])
-    ended = runs.errors[~runs.diverged] if runs else np.array([])
     return row | {
-        "described": statistics.describe(ended) if ended.size else None,
+        "described": ended(runs) if runs else None,
         "is_baseline": row["arm"] == evidence.plan.experiment.baseline,
     }
 
@@ -186,34 +196,38 @@ def _comparison_row(evidence: Evidence, pair: PairResult) -> dict[str, Any]:
     """Return a comparison with its sentences."""
     record = comparison_record(evidence, pair)
     one, joint = pair.counted, pair.joint
-    details = []
-    if one.interval:
-        details.append(f"95 % interval over seeds {span(one.interval)} ({one.interval.method})")
-        bca = f"BCa bootstrap as a cross-check {span(one.bca)}" if one.bca else None
-        details += [bca] if bca else []
-    if joint:
-        details.append(
-            f"over seeds and images together {span(joint.interval)}, at most as wide as "
-            f"{span(joint.bootstrap)} (two-way bootstrap)"
-        )
-    if record["detectable"]:
-        details.append(
-            f"{statistics.count(one.n, 'seed')} would show a true difference of "
-            f"{points(record['detectable'], sign=False)} with 80 % power"
-        )
-    if one.correlation is not None and one.pairing_gain is not None:
-        details.append(
-            f"the arms correlate over seeds with r = {one.correlation:.2f}: without pairing it "
-            f"would take {one.pairing_gain:.1f} times as many seeds"
-        )
-    notes = [note for note in (one.note, pair.divergence_note) if note]
     return record | {
         "interval": one.interval,
         "joint": joint.interval if joint else None,
-        "improvement": one.improvement_interval,
-        "details": details,
-        "notes": notes,
+        "improvement": probability(one),
+        "details": _details(record, pair),
+        "notes": [note for note in (one.note, pair.divergence_note) if note],
     }
+
+
+def _details(record: dict[str, Any], pair: PairResult) -> list[tuple[str, str]]:
+    """Return what else is known of a comparison, each with its name."""
+    one, joint = pair.counted, pair.joint
+    seeds = statistics.count(one.n, "seed")
+    details = [("P(better)", f"{probability(one)} with one more seed, 95 % interval by Wilson")]
+    if one.interval:
+        bca = f"; {span(one.bca)} by the BCa bootstrap, a cross-check" if one.bca else ""
+        details.append(("over seeds", f"{span(one.interval)} by {one.interval.method}{bca}"))
+    if joint:
+        widest = f"; at most {span(joint.widest)}, by the two-way bootstrap as well"
+        details.append(("with new images", f"{span(joint.interval)}{widest}"))
+    if record["detectable"]:
+        size = points(record["detectable"], sign=False)
+        details.append(("detectable", f"a true difference of {size} by {seeds} with 80 % power"))
+    elif one.n < record["fewest_seeds"]:
+        fewest = statistics.count(record["fewest_seeds"], "seed")
+        details.append(("detectable", f"nothing by {seeds}, however large: it takes {fewest}"))
+    if one.correlation is not None and one.pairing_gain is not None:
+        details.append(
+            ("pairing", f"r = {one.correlation:.2f} over seeds; without pairing it would take "
+             f"{one.pairing_gain:.1f} times as many seeds")
+        )  # fmt: skip
+    return details
 
 
 def _hard(counted: answers.Answers, digits: Digits | None) -> list[dict[str, Any]]:
@@ -368,6 +382,20 @@ def _digit_frame(counted: answers.Answers) -> pd.DataFrame:
             for digit in range(10)
         ],
         columns=["arm", "digit", "images", "error"],
+    )
+
+
+def _confusion_frame(counted: answers.Answers) -> pd.DataFrame:
+    """Return the mean number of images per run of each label that were given each answer."""
+    table = counted.confusion()
+    return pd.DataFrame(
+        [
+            {"arm": arm, "label": label, "answer": _digit(given), "images": table[k, label, given]}
+            for k, arm in enumerate(counted.arms)
+            for label in range(10)
+            for given in range(answers.CLASSES + 1)
+        ],
+        columns=["arm", "label", "answer", "images"],
     )
 
 

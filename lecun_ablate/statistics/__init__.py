@@ -8,11 +8,9 @@ from lecun_ablate.statistics.arrays import DIVERGED_ERROR, misses
 from lecun_ablate.statistics.comparisons import (
     ExperimentResult,
     PairResult,
-    Runs,
-    common,
     compare_all,
-    holm,
 )
+from lecun_ablate.statistics.correction import holm
 from lecun_ablate.statistics.factors import Effect, factorial
 from lecun_ablate.statistics.images import JointComparison, TwoRuns, compare_jointly, mcnemar
 from lecun_ablate.statistics.intervals import (
@@ -26,21 +24,24 @@ from lecun_ablate.statistics.paired import (
     Comparison,
     compare,
     correlation,
+    difference_interval,
     effect_size,
     probability_of_improvement,
     sign_flip_test,
+    smallest_p,
 )
 from lecun_ablate.statistics.planning import (
     PowerAnalysis,
     SeedsNeeded,
     analyse_power,
-    fewest_seeds,
     minimum_detectable_effect,
-    power,
     sd_interval,
+    seeds_for_equivalence,
     seeds_needed,
     seeds_table,
 )
+from lecun_ablate.statistics.power import ALPHA, equivalence_power, fewest_seeds, power, t_power
+from lecun_ablate.statistics.runs import Runs, common
 from lecun_ablate.statistics.seeds import (
     Description,
     VarianceSplit,
@@ -49,10 +50,20 @@ from lecun_ablate.statistics.seeds import (
     split_variance,
 )
 from lecun_ablate.statistics.stopping import UntilNarrow
-from lecun_ablate.statistics.verdict import MARGIN, Verdict, decide, second_sentence
-from lecun_ablate.statistics.wording import count, p_value, percent, points, signed, span
+from lecun_ablate.statistics.verdict import BOTH_DIVERGED, MARGIN, Verdict, decide, second_sentence
+from lecun_ablate.statistics.wording import (
+    count,
+    p_value,
+    percent,
+    points,
+    probability,
+    signed,
+    span,
+)
 
 __all__ = [
+    "ALPHA",
+    "BOTH_DIVERGED",
     "DIVERGED_ERROR",
     "MARGIN",
     "Comparison",
@@ -80,7 +91,9 @@ __all__ = [
     "count",
     "decide",
     "describe",
+    "difference_interval",
     "effect_size",
+    "equivalence_power",
     "factorial",
     "fewest_seeds",
     "holm",
@@ -91,16 +104,20 @@ __all__ = [
     "percent",
     "points",
     "power",
+    "probability",
     "probability_of_improvement",
     "sd_interval",
     "second_sentence",
     "seed_interval",
+    "seeds_for_equivalence",
     "seeds_needed",
     "seeds_table",
     "sign_flip_test",
     "signed",
+    "smallest_p",
     "span",
     "split_variance",
     "studentized_interval",
     "t_interval",
+    "t_power",
 ]

@@ -4,77 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lecun_ablate.statistics.arrays import (
-    DIVERGED_ERROR,
-    ROUNDING,
-    check_errors,
-    check_mask,
-    misses,
-)
+from lecun_ablate.statistics.arrays import DIVERGED_ERROR, ROUNDING, misses
+from lecun_ablate.statistics.correction import holm
 from lecun_ablate.statistics.images import JointComparison, compare_jointly
-from lecun_ablate.statistics.paired import Comparison, compare
-from lecun_ablate.statistics.planning import ALPHA, fewest_seeds
-from lecun_ablate.statistics.verdict import MARGIN, Verdict, decide
-from lecun_ablate.statistics.wording import count
-
-
-@dataclass(frozen=True, eq=False)
-class Runs:
-    """One arm's results after the last epoch, row by row the same seed.
-
-    The error of a diverged run is not used and may be anything, NaN included.
-    Raises ValueError where rows do not match, a seed comes twice, or errors are no fractions.
-    """
-
-    seeds: ArrayLike  # (seeds,) int, any order
-    errors: ArrayLike  # (seeds,) fractions of the images missed
-    diverged: ArrayLike | None = None  # (seeds,) bool; None: no run diverged
-    predictions: ArrayLike | None = None  # (seeds, images) uint8, 255 being no answer
-
-    def __post_init__(self):
-        seeds = np.asarray(self.seeds)
-        if seeds.ndim != 1 or len(np.unique(seeds)) != len(seeds):
-            raise ValueError(f"seeds: expected a row of different seeds, got {seeds.tolist()}")
-        diverged = np.zeros(len(seeds), bool) if self.diverged is None else self.diverged
-        diverged = check_mask(diverged, len(seeds), "diverged")
-        errors = np.asarray(self.errors, dtype=np.float64)
-        if errors.shape != seeds.shape:
-            raise ValueError(f"errors have shape {errors.shape} for {len(seeds)} seeds")
-        errors = np.where(diverged, DIVERGED_ERROR, errors)
-        if len(errors):  # an arm without a run is no error yet
-            check_errors(errors)
-        for name, value in (("seeds", seeds), ("diverged", diverged), ("errors", errors)):
-            object.__setattr__(self, name, value)
-        if self.predictions is not None:
-            predictions = np.asarray(self.predictions)
-            if predictions.ndim != 2 or len(predictions) != len(seeds):
-                raise ValueError(
-                    f"predictions have shape {predictions.shape}; expected ({len(seeds)}, images)"
-                )
-            object.__setattr__(self, "predictions", predictions)
-
-    def __len__(self) -> int:
-        return len(self.seeds)
-
-    def take(self, rows: np.ndarray) -> Runs:
-        """Return the runs in the given rows."""
-        predictions = None if self.predictions is None else self.predictions[rows]
-        return Runs(self.seeds[rows], self.errors[rows], self.diverged[rows], predictions)
-
-
-def common(*arms: Runs) -> list[Runs]:
-    """Return each arm's runs with the seeds that all arms share, in the same order."""
-    shared = reduce(np.intersect1d, [runs.seeds for runs in arms])
-    taken = []
-    for runs in arms:
-        order = np.argsort(runs.seeds)
-        taken.append(runs.take(order[np.searchsorted(runs.seeds, shared, sorter=order)]))
-    return taken
+from lecun_ablate.statistics.intervals import Interval
+from lecun_ablate.statistics.paired import Comparison, compare, smallest_p
+from lecun_ablate.statistics.planning import (
+    PowerAnalysis,
+    analyse_power,
+    minimum_detectable_effect,
+)
+from lecun_ablate.statistics.power import ALPHA, fewest_seeds
+from lecun_ablate.statistics.runs import Runs, common
+from lecun_ablate.statistics.verdict import BOTH_DIVERGED, MARGIN, Verdict, decide
+from lecun_ablate.statistics.wording import count, points, span
 
 
 @dataclass(frozen=True)
@@ -91,6 +39,7 @@ class PairResult:
     excluded: Comparison | None  # None: no seed is left
     p_adjusted: float  # Holm, over the experiment's comparisons
     p_adjusted_excluded: float | None
+    smallest_p: float  # the least that p_adjusted could be with so many seeds in every comparison
     verdict: Verdict
     verdict_excluded: Verdict | None
     arm_diverged: int  # of the common seeds
@@ -105,18 +54,19 @@ class PairResult:
     @property
     def divergence_note(self) -> str | None:
         """What a reader must know about diverged runs; None where there are none."""
-        if not self.arm_diverged + self.baseline_diverged:
+        diverged = ((self.arm, self.arm_diverged), (self.baseline, self.baseline_diverged))
+        runs = [f"{count(number, 'run')} of {name}" for name, number in diverged if number]
+        if not runs:
             return None
-        runs = (
-            f"{count(self.arm_diverged, 'run')} of {self.arm} and "
-            f"{count(self.baseline_diverged, 'run')} of {self.baseline} diverged and "
-            f"count as error {DIVERGED_ERROR}"
-        )
-        if self.verdict_excluded is None:
-            return f"{runs}; without them, nothing is left to compare"
-        if self.divergence_matters:
-            return f"{runs}; without them, the verdict is another: {self.verdict_excluded.text}"
-        return f"{runs}; without them, the verdict is the same"
+        number = self.arm_diverged + self.baseline_diverged
+        counts = "counts" if number == 1 else "count"
+        note = f"{' and '.join(runs)} diverged and {counts} as error {DIVERGED_ERROR}"
+        one, verdict = self.excluded, self.verdict_excluded
+        if one is None or verdict is None:
+            return f"{note}; without them, nothing is left to compare"
+        found = f"{points(one.difference)} {span(one.interval)} over {count(one.n, 'seed')}"
+        same = f"another: {verdict.text}" if self.divergence_matters else "the same"
+        return f"{note}; without them, the difference is {found} and the verdict {same}"
 
 
 @dataclass(frozen=True)
@@ -124,7 +74,7 @@ class ExperimentResult:
     """The comparisons of an experiment, in the order they were asked for."""
 
     pairs: tuple[PairResult, ...]
-    alpha: float
+    alpha: float  # of all comparisons together
 
     def __getitem__(self, arm: str) -> PairResult:
         """Return the comparison of an arm with its baseline."""
@@ -134,17 +84,44 @@ class ExperimentResult:
         raise KeyError(arm)
 
     @property
+    def _rule(self) -> dict[str, float]:
+        return {"alpha": self.alpha, "comparisons": max(1, len(self.pairs))}
+
+    @property
+    def fewest_seeds(self) -> int:
+        """The fewest seeds with which any of the comparisons could be significant."""
+        return fewest_seeds(**self._rule)
+
+    def detectable(self, pair: PairResult) -> float | None:
+        """Return the difference that a comparison's seeds show with 80 % power; None: too few."""
+        return minimum_detectable_effect(pair.counted.n, pair.counted.sd, **self._rule)
+
+    def power(self, pair: PairResult, effect: float) -> PowerAnalysis:
+        """Return what a comparison's seeds can show of a true `effect`, a fraction.
+
+        Raises ValueError for a comparison of one seed.
+        """
+        return analyse_power(pair.counted, effect, **self._rule)
+
+    @property
+    def too_few(self) -> tuple[PairResult, ...]:
+        """The comparisons with too few seeds to be significant whatever they had shown."""
+        return tuple(pair for pair in self.pairs if pair.smallest_p > self.alpha)
+
+    @property
     def warning(self) -> str | None:
         """Says where the seeds are too few for any result to be significant."""
-        fewest = fewest_seeds(max(1, len(self.pairs)), self.alpha)
-        n = min((pair.counted.n for pair in self.pairs), default=fewest)
-        if n >= fewest:
+        if not self.too_few:
             return None
+        of_all = len(self.too_few) == len(self.pairs)
+        which = "" if of_all else f" of {', '.join(pair.arm for pair in self.too_few)}"
+        numbers = sorted({pair.counted.n for pair in self.too_few})
+        seeds = f"{numbers[0]} to {numbers[-1]} seeds" if numbers[1:] else count(numbers[0], "seed")
         return (
-            f"With {count(n, 'seed')} and {count(len(self.pairs), 'comparison')} no result could "
-            f"be significant at {self.alpha:g}, however large the difference: the smallest "
-            f"possible p, corrected, is {min(1.0, len(self.pairs) * 2 / 2**n):.2g}. "
-            f"It takes at least {count(fewest, 'seed')}."
+            f"With {seeds} and {count(len(self.pairs), 'comparison')} no result{which} could be "
+            f"significant at {self.alpha:g}, however large the difference: the smallest possible "
+            f"p, corrected, is {min(pair.smallest_p for pair in self.too_few):.2g}. "
+            f"It takes at least {count(self.fewest_seeds, 'seed')}."
         )
 
 
@@ -179,50 +156,47 @@ def compare_all(
         _without_diverged(one, a, b, 1 - alpha, rng_seed)
         for one, (a, b) in zip(counted, matched, strict=True)
     ]
-    p_counted = holm([one.p for one in counted])
-    left = [one for one in excluded if one is not None]
-    p_left = iter(holm([one.p for one in left]))
-    p_excluded = [None if one is None else float(next(p_left)) for one in excluded]
     rules = {"margin": margin, "alpha": alpha}
-
+    decided, decided_excluded = _decide_all(counted, **rules), _decide_all(excluded, **rules)
     results = []
     for k, (arm, baseline) in enumerate(pairs):
         runs, base = matched[k]
+        p, smallest, verdict = decided[k]
+        p_excluded, _, verdict_excluded = decided_excluded[k]
+        both = runs.diverged.all() and base.diverged.all()
         results.append(
             PairResult(
                 arm=arm,
                 baseline=baseline,
                 counted=counted[k],
                 excluded=excluded[k],
-                p_adjusted=float(p_counted[k]),
-                p_adjusted_excluded=p_excluded[k],
-                verdict=decide(counted[k], p_counted[k], comparisons=len(pairs), **rules),
-                verdict_excluded=None
-                if excluded[k] is None
-                else decide(excluded[k], p_excluded[k], comparisons=len(left), **rules),
+                p_adjusted=p,
+                p_adjusted_excluded=p_excluded,
+                smallest_p=smallest,
+                verdict=BOTH_DIVERGED if both else verdict,
+                verdict_excluded=verdict_excluded,
                 arm_diverged=int(runs.diverged.sum()),
                 baseline_diverged=int(base.diverged.sum()),
-                joint=_joint(runs, base, labels, rng_seed, alpha),
+                joint=_joint(runs, base, labels, counted[k].interval, rng_seed, alpha),
             )
         )
     return ExperimentResult(tuple(results), alpha)
 
 
-def holm(p_values: ArrayLike) -> np.ndarray:
-    """Return the p-values adjusted by Holm's step-down correction: (comparisons,) in 0..1.
-
-    The chance of any wrong rejection among them stays at most alpha. Holm 1979, Scandinavian
-    Journal of Statistics 6.
-    """
-    p_values = np.asarray(p_values, dtype=np.float64)
-    if not ((p_values >= 0) & (p_values <= 1)).all():
-        raise ValueError(f"p-values {p_values.tolist()}; expected numbers from 0 to 1")
-    # written out: statsmodels' multipletests collects garbage first: 0.3 s
-    order = np.argsort(p_values, kind="stable")
-    steps = p_values[order] * np.arange(len(p_values), 0, -1)
-    adjusted = np.empty_like(p_values)
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
-    return adjusted
+def _decide_all(
+    comparisons: Sequence[Comparison | None], **rules: float
+) -> list[tuple[Any, Any, Any]]:
+    """Return per comparison its p after correction, the least that could be, and the verdict."""
+    there = [one for one in comparisons if one is not None]
+    p = holm([one.p for one in there])
+    # numbers of seeds may differ: whoever has many leaves the others more of the level
+    smallest = holm([smallest_p(one.n) for one in there])
+    decisions = iter(
+        (float(p[k]), float(smallest[k]),
+         decide(one, p[k], smallest=smallest[k], comparisons=len(there), **rules))
+        for k, one in enumerate(there)
+    )  # fmt: skip
+    return [(None, None, None) if one is None else next(decisions) for one in comparisons]
 
 
 def _without_diverged(
@@ -238,7 +212,12 @@ def _without_diverged(
 
 
 def _joint(
-    arm: Runs, baseline: Runs, labels: ArrayLike | None, rng_seed: int, alpha: float
+    arm: Runs,
+    baseline: Runs,
+    labels: ArrayLike | None,
+    seeds: Interval | None,
+    rng_seed: int,
+    alpha: float,
 ) -> JointComparison | None:
     if labels is None or arm.predictions is None or baseline.predictions is None or len(arm) < 2:
         return None
@@ -250,4 +229,4 @@ def _joint(
                 "errors and predictions disagree: are they of the same runs and split?"
             )
         tables.append(missed)
-    return compare_jointly(*tables, level=1 - alpha, rng_seed=rng_seed)
+    return compare_jointly(*tables, seeds=seeds, level=1 - alpha, rng_seed=rng_seed)

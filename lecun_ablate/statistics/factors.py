@@ -9,10 +9,12 @@ from itertools import combinations, product
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lecun_ablate.statistics.arrays import ROUNDING, check_errors
-from lecun_ablate.statistics.comparisons import holm
+from lecun_ablate.statistics.arrays import DIVERGED_ERROR, ROUNDING, check_errors, check_mask
+from lecun_ablate.statistics.correction import holm
 from lecun_ablate.statistics.intervals import LEVEL, Interval, seed_interval
 from lecun_ablate.statistics.paired import sign_flip_test
+from lecun_ablate.statistics.power import ALPHA
+from lecun_ablate.statistics.wording import count, p_value, points, span
 
 Level = Hashable
 
@@ -34,6 +36,33 @@ class Effect:
     interval: Interval | None  # None for a single seed
     p: float  # two-sided sign-flip test over seeds
     p_adjusted: float  # Holm, over all effects of the table
+    # the same over the seeds with which no arm diverged; None without any, and where none did
+    excluded: Effect | None = None
+    diverged: int = 0  # seeds with which an arm diverged; they count as error 0.9
+
+    def found(self, alpha: float = ALPHA) -> int:
+        """Return the effect's sign where it is told from 0 as a comparison's is, else 0."""
+        told = self.interval is not None and self.interval.excludes(0) and self.p_adjusted <= alpha
+        return int(np.sign(self.effect)) if told else 0
+
+    @property
+    def divergence_note(self) -> str | None:
+        """What a reader must know about diverged runs; None where there are none."""
+        if not self.diverged:
+            return None
+        note = (
+            f"with {count(self.diverged, 'seed')} a run diverged and counts as error "
+            f"{DIVERGED_ERROR}; without"
+        )
+        if self.excluded is None:
+            return f"{note}, nothing is left"
+        words = {-1: "fewer errors", 0: "no effect that is told from 0", 1: "more errors"}
+        same = self.excluded.found() == self.found()
+        return (
+            f"{note}: {points(self.excluded.effect)} {span(self.excluded.interval)}, "
+            f"{p_value(self.excluded.p_adjusted)} over {count(self.excluded.n, 'seed')}"
+            + ("" if same else f": another finding, {words[self.excluded.found()]}")
+        )
 
 
 def factorial(
@@ -41,6 +70,7 @@ def factorial(
     errors: ArrayLike,
     baseline: Mapping[str, Level] | None = None,
     *,
+    diverged: ArrayLike | None = None,
     level: float = LEVEL,
     rng_seed: int = 0,
 ) -> list[Effect]:
@@ -49,7 +79,8 @@ def factorial(
     `arms` name the level of every factor and hold every combination once; `errors` (arms, seeds)
     come from the same seeds in every arm. `baseline` names the level the others stand against
     (None: each factor's level in the first arm). One contrast per seed, so what a seed does to all
-    arms alike cancels. Factors with a single level have no effect and are left out.
+    arms alike cancels. Factors with a single level have no effect and are left out. `diverged`
+    (seeds,) marks those with which a run of any arm did; each effect holds itself without them.
     Raises ValueError for a product that is not full, or errors that are no fractions.
     Montgomery 2017, "Design and Analysis of Experiments", chapter 5.
     """
@@ -57,6 +88,24 @@ def factorial(
         raise ValueError("no arms to compare")
     baseline = dict(arms[0] if baseline is None else baseline)
     table, factors = _table(arms, errors, baseline)
+    effects = _effects(table, factors, level, rng_seed)
+    if diverged is None or not np.any(diverged):
+        return effects
+    diverged = check_mask(diverged, table.shape[-1], "diverged")
+    left = [None] * len(effects)
+    if not diverged.all():
+        left = _effects(table[..., ~diverged], factors, level, rng_seed)
+    number = int(diverged.sum())
+    return [
+        replace(effect, excluded=excluded, diverged=number)
+        for effect, excluded in zip(effects, left, strict=True)
+    ]
+
+
+def _effects(
+    table: np.ndarray, factors: Mapping[str, Sequence[Level]], level: float, rng_seed: int
+) -> list[Effect]:
+    """Return the effects in a table (levels of factor 1, levels of factor 2, ..., seeds)."""
     varied = [axis for axis, levels in enumerate(factors.values()) if len(levels) > 1]
     names = list(factors)
     effects = []
@@ -71,7 +120,7 @@ def factorial(
                 Effect(
                     factors=chosen,
                     levels=tuple(factors[name][k] for name, k in zip(chosen, cell, strict=True)),
-                    baseline=tuple(baseline[name] for name in chosen),
+                    baseline=tuple(factors[name][0] for name in chosen),
                     n=len(contrast),
                     effect=float(contrast.mean()),
                     interval=seed_interval(contrast, level, rng_seed=rng_seed),

@@ -27,13 +27,19 @@ class JointComparison:
     image_variance: float  # of the difference of one image over endless seeds
     interaction_variance: float  # what remains of one image under one seed
     interval: Interval  # for new seeds and new images together
-    bootstrap: Interval  # two-way bootstrap: a conservative upper bound on that interval's width
+    bootstrap: Interval  # two-way bootstrap: counts the interaction three times
+
+    @property
+    def widest(self) -> Interval:
+        """A conservative bound: as far out as the interval or the two-way bootstrap reaches."""
+        return self.bootstrap.extended(self.interval).clipped(-1.0, 1.0)
 
 
 def compare_jointly(
     arm_misses: ArrayLike,
     baseline_misses: ArrayLike,
     *,
+    seeds: Interval | None = None,
     level: float = LEVEL,
     rng_seed: int = 0,
     resamples: int = TWO_WAY_RESAMPLES,
@@ -44,7 +50,8 @@ def compare_jointly(
     D = arm - baseline = mean + seed + image + interaction, the variance of D's mean over n seeds
     and m images is (MS_seeds + MS_images - MS_interaction) / (n m), from the mean squares of the
     two-way table; no component below 0. Satterthwaite degrees of freedom. Never narrower than
-    Student's interval over the seeds alone, since it doubts more.
+    Student's interval over the seeds alone, and reaching as far as the one given as `seeds`, since
+    it doubts more.
     Raises ValueError below 2 seeds or 2 images. Searle, Casella, McCulloch 1992, "Variance
     Components", chapter 4.
     """
@@ -67,6 +74,8 @@ def compare_jointly(
         quantiles = stats.t.ppf((1 + level) / 2, [satterthwaite, n - 1])
         reach = float((quantiles * np.sqrt(squared_errors)).max())
     interval = Interval(mean - reach, mean + reach, level, "crossed variance components")
+    if seeds is not None:
+        interval = interval.extended(seeds)
     return JointComparison(
         seeds=n,
         images=m,

@@ -41,6 +41,10 @@ class Interval:
         """Return the part that lies in low..high, where the value is known to lie."""
         return replace(self, low=max(self.low, low), high=min(self.high, high))
 
+    def extended(self, other: Interval) -> Interval:
+        """Return the interval, its ends as far out as those of another."""
+        return replace(self, low=min(self.low, other.low), high=max(self.high, other.high))
+
     def excludes(self, value: float = 0.0) -> bool:
         """Whether a value lies outside."""
         return not self.low <= value <= self.high

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,7 +101,7 @@ def compare(
         baseline_sd=spread(baseline),
         difference=float(differences.mean()),
         sd=spread(differences),
-        interval=_of_errors(seed_interval(differences, **resampling)),
+        interval=difference_interval(arm, baseline, **resampling),
         bca=bca_interval(differences, **resampling),
         p=p,
         exact=exact,
@@ -111,8 +112,21 @@ def compare(
     )
 
 
-def _of_errors(interval: Interval | None) -> Interval | None:
-    """Cut an interval where no difference of two fractions can lie; a few wild seeds lead there."""
+def difference_interval(
+    arm_errors: ArrayLike,
+    baseline_errors: ArrayLike,
+    *,
+    level: float = LEVEL,
+    rng_seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Interval | None:
+    """Return the seed interval of the mean difference, arm minus baseline; None for a single seed.
+
+    That of `compare`, which takes errors (seeds,) alike. It stays where a difference of two
+    fractions can lie, -1 to 1: a few wild seeds lead beyond.
+    """
+    differences = paired_differences(arm_errors, baseline_errors)
+    interval = seed_interval(differences, level, rng_seed=rng_seed, resamples=resamples)
     return interval and interval.clipped(-1.0, 1.0)
 
 
@@ -143,6 +157,15 @@ def sign_flip_test(
         flips = rng.integers(0, 2, size=(min(10_000, permutations - start), len(values)))
         as_far += np.count_nonzero(np.abs((2.0 * flips - 1) @ values) >= reached)
     return (as_far + 1) / (permutations + 1), False
+
+
+def smallest_p(n: int, *, paired: bool = True) -> float:
+    """Return the smallest two-sided p that a permutation test with `n` seeds per arm can give.
+
+    2 over the number of ways to flip the signs of n pairs, or to part 2 n unpaired runs in two
+    arms of n. Random flips, of many seeds, do not reach it, but stay far below any level.
+    """
+    return 2 / (2**n if paired else math.comb(2 * n, n))
 
 
 def probability_of_improvement(

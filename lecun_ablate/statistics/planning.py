@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
-import numpy as np
 from scipy import optimize, stats
 
 from lecun_ablate.statistics.arrays import check_fraction
 from lecun_ablate.statistics.paired import Comparison
+from lecun_ablate.statistics.power import (
+    ALPHA,
+    check_plan,
+    equivalence_power,
+    fewest_seeds,
+    power,
+    t_power,
+)
 
-ALPHA = 0.05
 POWER = 0.8
 MOST_SEEDS = 1_000_000
-
-
-def power(effect: float, sd: float, n: int, *, alpha: float = ALPHA, paired: bool = True) -> float:
-    """Return the chance that a two-sided t test with `n` seeds per arm sees a true `effect`.
-
-    `effect` and `sd` are in the same unit. Paired: `sd` is that of the differences; unpaired: that
-    of each arm. From the noncentral t distribution: Cohen 1988, "Statistical Power Analysis".
-    """
-    _check(effect, sd, alpha)
-    if n < 2:
-        return 0.0
-    if sd == 0:
-        return 1.0
-    freedom = n - 1 if paired else 2 * (n - 1)
-    noncentrality = effect / sd * math.sqrt(n if paired else n / 2)
-    threshold = stats.t.isf(alpha / 2, freedom)
-    right_sign = stats.nct.sf(threshold, freedom, noncentrality)
-    # scipy gives NaN for this one where it is far below the smallest float that matters
-    wrong_sign = np.nan_to_num(stats.nct.cdf(-threshold, freedom, noncentrality))
-    return float(right_sign + wrong_sign)
 
 
 def seeds_needed(
@@ -47,19 +35,48 @@ def seeds_needed(
 ) -> int:
     """Return the fewest seeds per arm that show a true `effect` with power `target`.
 
-    `sd`: as for `power`. With several comparisons the level is alpha / comparisons, which is what
-    the smallest p must meet under Holm's correction; never fewer than `fewest_seeds`. MOST_SEEDS
-    stands for that many or more.
+    Paired by the rule of `power`, `sd` being that of the differences; unpaired by a t test at the
+    level alpha / comparisons, `sd` being that of each arm. Never fewer than `fewest_seeds`;
+    MOST_SEEDS stands for that many or more. Raises ValueError as `power` does.
     """
-    high = fewest_seeds(comparisons, alpha, paired=paired)
-    low = high - 1  # never enough
-    level = alpha / comparisons
-    _check(effect, sd, level)
+    fewest = fewest_seeds(comparisons, alpha, paired=paired)
+    check_plan(effect, sd, alpha)
     check_fraction(target, "target")
 
     def enough(n: int) -> bool:
-        return power(effect, sd, n, alpha=level, paired=paired) >= target
+        if paired:
+            return power(effect, sd, n, alpha=alpha, comparisons=comparisons) >= target
+        return t_power(effect, sd, n, alpha=alpha / comparisons, paired=False) >= target
 
+    return _fewest(enough, fewest)
+
+
+def seeds_for_equivalence(
+    difference: float,
+    margin: float,
+    sd: float,
+    *,
+    alpha: float = ALPHA,
+    target: float = POWER,
+    comparisons: int = 1,
+) -> int:
+    """Return the fewest paired seeds whose interval lies within +-margin with power `target`.
+
+    If the true difference is the one given and `sd` that of the differences. Never fewer than
+    `fewest_seeds`; MOST_SEEDS stands for that many or more, as where the difference is no smaller
+    than the margin. Raises ValueError as `equivalence_power` does.
+    """
+    check_plan(margin, sd, alpha)
+    check_fraction(target, "target")
+    return _fewest(
+        lambda n: equivalence_power(difference, margin, sd, n, alpha=alpha) >= target,
+        fewest_seeds(comparisons, alpha),
+    )
+
+
+def _fewest(enough: Callable[[int], bool], high: int) -> int:
+    """Return the fewest seeds, `high` or more, that are enough; MOST_SEEDS if none are."""
+    low = high - 1  # never enough
     while not enough(high):
         if high >= MOST_SEEDS:
             return MOST_SEEDS
@@ -71,36 +88,30 @@ def seeds_needed(
 
 
 def minimum_detectable_effect(
-    n: int, sd: float, *, alpha: float = ALPHA, target: float = POWER, paired: bool = True
+    n: int, sd: float, *, alpha: float = ALPHA, target: float = POWER, comparisons: int = 1
 ) -> float | None:
-    """Return the true effect that `n` seeds show with power `target`; None below 2 seeds."""
-    _check(1.0, sd, alpha)
+    """Return the true effect that `n` paired seeds show with power `target`, by `power`'s rule.
+
+    None below `fewest_seeds`: nothing could be shown. Raises ValueError as `power` does.
+    """
+    check_plan(1.0, sd, alpha)
     check_fraction(target, "target")
-    if n < 2:
+    if n < fewest_seeds(comparisons, alpha):
         return None
+    return sd * _detectable(n, alpha, target, comparisons)
+
+
+@cache
+def _detectable(n: int, alpha: float, target: float, comparisons: int) -> float:
+    """Return the detectable effect in units of the differences' sd."""
 
     def surplus(ratio: float) -> float:
-        return power(ratio, 1.0, n, alpha=alpha, paired=paired) - target
+        return power(ratio, 1.0, n, alpha=alpha, comparisons=comparisons) - target
 
     high = 1.0
     while surplus(high) < 0:
         high *= 2
-    return sd * float(optimize.brentq(surplus, 1e-9, high, xtol=1e-14, rtol=1e-14))
-
-
-def fewest_seeds(comparisons: int = 1, alpha: float = ALPHA, *, paired: bool = True) -> int:
-    """Return the fewest seeds per arm at which a permutation test can reach alpha / comparisons.
-
-    Its smallest two-sided p is 2 / 2^n for sign flips of n pairs, and 2 over the number of ways to
-    part 2 n runs into two arms of n if they are not paired.
-    """
-    check_fraction(alpha, "alpha")
-    if comparisons < 1:
-        raise ValueError(f"comparisons is {comparisons}; expected 1 or more")
-    n = 2
-    while comparisons * 2 / (2**n if paired else math.comb(2 * n, n)) > alpha:
-        n += 1
-    return n
+    return float(optimize.brentq(surplus, 1e-9, high, xtol=1e-14, rtol=1e-14))
 
 
 def sd_interval(sd: float, n: int, level: float = 0.95) -> tuple[float, float] | None:
@@ -121,8 +132,9 @@ class PowerAnalysis:
     n: int  # seeds at hand
     sd: float  # of the paired differences
     correlation: float | None
+    fewest: int  # seeds below which no effect could be shown, however large
     power: float  # chance that n paired seeds show the effect
-    detectable: float | None  # the effect that n paired seeds show with 80 % power
+    detectable: float | None  # the effect that n paired seeds show with 80 % power; None: too few
     paired: int  # seeds needed for the effect, arms paired by seed
     paired_range: tuple[int, int]  # the same at the ends of the sd's 95 % interval
     unpaired: int  # seeds per arm needed if the arms had independent seeds
@@ -138,13 +150,13 @@ def analyse_power(
 ) -> PowerAnalysis:
     """Return the power analysis of a comparison for a true `effect` (a fraction, like errors).
 
-    `comparisons` is how many the experiment makes: the level is alpha / comparisons. Raises
-    ValueError for a comparison of one seed (its spread is unknown) or an effect <= 0.
+    `comparisons` is how many the experiment makes, for which p is corrected. Raises ValueError
+    for a comparison of one seed (its spread is unknown) or an effect <= 0.
     """
     if comparison.n < 2:
         raise ValueError("one seed says nothing about the spread over seeds: run at least two")
-    level = alpha / comparisons
-    plan = {"alpha": alpha, "target": target, "comparisons": comparisons}
+    rule = {"alpha": alpha, "comparisons": comparisons}
+    plan = {**rule, "target": target}
     low, high = sd_interval(comparison.sd, comparison.n)
     arm_sd = math.sqrt((comparison.arm_sd**2 + comparison.baseline_sd**2) / 2)
     return PowerAnalysis(
@@ -152,10 +164,9 @@ def analyse_power(
         n=comparison.n,
         sd=comparison.sd,
         correlation=comparison.correlation,
-        power=power(effect, comparison.sd, comparison.n, alpha=level),
-        detectable=minimum_detectable_effect(
-            comparison.n, comparison.sd, alpha=level, target=target
-        ),
+        fewest=fewest_seeds(comparisons, alpha),
+        power=power(effect, comparison.sd, comparison.n, **rule),
+        detectable=minimum_detectable_effect(comparison.n, comparison.sd, **plan),
         paired=seeds_needed(effect, comparison.sd, **plan),
         paired_range=(seeds_needed(effect, low, **plan), seeds_needed(effect, high, **plan)),
         unpaired=seeds_needed(effect, arm_sd, paired=False, **plan),
@@ -194,11 +205,3 @@ def seeds_table(
         )
         for effect in effects
     ]
-
-
-def _check(effect: float, sd: float, alpha: float) -> None:
-    if not (math.isfinite(effect) and effect > 0):
-        raise ValueError(f"effect is {effect}; expected a positive difference in error")
-    if not (math.isfinite(sd) and sd >= 0):
-        raise ValueError(f"sd is {sd}; expected a standard deviation, 0 or more")
-    check_fraction(alpha, "alpha")

@@ -30,10 +30,11 @@ def describe(errors: ArrayLike, level: float = LEVEL, *, rng_seed: int = 0) -> D
     """Return the distribution of errors (seeds,). Raises ValueError for NaN or no fractions."""
     errors = check_errors(errors)
     low, high = np.quantile(errors, [0.05, 0.95])
+    interval = seed_interval(errors, level, rng_seed=rng_seed)
     return Description(
         n=len(errors),
         mean=float(errors.mean()),
-        interval=seed_interval(errors, level, rng_seed=rng_seed),
+        interval=interval and interval.clipped(0.0, 1.0),  # a few wild seeds lead beyond
         sd=spread(errors),
         low=float(low),
         high=float(high),

@@ -2,7 +2,8 @@
 
 In this order, with `alpha` 0.05 and a `margin` below which a difference does not matter:
 
-1. undecided, if so few seeds could not give a significant result whatever they were;
+1. undecided, if so few seeds could not give a significant result whatever they were, or if both
+   arms diverged with every seed;
 2. better or worse, if the corrected p is at most alpha and the seed interval excludes 0;
 3. no difference, if the seed interval lies within the margin: its farther end is the largest
    difference that is not excluded;
@@ -15,8 +16,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lecun_ablate.statistics.images import JointComparison
-from lecun_ablate.statistics.paired import Comparison
-from lecun_ablate.statistics.planning import ALPHA, MOST_SEEDS, POWER, fewest_seeds, seeds_needed
+from lecun_ablate.statistics.paired import Comparison, smallest_p
+from lecun_ablate.statistics.planning import MOST_SEEDS, POWER, seeds_for_equivalence, seeds_needed
+from lecun_ablate.statistics.power import ALPHA, fewest_seeds
 from lecun_ablate.statistics.wording import at_most, count, points, span
 
 MARGIN = 0.005  # half a point: ten of 2,007 test images
@@ -33,28 +35,35 @@ class Verdict:
     more_seeds: int | None = None  # that would probably decide it; only when undecided
 
 
+BOTH_DIVERGED = Verdict("undecided", "undecided: both arms diverged with every seed")
+
+
 def decide(
     comparison: Comparison,
     p_adjusted: float | None = None,
     *,
+    smallest: float | None = None,
     comparisons: int = 1,
     margin: float = MARGIN,
     alpha: float = ALPHA,
 ) -> Verdict:
     """Return the verdict on one of an experiment's `comparisons`, by the rules above.
 
-    `p_adjusted` is its p after correction for the others (None: the comparison's own p);
-    `margin` is a fraction of the images, like the errors.
+    `p_adjusted` is its p after correction for the others (None: the comparison's own p), `smallest`
+    the least that so many seeds could have made of it (None: with as many seeds in the others);
+    `margin` is a fraction of the images, like the errors. Raises ValueError for a margin <= 0.
     """
     if margin <= 0:
         raise ValueError(f"margin is {margin}; expected a positive difference in error")
     p = comparison.p if p_adjusted is None else p_adjusted
     n, interval = comparison.n, comparison.interval
-    fewest = fewest_seeds(comparisons, alpha)
+    if smallest is None:
+        smallest = comparisons * smallest_p(n)
     if interval is None:
+        fewest = fewest_seeds(comparisons, alpha)
         text = f"undecided: one seed does not show the spread; {count(fewest, 'seed')} could tell"
         return Verdict("undecided", text, fewest - n)
-    if n >= fewest:
+    if smallest <= alpha:
         if p <= alpha and interval.excludes(0):
             kind = "better" if comparison.difference < 0 else "worse"
             text = f"{kind} by {points(abs(comparison.difference), sign=False)} {span(interval)}"
@@ -73,17 +82,15 @@ def decide(
 def _more_seeds(comparison: Comparison, comparisons: int, margin: float, alpha: float) -> int:
     """Return the seeds to add for a chance of POWER to decide, if mean and spread stay the same.
 
-    Rule 2 needs an interval narrower than the difference's distance from 0; rule 3 one narrower
-    than its distance from the margin: whichever takes fewer seeds.
+    By rule 2 or by rule 3, whichever takes fewer seeds.
     """
     distance = abs(comparison.difference)
+    plan = {"alpha": alpha, "target": POWER, "comparisons": comparisons}
     needed = []
     if distance > 0:
-        plan = {"alpha": alpha, "target": POWER, "comparisons": comparisons}
         needed.append(seeds_needed(distance, comparison.sd, **plan))
     if distance < margin:
-        rest = seeds_needed(margin - distance, comparison.sd, alpha=alpha, target=POWER)
-        needed.append(max(rest, fewest_seeds(comparisons, alpha)))
+        needed.append(seeds_for_equivalence(distance, margin, comparison.sd, **plan))
     return max(1, min(needed) - comparison.n)
 
 

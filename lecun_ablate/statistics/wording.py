@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from lecun_ablate.statistics.intervals import Interval
+from lecun_ablate.statistics.paired import Comparison
 
 
 def percent(error: float, decimals: int = 2) -> str:
@@ -34,6 +35,13 @@ def span(interval: Interval | None, decimals: int = 2) -> str:
     if interval is None:
         return "no interval"
     return f"[{signed(interval.low, decimals)}, {signed(interval.high, decimals)}]"
+
+
+def probability(comparison: Comparison) -> str:
+    """Return P(better) with its interval: "0.90 [0.60, 0.98]"; without one for a single seed."""
+    interval = comparison.improvement_interval
+    ends = f" [{interval.low:.2f}, {interval.high:.2f}]" if interval else ""
+    return f"{comparison.improvement:.2f}{ends}"
 
 
 def p_value(p: float) -> str:
