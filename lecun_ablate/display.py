@@ -22,6 +22,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from lecun_ablate import terminal
 from lecun_ablate.data.places import Found
 from lecun_ablate.plan import Plan
 from lecun_ablate.registry import Component
@@ -31,17 +32,10 @@ from lecun_ablate.trainers.base import EpochReport
 if TYPE_CHECKING:
     from lecun_ablate.report.evidence import Evidence
 
-WIDE = 150  # columns where the output is no terminal
-
-
-def _console(stderr: bool = False) -> Console:
-    console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, width=WIDE, highlight=False)
-
 
 def notice(text: str) -> None:
     """Print something that must not be missed, on standard error."""
-    console = _console(stderr=True)
+    console = terminal.console(stderr=True)
     if console.is_terminal:
         console.print(Panel(text, title="Notice", border_style="bold yellow"))
     else:
@@ -60,18 +54,35 @@ class _Arms:
     """The running numbers of each arm."""
 
     def __init__(self, plan: Plan, todo: Sequence[tuple[str, int]]):
-        self.total = len(todo)
-        self.done = 0
-        self.epochs = sum(plan.experiment.arm(arm).recipe.epochs for arm, _ in todo)
-        self.last: dict[str, dict[int, float]] = defaultdict(dict)
+        self._of_each = {arm.name: arm.recipe.epochs for arm in plan.experiment.arms}
+        self.runs = len(todo)
+        self.runs_done = 0
+        self.epochs = sum(self._of_each[arm] for arm, _ in todo)
+        self.epochs_done = 0  # with those that diverged runs are spared
+        self.diverged: dict[str, int] = defaultdict(int)
+        self._last: dict[str, dict[int, float]] = defaultdict(dict)
 
     def update(self, arm: str, seed: int, report: EpochReport) -> None:
-        self.last[arm][seed] = report.scores["test"].error
-        self.done += report.last
+        self.runs_done += report.last
+        self.epochs_done += 1 + (self._of_each[arm] - report.epoch if report.last else 0)
+        if report.diverged:
+            self.diverged[arm] += 1
+            self._last[arm].pop(seed, None)
+        else:
+            self._last[arm][seed] = report.scores["test"].error
 
-    def error(self, arm: str) -> float:
-        errors = self.last[arm].values()
-        return sum(errors) / len(errors)
+    def counted(self, arm: str) -> int:
+        """The runs of an arm that have an error, or had one before they diverged."""
+        return len(self._last[arm]) + self.diverged[arm]
+
+    def error(self, arm: str) -> str:
+        """The mean error of an arm's runs as they are now, and how many have diverged."""
+        errors, words = self._last[arm].values(), []
+        if errors:
+            words.append(f"{100 * sum(errors) / len(errors):.2f} %")
+        if self.diverged[arm]:
+            words.append(f"{self.diverged[arm]} diverged")
+        return ", ".join(words)
 
 
 class TerminalProgress:
@@ -85,9 +96,11 @@ class TerminalProgress:
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
         )  # fmt: skip
-        self._runs = self._bar.add_task("runs", total=self._arms.total)
+        self._runs = self._bar.add_task("runs", total=self._arms.runs)
         self._epochs = self._bar.add_task("epochs", total=self._arms.epochs)
-        self._live = Live(self._render(), console=_console(stderr=True), refresh_per_second=4)
+        self._live = Live(
+            self._render(), console=terminal.console(stderr=True), refresh_per_second=4
+        )
         self._live.start()
 
     def _render(self) -> Table:
@@ -98,18 +111,16 @@ class TerminalProgress:
         table.add_column("running or done", justify="right")
         table.add_column("test error now", justify="right")
         for arm in self._plan.experiment.arms:
-            if self._arms.last[arm.name]:
-                error = f"{100 * self._arms.error(arm.name):.2f} %"
-                table.add_row(arm.name, str(len(self._arms.last[arm.name])), error)
+            if counted := self._arms.counted(arm.name):
+                table.add_row(arm.name, str(counted), self._arms.error(arm.name))
         grid.add_row(table)
         return grid
 
     def epoch(self, arm: str, seed: int, report: EpochReport) -> None:
         """Count an epoch."""
         self._arms.update(arm, seed, report)
-        skipped = self._plan.experiment.arm(arm).recipe.epochs - report.epoch if report.last else 0
-        self._bar.advance(self._epochs, 1 + skipped)
-        self._bar.advance(self._runs, int(report.last))
+        self._bar.update(self._epochs, completed=self._arms.epochs_done)
+        self._bar.update(self._runs, completed=self._arms.runs_done)
         self._live.update(self._render())
 
     def end(self) -> None:
@@ -118,33 +129,41 @@ class TerminalProgress:
 
 
 class LineProgress:
-    """Plain lines, one second apart at the least."""
+    """Plain lines, some seconds apart, however long the runs take."""
+
+    SECONDS = 5.0  # between two lines at the least
 
     def begin(self, plan: Plan, todo: Sequence[tuple[str, int]]) -> None:
         """Say what is to be done."""
         self._arms = _Arms(plan, todo)
-        self._began = time.monotonic()
-        self._said = self._began
+        self._began = self._said = time.monotonic()
+        self._heard: dict[str, None] = {}  # the arms since the last line, in order
         done = len(plan.keys) - len(todo)
-        print(f"{len(plan.keys)} runs, {done} done before, {len(todo)} to train", file=sys.stderr)
+        _line(f"{len(plan.keys)} runs, {done} done before, {len(todo)} to train")
 
     def epoch(self, arm: str, seed: int, report: EpochReport) -> None:
-        """Print a line where a run has ended."""
-        self._arms.update(arm, seed, report)
+        """Print where training is, unless a line has just been printed."""
+        arms = self._arms
+        arms.update(arm, seed, report)
+        self._heard[arm] = None
         now = time.monotonic()
-        if not report.last or (now - self._said < 1 and self._arms.done < self._arms.total):
+        if now - self._said < self.SECONDS and arms.runs_done < arms.runs:
             return
-        self._said = now
-        left = (now - self._began) / self._arms.done * (self._arms.total - self._arms.done)
-        print(
-            f"{self._arms.done}/{self._arms.total} runs, {arm} seed {seed}: test error "
-            f"{100 * report.scores['test'].error:.2f} %, {duration(left)} left",
-            file=sys.stderr,
-            flush=True,
+        left = (now - self._began) / arms.epochs_done * (arms.epochs - arms.epochs_done)
+        errors = "; ".join(f"{name} {arms.error(name)}" for name in self._heard)
+        _line(
+            f"{arms.runs_done}/{arms.runs} runs, {arms.epochs_done}/{arms.epochs} epochs, "
+            f"{duration(left)} left; test error now: {errors}"
         )
+        self._said = now
+        self._heard = {}
 
     def end(self) -> None:
         """Print nothing: the last run's line has been printed."""
+
+
+def _line(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -157,6 +176,15 @@ def duration(seconds: float) -> str:
 
 
 # ---- tables
+
+# what stands below the table where it is the same for every arm; rates are in the tuning line
+SAID_BELOW = {
+    "diverged": "{} diverged",
+    "collapsed": "{} collapsed",
+    "lr": "",
+    "tuned": "",
+    "trainer": "trainer {}",
+}
 
 
 def _percent(value: float | None, spread: float | None = None) -> str:
@@ -171,7 +199,7 @@ def results(evidence: Evidence, table: pd.DataFrame, link: str) -> None:
     from lecun_ablate import evidence_display
 
     plan = evidence.plan
-    console = _console()
+    console = terminal.console()
     epochs = sorted({arm.recipe.epochs for arm in plan.experiment.arms})
     after = " or ".join(map(str, epochs))
     sheet = Table(
@@ -179,27 +207,17 @@ def results(evidence: Evidence, table: pd.DataFrame, link: str) -> None:
         caption=f"errors in %, after epoch {after}; mean +- sd over the seeds",
         title_justify="left", caption_justify="left",
     )  # fmt: skip
-    sheet.add_column("arm", overflow="fold")
-    for name in ("runs", "test error", "best (seed)", "worst (seed)", "train error",
-                 "diverged", "collapsed", "lr", "tuned", "trainer"):  # fmt: skip
-        sheet.add_column(name, justify="right", overflow="fold")
-    for row in table.itertuples():
-        baseline = " (baseline)" if row.arm == plan.experiment.baseline and len(table) > 1 else ""
-        ended = row.runs > row.diverged
-        sheet.add_row(
-            row.arm + baseline,
-            str(row.runs),
-            _percent(row.test_error_mean, row.test_error_sd),
-            f"{_percent(row.best_error)} ({int(row.best_seed)})" if ended else "-",
-            f"{_percent(row.worst_error)} ({int(row.worst_seed)})" if ended else "-",
-            _percent(row.train_error_mean),
-            str(row.diverged),
-            str(row.collapsed),
-            f"{row.lr:.4g}",
-            "yes" if row.tuned_by else "no",
-            row.trainer,
-        )
-    console.print(sheet)
+    columns = _arm_columns(plan, table)
+    alike = [name for name in SAID_BELOW if len(set(columns[name])) == 1]
+    shown = [name for name in columns if name not in alike]
+    for name in shown:
+        sheet.add_column(name, justify="left" if name == "arm" else "right", overflow="fold")
+    for row in zip(*(columns[name] for name in shown), strict=True):
+        sheet.add_row(*row)
+    terminal.print_table(console, sheet)
+    said = [SAID_BELOW[name].format(columns[name][0]) for name in alike if SAID_BELOW[name]]
+    if said:
+        console.print(("every arm: " if len(table) > 1 else "") + ", ".join(said))
     console.print(tuning_line(plan))
     evidence_display.comparisons(console, evidence)
     missing = len(plan.keys) - len(evidence.results.final)
@@ -208,6 +226,32 @@ def results(evidence: Evidence, table: pd.DataFrame, link: str) -> None:
     if plan.notice:
         console.print(f"NOTICE: {plan.notice.splitlines()[0]}")
     print(f"compare in the browser: mlflow ui, then {link}")
+
+
+def _arm_columns(plan: Plan, table: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the cells of the table of arms by the names of its columns."""
+    columns: dict[str, list[str]] = defaultdict(list)
+    for row in table.itertuples():
+        baseline = " (baseline)" if row.arm == plan.experiment.baseline and len(table) > 1 else ""
+        ended = row.runs > row.diverged
+        cells = {
+            "arm": row.arm + baseline,
+            "runs": str(row.runs),
+            "test error": _percent(row.test_error_mean, row.test_error_sd),
+            "best (seed)": f"{_percent(row.best_error)} ({int(row.best_seed)})" if ended else "-",
+            "worst (seed)": f"{_percent(row.worst_error)} ({int(row.worst_seed)})"
+            if ended
+            else "-",
+            "train error": _percent(row.train_error_mean),
+            "diverged": str(row.diverged),
+            "collapsed": str(row.collapsed),
+            "lr": f"{row.lr:.4g}",
+            "tuned": "yes" if row.tuned_by else "no",
+            "trainer": row.trainer,
+        }
+        for name, cell in cells.items():
+            columns[name].append(cell)
+    return columns
 
 
 def other_plans(runs: Sequence[Any], shown: Any) -> None:
@@ -257,7 +301,7 @@ def plan(plan: Plan, todo: Sequence[tuple[str, int]], seconds: float) -> None:
             str(len(experiment.seeds) - left[arm.name]),
             str(left[arm.name]),
         )
-    _console().print(sheet)
+    terminal.print_table(terminal.console(), sheet)
     seeds = ", ".join(map(str, experiment.seeds[:5]))
     more = f", ... {experiment.seeds[-1]}" if len(experiment.seeds) > 5 else ""
     print(

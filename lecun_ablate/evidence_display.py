@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from lecun_ablate.display import WIDE
+from lecun_ablate import terminal
 from lecun_ablate.report.evidence import Evidence, answer, warning
 from lecun_ablate.reproduce import Reproduction
 from lecun_ablate.statistics import (
@@ -17,17 +17,13 @@ from lecun_ablate.statistics import (
     p_value,
     percent,
     points,
+    probability,
     signed,
     span,
 )
 from lecun_ablate.two_runs import RunComparison
 
 MOST_ROWS = 30  # of differing digits or metrics; --json has them all
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(width=WIDE, highlight=False)
 
 
 def _table(title: str, caption: str, left: Sequence[str], right: Sequence[str]) -> Table:
@@ -51,18 +47,18 @@ def comparisons(console: Console, evidence: Evidence) -> None:
             "Test error against the step before" if evidence.plan.experiment.ladder
             else "Test error against the baseline",
             "differences in points; 95 % intervals over seeds, and over seeds and images together; "
-            "p of a sign-flip test, Holm-corrected",
+            "p of a sign-flip test, Holm-corrected; P(better) with one more seed",
             ["arm", "against"],
-            ["seeds", "difference", "over seeds", "with new images", "p"],
+            ["seeds", "difference", "over seeds", "with new images", "p", "P(better)"],
         )  # fmt: skip
         sheet.add_column("verdict", overflow="fold")
         for pair in pairs:
             sheet.add_row(
                 pair.arm, pair.baseline, str(pair.counted.n), signed(pair.counted.difference),
                 span(pair.counted.interval), span(pair.joint.interval) if pair.joint else "-",
-                _p(pair.p_adjusted), pair.verdict.text,
+                _p(pair.p_adjusted), probability(pair.counted), pair.verdict.text,
             )  # fmt: skip
-        console.print(sheet)
+        terminal.print_table(console, sheet)
     if evidence.effects:
         sheet = _table(
             "Effects of the factors",
@@ -76,8 +72,12 @@ def comparisons(console: Console, evidence: Evidence) -> None:
                 " x ".join(map(str, effect.baseline)), signed(effect.effect), span(effect.interval),
                 _p(effect.p_adjusted),
             )  # fmt: skip
-        console.print(sheet)
-    for note in [warning(evidence), *(pair.divergence_note for pair in pairs)]:
+        terminal.print_table(console, sheet)
+    notes = [pair.divergence_note for pair in pairs]
+    notes += [effect.divergence_note and f"{' x '.join(effect.factors)}, "
+              f"{' x '.join(map(str, effect.levels))}: {effect.divergence_note}"
+              for effect in evidence.effects]  # fmt: skip
+    for note in [warning(evidence), *notes]:
         if note:
             console.print(f"NOTICE: {note}")
     console.print(answer(evidence))
@@ -85,7 +85,7 @@ def comparisons(console: Console, evidence: Evidence) -> None:
 
 def power(effect: float, rows: Sequence[tuple[PairResult, PowerAnalysis]]) -> None:
     """Print what the seeds of each comparison can show, and what an effect would take."""
-    console = _console()
+    console = terminal.console()
     sheet = _table(
         f"Seeds that a difference of {points(effect, sign=False)} takes",
         "sd of the paired differences, in points; at 80 % power, corrected for the "
@@ -96,22 +96,23 @@ def power(effect: float, rows: Sequence[tuple[PairResult, PowerAnalysis]]) -> No
     for pair, one in rows:
         sheet.add_row(
             pair.arm, pair.baseline, str(one.n), f"{100 * one.sd:.2f}", f"{100 * one.power:.0f} %",
-            points(one.detectable, sign=False) if one.detectable is not None else "-",
+            f"nothing below {one.fewest} seeds" if one.detectable is None
+            else points(one.detectable, sign=False),
             f"{one.paired:,}", f"{one.paired_range[0]:,} to {one.paired_range[1]:,}",
             f"{one.unpaired:,}",
         )  # fmt: skip
-    console.print(sheet)
+    terminal.print_table(console, sheet)
 
 
 def two_runs(found: RunComparison) -> None:
     """Print two runs side by side and the digits they answer differently."""
-    console, one = _console(), found.table
+    console, one = terminal.console(), found.table
     for run, error in zip((found.first, found.second), found.errors, strict=True):
         console.print(f"{run.name}: {percent(error)} test error  ({run.run_id})")
     sheet = _table(f"The {one.images:,} test digits", "", [""], ["second right", "second wrong"])
     sheet.add_row("first right", f"{one.both_right:,}", f"{one.only_first_right:,}")
     sheet.add_row("first wrong", f"{one.only_second_right:,}", f"{one.both_wrong:,}")
-    console.print(sheet)
+    terminal.print_table(console, sheet)
     if len(found.differing):
         sheet = _table(
             f"{count(one.differing, 'digit')} answered differently",
@@ -121,7 +122,7 @@ def two_runs(found: RunComparison) -> None:
         )
         for row in found.differing.head(MOST_ROWS).itertuples(index=False):
             sheet.add_row(*("none" if value is None else str(value) for value in row))
-        console.print(sheet)
+        terminal.print_table(console, sheet)
     console.print(
         f"Difference {points(one.difference)} {span(one.interval)}, McNemar's exact test "
         f"{p_value(one.p)}. This tells two networks apart, not two recipes: that takes seeds."
@@ -130,7 +131,7 @@ def two_runs(found: RunComparison) -> None:
 
 def reproduction(found: Reproduction) -> None:
     """Print whether a run came out again, what differs, and in what the environment does."""
-    console, run, failures = _console(), found.run, found.failures
+    console, run, failures = terminal.console(), found.run, found.failures
     for change in found.changes:
         console.print(f"environment: {change}")
     metrics = f"{count(len(found.table), 'number')} over {count(found.epochs[1], 'epoch')}"
@@ -158,5 +159,5 @@ def reproduction(found: Reproduction) -> None:
         for row in failures.head(MOST_ROWS).itertuples():
             sheet.add_row(row.metric, str(row.epoch), f"{row.then:.9g}", f"{row.now:.9g}",
                           f"{row.difference:.3g}")  # fmt: skip
-        console.print(sheet)
+        terminal.print_table(console, sheet)
     console.print(f"{run.name} is NOT reproduced")

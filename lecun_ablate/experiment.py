@@ -177,6 +177,11 @@ def load_experiment(
     content = yaml.validate(ExperimentFile, yaml.content)
     arms, factors = parse_arms(yaml, forced)
     baseline = _baseline(yaml, arms)
+    if until and len(arms) == 1:
+        yaml.problem(
+            ("seeds", "until"), "looks at the intervals of comparisons, and a single arm is "
+            "compared with nothing: add an arm (arms, vary or ladder), or give a number of seeds"
+        )  # fmt: skip
     yaml.check()
     assert isinstance(content, ExperimentFile)
     return Experiment(

@@ -10,15 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lecun_ablate import display, seed_study
-from lecun_ablate.display import WIDE, duration
+from lecun_ablate import display, seed_study, terminal
+from lecun_ablate.display import duration
 from lecun_ablate.report.study_report import StudyReport, TextTable
 from lecun_ablate.study_runner import Plan, Prepared
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(width=WIDE, highlight=False)
 
 
 def progress_of(prepared: Prepared) -> Any:
@@ -34,7 +29,7 @@ class TerminalProgress:
     def begin(self, what: str, runs: int) -> None:
         """Start a bar."""
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
             TextColumn("runs, left"), TimeRemainingColumn(), console=Console(stderr=True),
         )  # fmt: skip
         self._task = self._bar.add_task(what, total=runs)
@@ -74,17 +69,17 @@ class LineProgress:
 
 def report(report: StudyReport, folder: Any, storage: str) -> None:
     """Print a study's report and where to see more."""
-    console = _console()
+    console = terminal.console()
     for i, table in enumerate(report.tables):
-        console.print(_sheet(table, report.title if i == 0 else None))
+        terminal.print_table(console, _sheet(table, report.title if i == 0 else None))
     for note in [*report.notes, report.evidence]:
-        console.print(note, markup=False)
+        console.print(note)
     print(f"report: {folder}; in the browser: optuna-dashboard {storage}")
 
 
 def plan(plan: Plan) -> None:
     """Print what --dry-run says of a study."""
-    _console().print(_sheet(plan.table, plan.title))
+    terminal.print_table(terminal.console(), _sheet(plan.table, plan.title))
     print(f"{plan.runs} runs to do, about {duration(plan.seconds)}")
 
 

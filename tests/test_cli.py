@@ -42,6 +42,19 @@ def test_run_show_and_json(command, workplace):
         assert row["best_error"] == final.min()[row["arm"]]
 
 
+def test_what_a_user_writes_is_printed_as_it_is(command, workplace):
+    (workplace / "odd.yaml").write_text(
+        "name: odd\nquestion: 'does [/b] :smile: matter?'\ndata: tiny\nrecipe: {epochs: 1}\n"
+        "arms:\n- {name: '[/b]'}\n- {name: '[lisht]', activation: lisht}\nseeds: 2\n"
+    )
+    run = ("run", "odd.yaml", "--trainer", "torch")
+    for arguments in ((*run, "--dry-run"), run, ("show", "odd"), ("power", "odd", "--effect", "1")):
+        status, out, err = command(*arguments)
+        assert status == 0, err
+        assert "[lisht]" in out and "[/b]" in out
+        assert "does [/b] :smile: matter?" in out or arguments[0] == "power"
+
+
 def test_show_lists_the_other_plans(command):
     command(*RUN, "--seeds", "1", "--epochs", "1")
     command(*RUN, "--seeds", "1", "--epochs", "2")

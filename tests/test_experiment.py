@@ -96,6 +96,10 @@ def test_options_override_the_file():
     [
         ("name: x\nsedes: 3", "x.yaml:2: sedes: unknown key 'sedes': did you mean 'seeds'?"),
         ("question: x?", "x.yaml:1: name: required, but missing"),
+        (
+            "name: x\nseeds: {until: {halfwidth: 0.2, at_most: 30}}",
+            "x.yaml:2: seeds.until: looks at the intervals of comparisons, and a single arm is",
+        ),
         ("name: a b", "x.yaml:1: name: "),
         ("name: x\nquestion: 3", "x.yaml:2: question: expected a valid string, came 3"),
         (
