@@ -26,7 +26,7 @@ def errors_after_one_epoch(recipe, seeds):
     return errors
 
 
-@pytest.mark.parametrize("experiments", [30, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("experiments", [100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_identical_arms_with_different_seeds_differ_at_the_nominal_rate_only(experiments):
     seeds = np.arange(2 * experiments * SEEDS)
     errors = errors_after_one_epoch(Recipe(epochs=1), seeds)
@@ -36,7 +36,9 @@ def test_identical_arms_with_different_seeds_differ_at_the_nominal_rate_only(exp
     p = np.array([st.sign_flip_test(row)[0] for row in differences])
     for level in (0.05, 0.2, 0.5):
         assert_rate(p <= level, level)
-    assert_rate([not st.t_interval(row).excludes(0) for row in differences], 0.95)
+        # at 0.5 and 0.8, a hundred experiments show intervals that are too wide, too
+        held = [not st.seed_interval(row, 1 - level).excludes(0) for row in differences]
+        assert_rate(held, 1 - level)
 
 
 def test_pairing_by_seed_helps_on_real_runs():
