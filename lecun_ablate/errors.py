@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 
 class LecunAblateError(Exception):
     """Something failed; the message says what, where, and what would help."""
 
     exit_status = 1
+
+
+class NoStoreYet(LecunAblateError):
+    """There is no MLflow store, since nothing has been run."""
 
 
 class ConfigError(LecunAblateError):
@@ -34,3 +39,10 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}valid: {', '.join(valid)}"
+
+
+def neighbours(file: str | Path, pattern: str) -> str:
+    """Return the words, in brackets, that point from a missing file to those beside it, if any."""
+    folder = Path(file).parent
+    names = sorted(str(path) for path in folder.glob(pattern)) if folder.is_dir() else []
+    return f" ({nearest(str(file), names)})" if names else ""

@@ -13,12 +13,28 @@ from urllib.parse import urlsplit
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
-from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric, SqlParam
-from sqlalchemy import event, insert
+from mlflow.store.tracking.dbmodels.models import (
+    SqlExperiment,
+    SqlLatestMetric,
+    SqlMetric,
+    SqlParam,
+    SqlRun,
+)
+from sqlalchemy import event, func, insert, literal, select, update
 
 from lecun_ablate.errors import LecunAblateError
 
 DATABASE = "mlflow.db"
+
+
+def sql_store(client: MlflowClient) -> Any:
+    """Return the SqlAlchemyStore behind a client: MLflow's own ways to it are many times slower."""
+    return client._tracking_client.store
+
+
+def artifact_folder(database: Path) -> Path:
+    """Return where the artifacts of a database file are, so that the two can move together."""
+    return database.parent / "mlruns"
 
 
 def database_path(uri: str) -> Path | None:
@@ -36,7 +52,7 @@ def refuse_file_store(uri: str) -> None:
             f"sqlite:///{DATABASE} or a server"
         )
     database = database_path(uri)
-    folder = Path("mlruns") if database is None else database.parent / "mlruns"
+    folder = Path("mlruns") if database is None else artifact_folder(database)
     for meta in folder.glob("*/meta.yaml"):
         if meta.parent.name.isdigit():
             raise LecunAblateError(
@@ -53,7 +69,7 @@ def create(database: Path) -> None:
     unfinished = database.with_name(database.name + ".creating")
     for left in database.parent.glob(unfinished.name + "*"):
         left.unlink()
-    artifacts = database.parent / "mlruns"
+    artifacts = artifact_folder(database)
     try:
         artifacts.mkdir(exist_ok=True)
         store = SqlAlchemyStore(f"sqlite:///{unfinished}", str(artifacts))
@@ -65,13 +81,45 @@ def create(database: Path) -> None:
         raise LecunAblateError(f"{database}: cannot be created: {error}") from error
 
 
+def keep_artifacts_beside(client: MlflowClient, database: Path) -> None:
+    """Let new experiments keep their artifacts beside the database, wherever this runs."""
+    sql_store(client).artifact_root_uri = str(artifact_folder(database))
+
+
+def follow_moved_artifacts(client: MlflowClient, database: Path) -> None:
+    """Where the database and its artifacts were moved or copied, correct MLflow's absolute paths.
+
+    Else its UI would look for them, and would keep those of new runs, where they have been.
+    """
+    beside = artifact_folder(database)
+    with sql_store(client).engine.begin() as connection:
+        places = connection.execute(
+            select(SqlExperiment.experiment_id, SqlExperiment.artifact_location)
+        )
+        for experiment_id, old in places.all():
+            new = beside / str(experiment_id)
+            if urlsplit(old).scheme or Path(old).is_relative_to(beside) or not new.is_dir():
+                continue
+            of_experiment = SqlExperiment.experiment_id == experiment_id
+            connection.execute(
+                update(SqlExperiment).where(of_experiment).values(artifact_location=str(new))
+            )
+            rest = func.substr(SqlRun.artifact_uri, len(old) + 1)
+            connection.execute(
+                update(SqlRun)
+                .where(SqlRun.experiment_id == experiment_id)
+                .where(SqlRun.artifact_uri.startswith(old, autoescape=True))
+                .values(artifact_uri=literal(str(new)).concat(rest))
+            )
+
+
 def sync_less(client: MlflowClient) -> None:
     """Let SQLite wait for the disk at its checkpoints only, not at every commit.
 
     In WAL mode that loses nothing when a process is killed; when the power fails, the last commits
     may be gone, but never one without those after it: what is FINISHED stays whole.
     """
-    engine = client._tracking_client.store.engine
+    engine = sql_store(client).engine
     if not event.contains(engine, "connect", _set_normal_synchronous):
         event.listen(engine, "connect", _set_normal_synchronous)
         engine.dispose()  # connections that are open already
@@ -82,13 +130,14 @@ def _set_normal_synchronous(connection: sqlite3.Connection, _: Any) -> None:
 
 
 def insert_history(
-    store: Any, run_id: str, metrics: Iterable[Metric], params: Iterable[Param]
+    client: MlflowClient, run_id: str, metrics: Iterable[Metric], params: Iterable[Param]
 ) -> None:
     """Write what log_batch would into MLflow's tables, at a tenth of its cost.
 
     log_batch makes an object of every point, and most of the time of writing a run goes there. The
     run must have none of the metrics and params yet.
     """
+    store = sql_store(client)
     rows, latest = [], {}
     for metric in metrics:
         is_nan, value = store.sanitize_metric_value(metric.value)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import shlex
 import time
 import traceback
+import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,13 +21,14 @@ import torch
 
 from lecun_ablate import trainers
 from lecun_ablate.data.digits import Digits, Split
-from lecun_ablate.errors import ConfigError, LecunAblateError
+from lecun_ablate.errors import ConfigError, LecunAblateError, NoStoreYet
 from lecun_ablate.experiment import Arm, Experiment
 from lecun_ablate.initial import connectivity
 from lecun_ablate.network import Network
 from lecun_ablate.plan import Plan
 from lecun_ablate.recipe import Recipe
 from lecun_ablate.tracking import COMMIT, ENVIRONMENT, EPOCH_METRICS, STATUS, Store
+from lecun_ablate.tracking_names import ANSWERS, WEIGHTS
 from lecun_ablate.trainers.base import EpochReport, Run, Trainer
 
 if TYPE_CHECKING:
@@ -101,6 +105,17 @@ def pending(plan: Plan, finished: Mapping[str, Any]) -> list[tuple[str, int]]:
     return [run for run, key in plan.keys.items() if key not in finished]
 
 
+def still_to_do(plan: Plan) -> list[tuple[str, int]]:
+    """Return the (arm, seed) runs of a plan that the MLflow store does not have yet."""
+    try:
+        store = Store()
+        found = store.experiment(plan.tracking_name)
+        finished = store.finished(found.experiment_id) if found else {}
+    except NoStoreYet:
+        finished = {}
+    return pending(plan, finished)
+
+
 def estimate(prepared: Prepared, todo: Sequence[tuple[str, int]]) -> float:
     """Return about how many seconds the runs to do will take, from a trial on a few patterns."""
     splits = {"train": prepared.digits.train, "test": prepared.digits.test}
@@ -138,17 +153,26 @@ def seconds_per_epoch(
     return two / 2 / len(sample) / part
 
 
-def execute(prepared: Prepared, store: Store, progress: Progress | None = None) -> Evidence:
+def execute(
+    prepared: Prepared,
+    store: Store,
+    progress: Progress | None = None,
+    notice: Callable[[str], None] = warnings.warn,
+) -> Evidence:
     """Train what is missing of a plan, write it to the store, and return all that it shows.
 
-    Where the experiment lets its seeds grow, they do so until its rule is met.
+    That includes the seeds with which the plan has been run before, if they are not among those
+    that it is run with now. Where the experiment lets its seeds grow, they do so until its rule is
+    met. `notice` is told what a user must know of both, and of runs that have lost their files.
 
     A run is written as soon as it has ended; an interruption loses no more than the runs in
     training. The experiment's run is left FINISHED, KILLED (interrupted) or FAILED.
     """
-    plan = prepared.plan
-    experiment_id = store.ensure_experiment(plan.tracking_name)
+    experiment_id = store.ensure_experiment(prepared.plan.tracking_name)
     store.sweep(experiment_id)
+    prepared = _with_earlier_seeds(prepared, store, experiment_id, notice)
+    plan = prepared.plan
+    _delete_lost(plan, store, experiment_id, notice)
     run_id = store.begin(experiment_id, plan)
     arms = {
         arm.name: store.begin_arm(experiment_id, run_id, plan, arm.name)
@@ -160,7 +184,8 @@ def execute(prepared: Prepared, store: Store, progress: Progress | None = None) 
         from lecun_ablate.report import evidence  # heavy: not before there are results
 
         while more := evidence.seeds_to_add(results):
-            prepared = _with_more_seeds(prepared, more)
+            # growing seeds start at 0
+            prepared = _with_seeds(prepared, range(len(prepared.plan.experiment.seeds) + more))
             store.begin(experiment_id, prepared.plan)
             results = _complete(prepared, store, experiment_id, run_id, arms, progress)
         shown = evidence.weigh(results, store)
@@ -170,6 +195,7 @@ def execute(prepared: Prepared, store: Store, progress: Progress | None = None) 
             arms[name] = store.summarise_arm(
                 experiment_id, run_id, prepared.plan, name, arms[name], table, numbers, tags
             )
+        store.gather(experiment_id, prepared.plan, arms, results.final)
         for name, picture in _connectivity_pictures(plan.experiment).items():
             store.put(arms[name], {"connectivity.png": picture})
         status = "FINISHED"
@@ -202,12 +228,69 @@ def _complete(
     return load(store, run_id)
 
 
-def _with_more_seeds(prepared: Prepared, more: int) -> Prepared:
-    """Return the same plan for `more` seeds, the ones that follow."""
-    experiment = prepared.plan.experiment
-    seeds = tuple(range(len(experiment.seeds) + more))  # growing seeds start at 0
-    plan = Plan.make(replace(experiment, seeds=seeds), prepared.digits, prepared.plan.trainers)
+def _with_earlier_seeds(
+    prepared: Prepared, store: Store, experiment_id: str, notice: Callable[[str], None]
+) -> Prepared:
+    """Return the plan with those of its earlier seeds that all of its arms have finished."""
+    experiment, run = prepared.plan.experiment, store.plan_run(experiment_id, prepared.plan.key)
+    if run is None or experiment.until:  # a rule alone says how far seeds grow
+        return prepared
+    try:
+        before = store.plan(run)
+    except LecunAblateError:  # its file is gone, and will be written again
+        return prepared
+    finished = store.finished(experiment_id)
+    earlier = [
+        seed
+        for seed in before.experiment.seeds
+        if seed not in experiment.seeds
+        and all(before.keys[arm.name, seed] in finished for arm in experiment.arms)
+    ]
+    if not earlier:
+        return prepared
+    seeds = sorted({*experiment.seeds, *earlier})
+    notice(
+        f"{len(earlier)} more seed{'s have' if len(earlier) > 1 else ' has'} been run before: all "
+        f"{len(seeds)} are shown"
+    )
+    if experiment.command:
+        experiment = replace(experiment, command=_with_seed_option(experiment.command, seeds))
+        prepared = replace(prepared, plan=replace(prepared.plan, experiment=experiment))
+    return _with_seeds(prepared, seeds)
+
+
+def _with_seed_option(command: str, seeds: Sequence[int]) -> str:
+    """Return a command line of `run` with these seeds instead of those that it names, if any."""
+    words = shlex.split(command)
+    if "--seeds" in words:
+        at = words.index("--seeds")
+        del words[at : at + 2]
+    counted = list(seeds) == list(range(len(seeds)))
+    return shlex.join(
+        [*words, "--seeds", str(len(seeds)) if counted else ",".join(map(str, seeds))]
+    )
+
+
+def _with_seeds(prepared: Prepared, seeds: Sequence[int]) -> Prepared:
+    """Return the same plan for other seeds."""
+    experiment = replace(prepared.plan.experiment, seeds=tuple(seeds))
+    plan = Plan.make(experiment, prepared.digits, prepared.plan.trainers)
     return replace(prepared, plan=plan)
+
+
+def _delete_lost(
+    plan: Plan, store: Store, experiment_id: str, notice: Callable[[str], None]
+) -> None:
+    """Delete the plan's runs that have lost their files: they do not count, and must not twice."""
+    lost = store.lost(experiment_id)
+    gone = [lost[key] for key in plan.keys.values() if key in lost]
+    if gone:
+        notice(
+            f"{len(gone)} finished run{'s have' if len(gone) > 1 else ' has'} lost the weights or "
+            "the answers and will be trained again"
+        )
+    for run in gone:
+        store.client.delete_run(run.info.run_id)
 
 
 def load(store: Store, run_id: str) -> Results:
@@ -218,7 +301,10 @@ def load(store: Store, run_id: str) -> Results:
     finished = store.finished(experiment_id)
     wanted = {which: finished[key] for which, key in plan.keys.items() if key in finished}
     if not wanted:
-        raise LecunAblateError(f"{plan.tracking_name}: no run has finished yet")
+        lost = sum(key in store.lost(experiment_id) for key in plan.keys.values())
+        why = f"the files of its {lost} finished runs are gone: run it again" if lost else (
+            "no run has finished yet")  # fmt: skip
+        raise LecunAblateError(f"{plan.tracking_name}: {why}")
     about = pd.DataFrame(
         {"arm": arm, "seed": seed, "run_id": r.info.run_id, "status": r.data.tags[STATUS]}
         for (arm, seed), r in wanted.items()
@@ -299,11 +385,17 @@ def metrics(report: EpochReport) -> dict[str, float]:
 
 
 def _status(report: EpochReport, train: Split) -> str:
-    """Tell how a run ended: at chance level means no better than always naming one digit."""
+    """Tell how a run ended.
+
+    A run has collapsed that is not clearly better on the training split than always naming the
+    most frequent digit: better by less than 3 standard deviations of such a guess's error. A
+    network that has learnt nothing does not name one digit exactly always.
+    """
     if report.diverged:
         return DIVERGED
-    naming_one = 1 - max(train.class_counts) / len(train)
-    return COLLAPSED if report.scores["train"].error >= naming_one else FINISHED
+    guess = 1 - max(train.class_counts) / len(train)
+    margin = 3 * math.sqrt(guess * (1 - guess) / len(train))
+    return COLLAPSED if report.scores["train"].error >= guess - margin else FINISHED
 
 
 def _run_artifacts(
@@ -319,8 +411,8 @@ def _run_artifacts(
     )
     files = {f"components/{c.file.name}": c.file for c in recipe.user_components if c.file}
     return {
-        "weights.npz": weights.getvalue(),
-        "test_predictions.parquet": table.to_parquet(index=False),
+        WEIGHTS: weights.getvalue(),
+        ANSWERS: table.to_parquet(index=False),
         **files,
     }
 

@@ -20,6 +20,7 @@ from lecun_ablate.arm_search import DIVERGED, ERRORS, MLFLOW_RUN, ArmSearch, End
 from lecun_ablate.data.digits import Digits, Split
 from lecun_ablate.errors import ConfigError, LecunAblateError
 from lecun_ablate.experiment import Arm, Experiment, Tuning, arm_name
+from lecun_ablate.mlflow_studies import begin_study, log_trial
 from lecun_ablate.optuna_storage import explained, open_storage
 from lecun_ablate.recipe import content_hash
 from lecun_ablate.runner import seconds_per_epoch
@@ -259,14 +260,19 @@ def run(
         search.interrupt()
     experiment_id = store.ensure_experiment(STUDIES + prepared.title)
     store.sweep(experiment_id)
-    run_id = store.begin_study(
+    run_id = begin_study(
+        store,
         experiment_id,
         f"{study.name} v{version}",
         content_hash({"study": study.name, "data": digits.digest, "version": version}),
         {"question": study.question, "data": digits.name, "study.version": str(version)},
     )
     linked = {t.user_attrs.get(MLFLOW_RUN) for s in searches for t in s.trials().values()}
-    store.delete(store.trials(experiment_id, run_id) - linked)  # of trials that were never told
+    for trial in store.search(
+        experiment_id, lecun_ablate__level="trial", mlflow__parentRunId=run_id
+    ):
+        if trial.info.run_id not in linked:  # it was never told
+            store.client.delete_run(trial.info.run_id)
     status = "KILLED"
     try:
         _search(prepared, searches, _logger(prepared, store, experiment_id, run_id), progress)
@@ -366,7 +372,8 @@ def _logger(
         if len(replicas) > 1:
             history["validation_error_sd"] = [np.std(errors, ddof=1) for errors in together]
         trainer = prepared.trainer(search.arm, replicas[0].values).identity()
-        return store.log_trial(
+        return log_trial(
+            store,
             experiment_id,
             run_id,
             f"{search.arm.name} trial {ended.index}",

@@ -5,7 +5,7 @@ import math
 import pytest
 from mlflow.entities import Metric, Param
 
-from lecun_ablate.mlflow_sqlite import insert_history
+from lecun_ablate.mlflow_sqlite import insert_history, sql_store
 from lecun_ablate.tracking import Store
 
 VALUES = {"loss": [0.5, 0.25, 0.125], "error": [math.nan, math.inf, -math.inf], "misses": [3.0]}
@@ -27,7 +27,7 @@ def test_metrics_and_params_are_stored_as_mlflow_would(store):
     theirs, ours = (store.client.create_run(experiment_id).info.run_id for _ in range(2))
     params = [Param("lr", "0.03"), Param("activation", "tanh")]
     store.client.log_batch(theirs, metrics=points, params=params)
-    insert_history(store.client._tracking_client.store, ours, points, params)
+    insert_history(store.client, ours, points, params)
     for name, values in VALUES.items():
         histories = [
             [(p.value, p.timestamp, p.step) for p in store.client.get_metric_history(run_id, name)]
@@ -41,7 +41,7 @@ def test_metrics_and_params_are_stored_as_mlflow_would(store):
 
 
 def test_a_writer_waits_for_the_disk_at_checkpoints_only(store):
-    with store.client._tracking_client.store.engine.connect() as connection:
+    with sql_store(store.client).engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1  # NORMAL
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
 

@@ -1,0 +1,212 @@
+"""Finding runs in the MLflow store, and reading what they hold."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from mlflow.entities import Experiment, Run, ViewType
+from mlflow.exceptions import MlflowException
+
+from lecun_ablate.errors import LecunAblateError, nearest
+from lecun_ablate.mlflow_artifacts import Artifacts
+from lecun_ablate.mlflow_sqlite import sql_store
+from lecun_ablate.plan import Plan
+from lecun_ablate.tracking_names import (
+    ARM,
+    COMMIT,
+    ENVIRONMENT,
+    EPOCH_METRICS,
+    KEY,
+    LAST_RUN,
+    LEVEL,
+    PARENT,
+    PLAN_FILE,
+    STUDIES,
+)
+from lecun_ablate.yaml_file import YamlFile
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """What identifies a finished seed run. `params` hold its recipe, trainer and data, as text."""
+
+    run_id: str
+    arm: str
+    seed: int
+    key: str
+    params: dict[str, str]
+    commit: str | None
+    environment: dict[str, str]  # as provenance.environment() was
+
+    @property
+    def name(self) -> str:
+        """The run for people."""
+        return f"{self.arm} seed {self.seed}"
+
+
+class Reader(Artifacts):
+    """An MLflow store, for reading."""
+
+    def experiment(self, name: str) -> Experiment | None:
+        """Return the MLflow experiment of a name, or None."""
+        return self.client.get_experiment_by_name(name)
+
+    def experiment_names(self) -> list[str]:
+        """Return the names of all the experiments that hold results of ours, studies left out."""
+        names = [experiment.name for experiment in self._experiments()]
+        return [name for name in names if "/" in name and not name.startswith(STUDIES)]
+
+    def _experiments(self) -> list[Experiment]:
+        return _all_pages(lambda token: self.client.search_experiments(page_token=token))
+
+    def search(self, experiment_id: str, **tags: str) -> list[Run]:
+        """Return an experiment's runs with the given tags (dots in keys as '__'), newest first."""
+        conditions = [f"tags.`{k.replace('__', '.')}` = '{v}'" for k, v in tags.items()]
+        return self._runs([experiment_id], " and ".join(conditions))
+
+    def _runs(self, experiment_ids: list[str], condition: str) -> list[Run]:
+        runs = _all_pages(
+            lambda token: self.client.search_runs(
+                experiment_ids,
+                condition,
+                run_view_type=ViewType.ACTIVE_ONLY,
+                max_results=1000,
+                order_by=["attributes.start_time DESC"],
+                page_token=token,
+            )
+        )
+        self._infos |= {run.info.run_id: run.info for run in runs}
+        return runs
+
+    def finished(self, experiment_id: str) -> dict[str, Run]:
+        """Return the seed runs that count, by run key: FINISHED, and with their files."""
+        return {
+            run.data.tags[KEY]: run
+            for run in self._ended(experiment_id)
+            if self.has_files(run.info.run_id)
+        }
+
+    def lost(self, experiment_id: str) -> dict[str, Run]:
+        """Return the seed runs, by run key, that had finished, but whose files are gone."""
+        return {
+            run.data.tags[KEY]: run
+            for run in self._ended(experiment_id)
+            if not self.has_files(run.info.run_id)
+        }
+
+    def _ended(self, experiment_id: str) -> list[Run]:
+        runs = self.search(experiment_id, lecun_ablate__level="run")
+        return [run for run in runs if run.info.status == "FINISHED"]
+
+    def experiment_runs(self, experiment_id: str) -> list[Run]:
+        """Return the runs of level experiment, one per plan, the last run first."""
+        runs = self.search(experiment_id, lecun_ablate__level="experiment")
+        return sorted(runs, key=last_run, reverse=True)
+
+    def find(self, name_or_id: str) -> Run:
+        """Return the experiment run that is meant: of several plans, the one that was run last.
+
+        `name_or_id` is an experiment's name, 'name/data', its YAML file, or the id of any of its
+        runs. Raises LecunAblateError with the nearest names.
+        """
+        if name_or_id.endswith((".yaml", ".yml")):
+            name_or_id = str(YamlFile(name_or_id).content.get("name"))
+        names = self.experiment_names()
+        hits = [name for name in names if name_or_id in (name, name.rsplit("/", 1)[0])]
+        runs = [
+            run
+            for name in hits
+            for run in self.experiment_runs(self.experiment(name).experiment_id)
+        ]
+        if runs:
+            return max(runs, key=last_run)
+        if re.fullmatch(r"[0-9a-f]{32}", name_or_id):
+            with contextlib.suppress(MlflowException):
+                run = self.client.get_run(name_or_id)
+                while run.data.tags.get(LEVEL) in ("run", "arm"):
+                    run = self.client.get_run(run.data.tags[PARENT])
+                if run.data.tags.get(LEVEL) == "experiment":
+                    return run
+        known = nearest(name_or_id, names) if names else "the store holds none yet"
+        raise LecunAblateError(f"no experiment or run {name_or_id!r}: {known}")
+
+    def plan(self, run: Run) -> Plan:
+        """Return the plan of an experiment run; LecunAblateError where its file is gone."""
+        try:
+            text = self.text(run.info.run_id, PLAN_FILE)
+        except LecunAblateError as error:
+            raise LecunAblateError(
+                f"{run.info.run_name}: {error.__cause__}: `run` the experiment again; that writes "
+                "the file anew, and trains only what has lost its own files"
+            ) from error
+        return Plan.from_json(text)
+
+    def seed_run(self, run_id: str) -> SeedRun:
+        """Return a finished seed run; LecunAblateError where the id is none of such a run."""
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException:
+            raise LecunAblateError(f"no run {run_id!r} in {self.where}") from None
+        level, status = run.data.tags.get(LEVEL), run.info.status
+        if level != "run" or status != "FINISHED":
+            came = f"one of level {level}, {status.lower()}" if level else "one of another program"
+            raise LecunAblateError(
+                f"run {run_id}: expected the finished run of one arm with one seed, came {came} "
+                "(runs.csv beside a report holds the ids)"
+            )
+        return SeedRun(
+            run_id,
+            run.data.tags[ARM],
+            int(run.data.params["seed"]),
+            run.data.tags[KEY],
+            dict(run.data.params),
+            run.data.tags.get(COMMIT),
+            json.loads(run.data.tags.get(ENVIRONMENT, "{}")),
+        )
+
+    def histories(self, run_ids: Sequence[str]) -> pd.DataFrame:
+        """Return (run_id, epoch, metrics) of seed runs, a row per run and epoch."""
+        columns = []
+        for metric in EPOCH_METRICS:
+            points = self._points(run_ids, metric)
+            index = pd.MultiIndex.from_tuples([p[:2] for p in points], names=["run_id", "epoch"])
+            columns.append(pd.Series([p[2] for p in points], index=index, name=metric, dtype=float))
+        table = pd.concat(columns, axis=1).reset_index()
+        return table.astype({"train_misses": "int64", "test_misses": "int64", "epoch": "int64"})
+
+    def _points(self, run_ids: Sequence[str], metric: str) -> list[tuple[str, int, float]]:
+        if self.database is not None:
+            store, found = sql_store(self.client), []
+            for i in range(0, len(run_ids), 100):  # one query for many runs, below its limit
+                some = list(run_ids[i : i + 100])
+                found += store.get_metric_history_bulk(some, metric, 1_000_000)
+            return [(point.run_id, point.step, point.value) for point in found]
+        with ThreadPoolExecutor(8) as pool:
+            histories = pool.map(lambda r: self.client.get_metric_history(r, metric), run_ids)
+            return [
+                (run_id, point.step, point.value)
+                for run_id, history in zip(run_ids, histories, strict=True)
+                for point in history
+            ]
+
+
+def last_run(run: Run) -> int:
+    """Return when a plan was run last, in milliseconds, from its run of level experiment."""
+    return int(run.data.tags.get(LAST_RUN, run.info.start_time))
+
+
+def _all_pages(page_of: Callable[[str | None], Any]) -> list[Any]:
+    found, token = [], None
+    while True:
+        page = page_of(token)
+        found += page
+        token = page.token
+        if not token:
+            return found
