@@ -291,8 +291,6 @@ def components(
     ] = None,
 ) -> None:
     """List the components that a recipe can name."""
-    import lecun_ablate.components
-    import lecun_ablate.data  # noqa: F401
     from lecun_ablate import display
     from lecun_ablate.registry import KINDS, registry
 

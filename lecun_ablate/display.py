@@ -340,6 +340,6 @@ def components(kind: str, found: Sequence[Component]) -> None:
     print(f"{kind}({', '.join(KINDS[kind].arguments)}): {KINDS[kind].contract}")
     width = max((len(c.name) for c in found), default=0)
     for component in found:
-        origin = "" if component.builtin else f"  [{component.file or 'this session'}]"
+        origin = "" if component.builtin else f"  [{component.origin}]"
         print(f"  {component.name:{width}}  {component.summary}{origin}")
     print()

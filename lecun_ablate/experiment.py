@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-import lecun_ablate.data  # noqa: F401  (data sets register themselves)
 from lecun_ablate.errors import ConfigError, nearest
 from lecun_ablate.recipe import Recipe, Seed, content_hash, registered
 from lecun_ablate.registry import registry

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-import lecun_ablate.components  # noqa: F401  (fills the registry)
 from lecun_ablate.errors import ConfigError
 from lecun_ablate.registry import Component, registry
 

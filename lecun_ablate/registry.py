@@ -16,6 +16,7 @@ that it has no use for: a fixed connectivity takes none, a random one takes the 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import inspect
 import sys
 import traceback
@@ -25,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lecun_ablate.errors import ConfigError, nearest
+from lecun_ablate.errors import ConfigError, nearest, neighbours
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,9 @@ class Component:
     name: str
     function: Callable[..., Any]
     arity: int
-    file: Path | None = None  # the user's file it came from
-    digest: str | None = None  # SHA-256 of that file; None for what is built in
+    origin: str  # where it was registered, for people
+    file: Path | None = None  # the user's file of components it came from
+    digest: str | None = None  # SHA-256 of its source; None for what is built in
 
     def __call__(self, *arguments: Any) -> Any:
         """Call the component without those trailing arguments that it does not take."""
@@ -133,6 +135,10 @@ class Registry:
     def _of(self, kind: str) -> dict[str, Component]:
         if kind not in self._components:
             raise ConfigError(f"unknown kind of component {kind!r}: {nearest(kind, KINDS)}")
+        # what is built in comes first, whoever asks or registers; it takes seconds to import
+        importlib.import_module(
+            "lecun_ablate.data" if kind == "data" else "lecun_ablate.components"
+        )
         return self._components[kind]
 
     def register(self, kind: str, name: str | None = None) -> Callable[[Any], Any]:
@@ -143,77 +149,99 @@ class Registry:
         components = self._of(kind)
 
         def enter(thing: Any) -> Any:
-            key = name or thing.__name__
-            function = thing() if inspect.isclass(thing) else thing
-            file, digest = self._origin(thing)
+            key = name or getattr(thing, "__name__", None)
+            origin, file, digest = self._origin(thing)
+            if not isinstance(key, str):
+                raise ConfigError(
+                    f"{origin}: {kind} without a name: expected @register({kind!r}, NAME)"
+                )
             old = components.get(key)
             if old is not None and (old.file is None or old.file != file or old.digest == digest):
-                where = "built in" if old.builtin else f"registered by {old.file}"
+                where = "built in" if old.builtin else f"registered by {old.origin}"
                 raise ConfigError(
-                    f"{file or thing.__module__}: {kind} {key!r} is already {where}: "
-                    "give yours another name"
+                    f"{origin}: {kind} {key!r} is already {where}: give yours another name"
                 )
-            arity = _arity(KINDS[kind], key, function, file)
-            components[key] = Component(kind, key, function, arity, file, digest)
+            function = thing() if inspect.isclass(thing) else thing
+            arity = _arity(KINDS[kind], key, function, origin)
+            components[key] = Component(kind, key, function, arity, origin, file, digest)
             return thing
 
         return enter
 
-    def _origin(self, thing: Any) -> tuple[Path | None, str | None]:
+    def _origin(self, thing: Any) -> tuple[str, Path | None, str | None]:
+        """Return where a component comes from: for people, its file of components, its digest."""
+        module = getattr(thing, "__module__", None) or "this session"
+        if module.startswith("lecun_ablate."):
+            return module, None, None
         if self._loading is not None:
-            return self._loading
-        if thing.__module__.startswith("lecun_ablate."):
-            return None, None
+            path, digest = self._loading
+            return str(path), path, digest
         try:  # defined in a session or a script of the user's
-            source = inspect.getsource(thing)
+            lines, first = inspect.getsourcelines(thing)
         except (OSError, TypeError):
-            source = repr(thing)
-        return None, hashlib.sha256(source.encode()).hexdigest()
+            return module, None, hashlib.sha256(repr(thing).encode()).hexdigest()
+        digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+        return f"{inspect.getsourcefile(thing)}:{first}", None, digest
 
     def load(self, file: str | Path) -> None:
         """Run a Python file that registers components; loading it again changes nothing.
 
-        Raises ConfigError when the file is missing, does not run, or registers nothing.
+        Raises ConfigError when the file is missing, does not run to its end, or registers nothing;
+        then none of its components is registered.
         """
         path = Path(file).resolve()
         if not path.is_file():
-            raise ConfigError(f"{file}: no such file of components")
-        source = path.read_bytes()
+            raise ConfigError(f"{file}: no such file of components{neighbours(file, '*.py')}")
+        try:
+            source = path.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
         digest = hashlib.sha256(source).hexdigest()
         if any(c.file == path and c.digest == digest for c in self._all()):
             return
         module = ModuleType(f"lecun_ablate_user_{digest[:8]}")
         module.__file__ = str(path)
         sys.modules[module.__name__] = module  # so that dataclasses and inspect find their source
-        self._loading = (path, digest)
+        before = {kind: dict(components) for kind, components in self._components.items()}
+        outer, self._loading = self._loading, (path, digest)
         try:
             exec(compile(source, str(path), "exec"), module.__dict__)
-        except ConfigError:
+            if not any(c.file == path and c.digest == digest for c in self._all()):
+                raise ConfigError(
+                    f"{file}: registers no component: decorate one with @register(kind)"
+                )
+        except BaseException as error:
+            for kind, components in self._components.items():
+                builtin = {name: c for name, c in components.items() if c.builtin}
+                components.clear()
+                components.update(builtin | before[kind])
+            del sys.modules[module.__name__]
+            if isinstance(error, Exception | SystemExit) and not isinstance(error, ConfigError):
+                raise ConfigError(_failure(file, path, error)) from error
             raise
-        except Exception as error:
-            lines = [
-                f.lineno
-                for f in traceback.extract_tb(error.__traceback__)
-                if f.filename == str(path)
-            ]
-            line = lines[-1] if lines else getattr(error, "lineno", None)
-            where = f"{file}:{line}" if line else str(file)
-            raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
         finally:
-            self._loading = None
-        if not any(c.file == path and c.digest == digest for c in self._all()):
-            raise ConfigError(f"{file}: registers no component: decorate one with @register(kind)")
+            self._loading = outer
 
     def _all(self) -> list[Component]:
         return [c for components in self._components.values() for c in components.values()]
 
 
-def _arity(kind: Kind, name: str, function: Callable[..., Any], file: Path | None) -> int:
+def _failure(file: str | Path, path: Path, error: BaseException) -> str:
+    """Say at which line of a file of components what went wrong."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    line = lines[-1] if lines else getattr(error, "lineno", None)
+    where = f"{file}:{line}" if line else str(file)
+    if isinstance(error, SystemExit):
+        return f"{where}: expected a file that runs to its end, came an exit ({error.code})"
+    return f"{where}: {type(error).__name__}: {error}"
+
+
+def _arity(kind: Kind, name: str, function: Callable[..., Any], origin: str) -> int:
     """Count the contract's arguments that `function` takes; raise ConfigError if it cannot fit."""
-    where = f"{file}: " if file else ""
     expected = f"expected {kind.name}({', '.join(kind.arguments)})"
     if not callable(function):
-        raise ConfigError(f"{where}{kind.name} {name!r} cannot be called: {expected}")
+        raise ConfigError(f"{origin}: {kind.name} {name!r} cannot be called: {expected}")
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:  # a C function without a signature, such as torch.tanh
@@ -227,7 +255,7 @@ def _arity(kind: Kind, name: str, function: Callable[..., Any], file: Path | Non
     if keyword_only or needed > len(kind.arguments) or arity < kind.required:
         came = f"{name}{inspect.signature(function)}"
         raise ConfigError(
-            f"{where}{kind.name} {name!r} has the wrong arguments: {expected}, came {came}"
+            f"{origin}: {kind.name} {name!r} has the wrong arguments: {expected}, came {came}"
         )
     return arity
 

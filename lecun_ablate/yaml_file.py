@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from lecun_ablate.errors import ConfigError, nearest
+from lecun_ablate.errors import ConfigError, nearest, neighbours
 
 Keys = tuple[str | int, ...]
 
@@ -31,7 +31,7 @@ class YamlFile:
         try:
             text = self.path.read_text(encoding="utf-8")
         except FileNotFoundError:
-            raise ConfigError(f"{path}: no such file{_neighbours(self.path)}") from None
+            raise ConfigError(f"{path}: no such file{neighbours(path, '*.yaml')}") from None
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not a readable text file: {error}") from None
         try:
@@ -194,11 +194,5 @@ def find_file(name: str | Path, file: Path | None) -> Path:
         if (folder / name).exists():
             return folder / name
     places = f"the working directory {here}" + (f" or in {project}" if project != here else "")
-    raise ConfigError(f"{name}: no such file in {places}{_neighbours(Path(name))}")
-
-
-def _neighbours(path: Path) -> str:
-    if not path.parent.is_dir():
-        return ""
-    names = sorted(str(p) for p in path.parent.glob("*.yaml"))
-    return f" ({nearest(str(path), names)})" if names else ""
+    nearby = neighbours(name, f"*{Path(name).suffix}")
+    raise ConfigError(f"{name}: no such file in {places}{nearby}")

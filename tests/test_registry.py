@@ -1,6 +1,8 @@
 """The registry: names, errors, and files of components."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -99,11 +101,66 @@ def test_a_file_is_loaded_once_and_again_when_it_changed(tmp_path):
             "for _ in range(2):\n    @register('activation', 'twice')\n    def f(x): return x",
             "'twice' is already registered",
         ),
+        (
+            "import sys\nsys.exit(0)",
+            r"mine.py:2: expected a file that runs to its end, came an exit",
+        ),
+        (
+            "from lecun_ablate import register\nregister('activation')(3)",
+            r"mine.py: activation without a name",
+        ),
     ],
 )
 def test_bad_files_of_components(tmp_path, source, message):
     file = tmp_path / "mine.py"
     if source is not None:
         file.write_text(source)
-    with pytest.raises(ConfigError, match=message):
+    before = {kind: registry.names(kind) for kind in KINDS}
+    for _ in range(2):  # the second time as the first
+        with pytest.raises(ConfigError, match=message):
+            registry.load(file)
+    assert {kind: registry.names(kind) for kind in KINDS} == before
+
+
+@pytest.mark.parametrize("end", ["raise ValueError('no')", "raise SystemExit(0)", "1 +"])
+def test_a_file_that_fails_half_way_leaves_nothing(tmp_path, end):
+    file = tmp_path / "mine.py"
+    source = "from lecun_ablate import register\n@register('activation')\ndef mine(x):\n return x\n"
+    file.write_text(source + end)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"mine.py:5: "):
+            registry.load(file)
+        assert "mine" not in registry.names("activation")
+    file.write_text(source)
+    registry.load(file)
+    good = registry.get("activation", "mine")
+    file.write_text(source + end)
+    with pytest.raises(ConfigError):
         registry.load(file)
+    assert registry.get("activation", "mine") is good
+
+
+def test_a_missing_file_of_components_names_its_neighbours(tmp_path):
+    (tmp_path / "components.py").write_text("")
+    with pytest.raises(ConfigError, match=r"did you mean '.*components.py'"):
+        registry.load(tmp_path / "component.py")
+
+
+def test_built_in_names_are_taken_before_anything_is_imported(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from lecun_ablate import register\n"
+        "from lecun_ablate.registry import registry\n"
+        "@register('activation')\ndef mine(x):\n    return x\n"
+        "for name in ('tanh', 'mine'):\n"
+        "    try:\n        register('activation', name)(lambda x: x)\n"
+        "    except Exception as error:\n        print(error)\n"
+        "print(registry.get('activation', 'mine').origin)\n"
+    )
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == [
+        f"{script}:8: activation 'tanh' is already built in: give yours another name",
+        f"{script}:8: activation 'mine' is already registered by {script}:3: give yours another "
+        "name",
+        f"{script}:3",
+    ]
