@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +42,8 @@ def run(
     tracking_uri: str | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Train what is missing of an experiment and return all of its results.
+    """Train what is missing of an experiment and return all of its results, also of the seeds
+    that it has been run with before.
 
     `experiment` is a YAML file, which the keyword arguments override as the options of the command
     line do, or an Experiment; `storage` is where Optuna keeps the study that tunes it, if one
@@ -90,11 +92,14 @@ def prepare(
 
 
 def run_prepared(
-    prepared: Prepared, tracking_uri: str | None = None, progress: Progress | None = None
+    prepared: Prepared,
+    tracking_uri: str | None = None,
+    progress: Progress | None = None,
+    notice: Callable[[str], None] = warnings.warn,
 ) -> Evidence:
     """Train what is missing of a plan, track it, and write its report under reports/."""
     with Store.writing(tracking_uri) as store:
-        evidence = runner.execute(prepared, store, progress)
+        evidence = runner.execute(prepared, store, progress, notice)
         write_report(evidence, prepared.digits, store)
     return evidence
 

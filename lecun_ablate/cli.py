@@ -111,7 +111,7 @@ def run(
     if dry_run:
         _dry_run(prepared, as_json)
         return
-    evidence = api.run_prepared(prepared, progress=display.progress())
+    evidence = api.run_prepared(prepared, progress=display.progress(), notice=display.notice)
     _print_results(evidence, as_json)
     if not as_json:
         print(f"report: {api.page_of(evidence.plan)}")
@@ -172,7 +172,7 @@ def show(
     found = store.find(experiment)
     _print_results(weigh(runner.load(store, found.info.run_id), store), as_json)
     if not as_json:
-        display.other_plans(store.experiment_runs(found.info.experiment_id), found)
+        display.other_plans(store.other_plans(found))
 
 
 @app.command()
@@ -352,11 +352,12 @@ def _print_results(evidence: Any, as_json: bool) -> None:
     from lecun_ablate.tracking import Store
 
     table = summary.arm_table(evidence.plan, evidence.results.final)
-    link = Store().link(evidence.results.experiment_id)
+    store = Store()
+    link = store.link(evidence.results.experiment_id)
     if as_json:
         print(json.dumps(summary.as_json(evidence, table, link), indent=2))
     else:
-        display.results(evidence, table, link)
+        display.results(evidence, table, link, store.ui_command())
 
 
 def main() -> NoReturn:

@@ -30,6 +30,7 @@ from lecun_ablate.summary import tuning_line
 from lecun_ablate.trainers.base import EpochReport
 
 if TYPE_CHECKING:
+    from lecun_ablate.mlflow_reader import OtherPlan
     from lecun_ablate.report.evidence import Evidence
 
 
@@ -194,8 +195,11 @@ def _percent(value: float | None, spread: float | None = None) -> str:
     return f"{100 * value:.2f}{plus_minus}"
 
 
-def results(evidence: Evidence, table: pd.DataFrame, link: str) -> None:
-    """Print the table of arms, what it shows, and where to see more."""
+def results(evidence: Evidence, table: pd.DataFrame, link: str, ui: str | None) -> None:
+    """Print the table of arms, what it shows, and where to see more.
+
+    `ui` is the command that starts what answers at `link`, if it is not running anyway.
+    """
     from lecun_ablate import evidence_display
 
     plan = evidence.plan
@@ -225,7 +229,7 @@ def results(evidence: Evidence, table: pd.DataFrame, link: str) -> None:
         console.print(f"{missing} of {len(plan.keys)} runs are still to be trained")
     if plan.notice:
         console.print(f"NOTICE: {plan.notice.splitlines()[0]}")
-    print(f"compare in the browser: mlflow ui, then {link}")
+    print(f"compare in the browser: {f'{ui}, then ' if ui else ''}{link}")
 
 
 def _arm_columns(plan: Plan, table: pd.DataFrame) -> dict[str, list[str]]:
@@ -254,14 +258,14 @@ def _arm_columns(plan: Plan, table: pd.DataFrame) -> dict[str, list[str]]:
     return columns
 
 
-def other_plans(runs: Sequence[Any], shown: Any) -> None:
-    """List the other plans of the same experiment."""
-    others = [run for run in runs if run.info.run_id != shown.info.run_id]
-    if others:
-        print("other plans of this experiment, the latest first:")
-    for run in others:
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.info.start_time / 1000))
-        print(f"  {run.info.run_id}  {when}  {run.info.status.lower()}")
+def other_plans(plans: Sequence[OtherPlan]) -> None:
+    """List the other plans of the same experiment, and in what they differ from the one shown."""
+    if plans:
+        print("other plans of this experiment, the last run first:")
+    for plan in plans:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(plan.last_run))
+        what = "its plan.json is gone" if plan.differences is None else "; ".join(plan.differences)
+        print(f"  {plan.run_id}  {when}  {plan.status}  {what}")
 
 
 def plan_as_json(plan: Plan, todo: Sequence[tuple[str, int]], seconds: float) -> dict[str, Any]:

@@ -132,6 +132,7 @@ def run(
             before = first.user_attrs.get(SECONDS, 0.0)
             first.set_user_attr(SECONDS, before + time.monotonic() - began)
     final = results.final[["arm", "seed", "test_error", "status", "run_id"]]
+    final = final[final.seed.isin(prepared.study.seeds)]  # not those that it had before
     for row in final.itertuples():  # what was trained before, or written before a kill
         if row.seed not in _seeds(records[row.arm]):
             _record(records[row.arm], row.seed, row.test_error, row.status, row.run_id)
