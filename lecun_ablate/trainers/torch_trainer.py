@@ -1,13 +1,7 @@
 """The torch trainer: many replicas at once, with autograd; any component, CPU or CUDA.
 
 Replicas that share their operations (activation, loss, ...) form a group and differ only in data:
-seed, learning rate, weights, connectivity, targets, order. Every tensor has the replicas first.
-
-A replica's numbers must not depend on its neighbours, bit for bit. Two rules see to it:
-- element-by-element operations treat the last few elements of a tensor with scalar code that may
-  round differently, so every replica's share of a tensor is a multiple of LANES elements;
-- a product with 30 or 10 columns picks its kernel by the number of replicas, so the dense layers
-  are padded to LANES columns too.
+seed, learning rate, weights, connectivity, targets, order.
 """
 
 from __future__ import annotations
@@ -15,27 +9,28 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lecun_ablate.data.digits import Split
-from lecun_ablate.initial import SHAPES, connectivity, pattern_order, start
-from lecun_ablate.network import forward, predictions
+from lecun_ablate.initial import connectivity, start
+from lecun_ablate.network import NO_DIGIT
 from lecun_ablate.recipe import Recipe
 from lecun_ablate.trainers.base import EpochReport, OnEpoch, Run, Scores, State
+from lecun_ablate.trainers.download import download
+from lecun_ablate.trainers.orders import Orders
+from lecun_ablate.trainers.torch_network import LAYOUT, Net, Workspace, image_windows
 from lecun_ablate.trainers.workers import Finish, Job, reports_of
 
-LANES = 32  # twice the widest vector register, in float32
 GROUP = {"float32": 32, "float64": 16}  # replicas whose working set stays in a CPU's cache
 CUDA_GROUP = 512  # a GPU's time for a step hardly grows with the replicas
-LOSS_ROWS = 16  # replicas are padded to a multiple of this for the loss: 16 x 10 outputs = 5 LANES
-EVALUATION_BATCH = {"cpu": 512, "cuda": 8192}  # images
+# Replicas and images of one pass of evaluation: on a CPU one replica alone, so that its numbers
+# cannot depend on the others.
+EVALUATED_TOGETHER = {"cpu": (1, 128), "cuda": (32, 512)}
 WARM_UP, GRAPH_STEPS = 3, 20  # steps before a CUDA graph is captured, and steps in it
 # the fields that decide a group's operations; all the others are data
 OPERATIONS = (
@@ -44,13 +39,19 @@ OPERATIONS = (
 
 
 class TorchTrainer:
-    """Trains any recipe with PyTorch's autograd, on `device`, groups of replicas on all cores."""
+    """Trains any recipe with PyTorch's autograd, on `device`, groups of replicas on all cores.
+
+    On CUDA, `graph_steps` are replayed as one graph; with 0, each step is launched by itself.
+    """
 
     name = "torch"
-    numerics = 1
+    numerics = 2
 
-    def __init__(self, device: str = "cpu", threads: int | None = None):
+    def __init__(
+        self, device: str = "cpu", threads: int | None = None, graph_steps: int = GRAPH_STEPS
+    ):
         self.device = device
+        self.graph_steps = graph_steps
         self.threads = threads or len(os.sched_getaffinity(0))
 
     def identity(self) -> dict[str, Any]:
@@ -83,7 +84,7 @@ class TorchTrainer:
         def job(members: list[int]) -> Job:
             def work(finish: Finish) -> None:
                 torch.set_num_threads(1)  # the groups are the parallelism
-                _train_group([runs[i] for i in members], members, splits, finish)
+                _train_group([runs[i] for i in members], members, splits, self.graph_steps, finish)
 
             return work
 
@@ -114,86 +115,48 @@ def _groups(runs: Sequence[Run], threads: int, most: Mapping[str, int] = GROUP) 
 
 
 class _Splits:
-    """The images on the device, prepared once per dtype and padding value."""
+    """The splits on the device, each prepared once per dtype and padding value."""
 
     def __init__(self, fit: Split, evaluate: dict[str, Split], device: torch.device):
         self.fit = fit
         self.evaluate = evaluate
         self.device = device
-        self._cache: dict[Any, Any] = {}
+        self._cache: dict[Any, Tensor] = {}
         self._lock = threading.Lock()
 
-    def patches(self, recipe: Recipe) -> Tensor:
-        """Return the fit split's 5x5 neighbourhoods, (n, 25, 64), borders padded."""
-        return self._once(("patches", recipe.dtype, recipe.padding), self._patches, recipe)
+    def windows(self, split: Split, recipe: Recipe) -> Tensor:
+        """Return what the units of H1 see of each image, (n, 64, 25)."""
 
-    def images(self, name: str, recipe: Recipe) -> Tensor:
-        """Return an evaluation split's images, (n, 16, 16)."""
-        return self._once((name, recipe.dtype), self._tensor, self.evaluate[name], recipe)
+        def make() -> Tensor:
+            images = torch.tensor(split.images, dtype=getattr(torch, recipe.dtype))
+            return image_windows(images.to(self.device), recipe.padding)
 
-    def _once(self, key: Any, make: Any, *arguments: Any) -> Any:
+        return self._once((id(split), recipe.dtype, recipe.padding), make)
+
+    def labels(self, split: Split) -> Tensor:
+        """Return the labels, (n,) int64."""
+        return self._once(id(split), lambda: torch.tensor(split.labels, device=self.device))
+
+    def _once(self, key: Any, make: Callable[[], Tensor]) -> Tensor:
         with self._lock:
             if key not in self._cache:
-                self._cache[key] = make(*arguments)
+                self._cache[key] = make()
             return self._cache[key]
 
-    def _tensor(self, split: Split, recipe: Recipe) -> Tensor:
-        return torch.tensor(split.images, dtype=getattr(torch, recipe.dtype), device=self.device)
 
-    def _patches(self, recipe: Recipe) -> Tensor:
-        images = F.pad(self._tensor(self.fit, recipe)[:, None], (2, 2, 2, 2), value=recipe.padding)
-        return F.unfold(images, 5, stride=2).contiguous()
-
-
-@dataclass
-class _Layout:
-    """Where each parameter lies in a replica's row of the flat (replicas, width) tensor."""
-
-    slices: dict[str, slice]
-    shapes: dict[str, tuple[int, ...]]
-    width: int
-
-    @classmethod
-    def make(cls) -> _Layout:
-        # the dense layers get LANES columns, so that a replica's units fill whole registers
-        shapes = SHAPES | {
-            "h3_weight": (192, LANES),
-            "h3_bias": (LANES,),
-            "out_weight": (30, LANES),
-            "out_bias": (LANES,),
-        }
-        slices, offset = {}, 0
-        for name, shape in shapes.items():
-            size = int(np.prod(shape))
-            slices[name] = slice(offset, offset + size)
-            offset += -(-size // LANES) * LANES
-        return cls(slices, shapes, offset)
-
-    def pack(self, named: Mapping[str, np.ndarray], row: np.ndarray) -> None:
-        """Write a replica's parameters into its row of the flat array."""
-        for name, value in named.items():
-            view = row[self.slices[name]].reshape(self.shapes[name])
-            view[tuple(slice(0, size) for size in SHAPES[name])] = value
-
-    def unpack(self, row: np.ndarray) -> dict[str, np.ndarray]:
-        """Read a replica's parameters from its row of the flat array."""
-        return {
-            name: row[self.slices[name]]
-            .reshape(self.shapes[name])[tuple(slice(0, size) for size in SHAPES[name])]
-            .copy()
-            for name in SHAPES
-        }
-
-
-LAYOUT = _Layout.make()
+def _digits(outputs: Tensor) -> Tensor:
+    """Return the digit of the largest output, as network.predictions does, on the device."""
+    digits = outputs.argmax(-1).to(torch.uint8)
+    return digits.masked_fill(~outputs.isfinite().all(-1), NO_DIGIT)
 
 
 class _Group:
     """Replicas that one sequence of operations advances together."""
 
-    def __init__(self, runs: Sequence[Run], splits: _Splits):
+    def __init__(self, runs: Sequence[Run], splits: _Splits, graph_steps: int = GRAPH_STEPS):
         self.runs = runs
         self.splits = splits
+        self.graph_steps = graph_steps
         self.recipe = recipe = runs[0].recipe
         self.dtype = getattr(torch, recipe.dtype)
         device = splits.device
@@ -212,121 +175,114 @@ class _Group:
         self.weights = torch.from_numpy(rows).to(device)  # (R, width)
         self.state = {slot: torch.from_numpy(v).to(device) for slot, v in optimizer.items()}
         self.lr = self._column([run.recipe.lr for run in runs])  # (R, 1)
-        self.connected = torch.from_numpy(np.stack(seen)).to(device, self.dtype)[..., None]
+        self.connected = torch.from_numpy(np.stack(seen)).to(device, self.dtype)[:, :, None]
         codes = [run.recipe.component("target")(torch.arange(10)) for run in runs]
         self.codes = torch.stack(codes).to(device, self.dtype)  # (R, 10 labels, 10 outputs)
-        self.labels = torch.tensor(splits.fit.labels, device=device)
-        # leaves for autograd that share their memory with the flat tensor
-        self.leaves = [
-            self.weights[:, LAYOUT.slices[name]].view(-1, *shape).detach().requires_grad_()
-            for name, shape in LAYOUT.shapes.items()
-        ]
-        self.gradients = torch.zeros_like(self.weights)
-        self.presentation: _Presentation | None = None
+        self._prepare()
 
     def _column(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64).to(self.splits.device, self.dtype)[:, None]
 
-    def outputs(self, x: Tensor) -> Tensor:
-        """Return the outputs, (R, 10), for each replica's patches x: (R or 1, 25, 64)."""
-        replicas = len(self.runs)
-        act = self.recipe.component("activation")
-        h1_w, h1_b, h2_w, h2_b, h3_w, h3_b, out_w, out_b = self.leaves
-        h = torch.bmm(h1_w.view(replicas, 12, 25), x.expand(replicas, 25, 64))  # (R, 12, 64)
-        h = act(h.view(replicas, 12, 8, 8) + h1_b)
-        h = F.pad(h, (2, 2, 2, 2), value=self.recipe.padding)  # (R, 12, 12, 12)
-        h = F.unfold(h, 5, stride=2)  # (R, 12 planes x 25 taps, 16)
-        w = (h2_w.view(replicas, 12, 12, 25) * self.connected).view(replicas, 12, 300)
-        h = act(torch.bmm(w, h).view(replicas, 12, 4, 4) + h2_b).view(replicas, 1, 192)
-        h = act(torch.bmm(h, h3_w)[:, 0] + h3_b)  # (R, LANES)
-        h = torch.bmm(h[:, None, :30], out_w)[:, 0] + out_b  # (R, LANES)
-        return self.recipe.component("output_activation")(h)[:, :10]
+    def _prepare(self) -> None:
+        """Make what follows from the replicas' tensors."""
+        self.space = Workspace(self.weights)
+        self.net = Net(self.weights, self.connected, self.recipe, self.space)
+        self.gradients = torch.zeros_like(self.weights)
+        self.gradient_views = LAYOUT.views(self.gradients)
+        self.orders = Orders(self.runs, len(self.splits.fit.labels))
+        self.presentation: _Presentation | None = None
 
-    def step(self, x: Tensor, targets: Tensor) -> None:
-        """Present one pattern to every replica; x: (R or 1, 25, 64), targets: (R, 10)."""
-        spare = (0, 0, 0, -len(self.runs) % LOSS_ROWS)
-        outputs = F.pad(self.outputs(x), spare)
-        losses = self.recipe.component("loss")(outputs, F.pad(targets, spare))
-        found = torch.autograd.grad(losses[: len(self.runs)].sum(), self.leaves)
+    def step(self, windows: Tensor, targets: Tensor) -> None:
+        """Present one pattern to every replica; windows: (R or 1, 64, 25), targets: (R, 10)."""
+        self.net.gradients(windows, targets, self.gradient_views)
         with torch.no_grad():
-            for where, gradient in zip(LAYOUT.slices.values(), found, strict=True):
-                self.gradients[:, where] = gradient.view(len(self.runs), -1)
             self.recipe.component("optimizer")(
                 self.weights, self.gradients, self.state, self.lr, self.recipe.momentum
             )
 
     def epoch(self, epoch: int) -> None:
         """Present every pattern of the fit split once."""
-        patches, labels = self.splits.patches(self.recipe), self.labels
-        n = len(labels)
-        orders = [pattern_order(run.recipe, run.seed, epoch, n) for run in self.runs]
-        order = torch.stack(orders, dim=1).to(labels.device)  # (n, R)
+        splits = self.splits
+        orders, rows = self.orders.take(epoch, range(len(self.runs)))
+        windows, labels = splits.windows(splits.fit, self.recipe), splits.labels(splits.fit)
         if labels.is_cuda:
+            order = torch.from_numpy(orders.T[:, rows].copy()).to(labels.device)  # (n, R)
             self.presentation = self.presentation or _Presentation(self, order)
             self.presentation.epoch(order)
-        elif (order == order[:, :1]).all():  # all replicas see the same pattern
-            shared = order[:, 0].tolist()
-            digits = self.splits.fit.labels[shared].tolist()
-            for pattern, digit in zip(shared, digits, strict=True):
-                self.step(patches[pattern : pattern + 1], self.codes[:, digit])
+        elif len(orders) == 1:  # all replicas see the same pattern
+            for pattern, digit in zip(orders[0], splits.fit.labels[orders[0]], strict=True):
+                self.step(windows[pattern : pattern + 1], self.codes[:, digit])
         else:
-            replica = torch.arange(len(self.runs), device=labels.device)
-            for row in order:
-                self.step(patches[row], self.codes[replica, labels[row]])
+            replica = torch.arange(len(self.runs))
+            for row in torch.from_numpy(orders.T[:, rows].copy()):
+                self.step(windows[row], self.codes[replica, labels[row]])
 
-    def keep(self, replicas: Sequence[int], runs: Sequence[Run]) -> _Group:
+    def keep(self, replicas: Sequence[int]) -> _Group:
         """Return a group of some of the replicas, as they are now."""
         group = object.__new__(_Group)
         group.__dict__.update(self.__dict__)
-        group.runs = runs
-        group.presentation = None  # it holds the tensors of the old group
-        for field in ("weights", "lr", "connected", "codes", "gradients"):
+        group.runs = [self.runs[replica] for replica in replicas]
+        for field in ("weights", "lr", "connected", "codes"):
             setattr(group, field, getattr(self, field)[list(replicas)].clone())
         group.state = {slot: value[list(replicas)].clone() for slot, value in self.state.items()}
-        group.leaves = [
-            group.weights[:, LAYOUT.slices[name]].view(-1, *shape).detach().requires_grad_()
-            for name, shape in LAYOUT.shapes.items()
-        ]
+        group._prepare()
         return group
 
-    def current(self, replica: int, epoch: int) -> State:
-        """Return a replica's state, copied to the host."""
-        optimizer = {
-            f"{slot}/{name}": value
-            for slot, table in self.state.items()
-            for name, value in LAYOUT.unpack(table[replica].cpu().numpy()).items()
-        }
-        return State(epoch, LAYOUT.unpack(self.weights[replica].cpu().numpy()), optimizer)
+    def results(self, epoch: int) -> list[tuple[State, dict[str, Scores]]]:
+        """Evaluate all replicas; return their states and scores, fetched in one wait."""
+        names = list(self.splits.evaluate)
+        answers = [tensor for name in names for tensor in self._answers(name)]
+        weights, *rest = download([self.weights, *answers, *self.state.values()])
+        tables = dict(zip(self.state, rest[len(answers) :], strict=True))
+        found = []
+        for i in range(len(self.runs)):
+            optimizer = {
+                f"{slot}/{name}": value
+                for slot, table in tables.items()
+                for name, value in LAYOUT.unpack(table[i]).items()
+            }
+            state = State(epoch, LAYOUT.unpack(weights[i]), optimizer)
+            scores = {}
+            for name, digits, losses in zip(names, rest[0::2], rest[1::2], strict=False):
+                misses = int((digits[i] != self.splits.evaluate[name].labels).sum())
+                scores[name] = Scores(float(losses[i]), misses, digits[i].copy())
+            found.append((state, scores))
+        return found
 
     @torch.no_grad()
-    def score(self, replica: int, name: str) -> Scores:
-        """Score one replica alone on a split: its numbers cannot depend on the others."""
-        recipe = self.runs[replica].recipe
-        images = self.splits.images(name, recipe)
-        labels = self.splits.evaluate[name].labels
-        own = {
-            key: self.weights[replica, where].view(LAYOUT.shapes[key])
-            for key, where in LAYOUT.slices.items()
-        }
-        own["h2_weight"] = own["h2_weight"] * self.connected[replica].unsqueeze(-1)
-        for key in ("h3_weight", "h3_bias"):
-            own[key] = own[key][..., :30]
-        for key in ("out_weight", "out_bias"):
-            own[key] = own[key][..., :10]
-        act, out = recipe.component("activation"), recipe.component("output_activation")
-        batches = images.split(EVALUATION_BATCH[images.device.type])
-        outputs = torch.cat([forward(b, own, act, out, recipe.padding) for b in batches])
-        targets = self.codes[replica, torch.tensor(labels, device=outputs.device)]
-        losses = recipe.component("loss")(outputs, targets)
-        digits = predictions(outputs.cpu().numpy())
-        return Scores(float(losses.double().mean()), int((digits != labels).sum()), digits)
+    def _answers(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return each replica's digits, (R, n) uint8, and mean loss, (R,) float64, on a split."""
+        splits, recipe, loss = self.splits, self.recipe, self.recipe.component("loss")
+        split = splits.evaluate[name]
+        at_once, images = EVALUATED_TOGETHER[splits.device.type]
+        parts = list(
+            zip(
+                splits.windows(split, recipe).split(images),
+                splits.labels(split).split(images),
+                strict=True,
+            )
+        )
+        digits, losses = [], []
+        for first in range(0, len(self.runs), at_once):
+            some = slice(first, first + at_once)
+            net = Net(self.weights[some], self.connected[some], recipe, self.space)
+            codes = self.codes[some]
+            named, sums = [], []
+            for windows, labels in parts:
+                outputs = net.forward(windows[None])[0]  # (r, p, 10)
+                lost = loss(outputs.reshape(-1, 10), codes[:, labels].reshape(-1, 10))
+                named.append(_digits(outputs))
+                sums.append(lost.view(len(codes), -1).double().sum(1))
+            digits.append(torch.cat(named, 1))
+            losses.append(torch.stack(sums).sum(0) / len(split))
+        return torch.cat(digits), torch.cat(losses)
 
 
 class _Presentation:
     """An epoch whose place in the order is kept on the device, so that nothing waits for the host.
 
-    On a GPU, GRAPH_STEPS steps are captured as a CUDA graph and replayed. Only built-in components
-    are: a user's may keep its state in new tensors, of which a graph would know nothing.
+    On a GPU, steps are captured as a CUDA graph and replayed. Only a user's optimizer is left out:
+    it may keep its state in new tensors, of which a graph would know nothing.
     """
 
     def __init__(self, group: _Group, order: Tensor):
@@ -334,56 +290,67 @@ class _Presentation:
         self.order = torch.empty_like(order)  # (n, R)
         self.at = torch.zeros(1, dtype=torch.int64, device=order.device)
         self.replica = torch.arange(order.shape[1], device=order.device)
-        self.patches = group.splits.patches(group.recipe)
-        self.capturable = order.is_cuda and not group.recipe.user_components
-        self.graph: torch.cuda.CUDAGraph | None = None
+        fit, recipe = group.splits.fit, group.recipe
+        self.windows, self.labels = group.splits.windows(fit, recipe), group.splits.labels(fit)
+        self.steps = group.graph_steps if recipe.component("optimizer").builtin else 0
+        self.graph: Any = None
 
     def step(self) -> None:
         """Present to every replica the pattern whose turn it is."""
         pattern = self.order.index_select(0, self.at)[0]  # (R,)
         self.at += 1
-        group = self.group
-        group.step(self.patches[pattern], group.codes[self.replica, group.labels[pattern]])
+        codes = self.group.codes[self.replica, self.labels[pattern]]
+        self.group.step(self.windows[pattern], codes)
 
     def epoch(self, order: Tensor) -> None:
         """Present every pattern once; order: (n, R)."""
         self.order.copy_(order)
         self.at.zero_()
         left = len(order)
-        if self.capturable and self.graph is None and left >= WARM_UP + GRAPH_STEPS:
+        if self.steps and self.graph is None and left >= WARM_UP + self.steps:
             for _ in range(WARM_UP):  # steps that count: a capture needs all tensors in place
                 self.step()
             left -= WARM_UP
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):  # records, does not run
-                for _ in range(GRAPH_STEPS):
-                    self.step()
-        while self.graph and left >= GRAPH_STEPS:
+            self._capture()
+        while self.graph and left >= self.steps:
             self.graph.replay()
-            left -= GRAPH_STEPS
+            left -= self.steps
         for _ in range(left):
             self.step()
 
+    def _capture(self) -> None:
+        """Record steps without running them; where that fails, as a user's component can, go on."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                for _ in range(self.steps):
+                    self.step()
+        except Exception:  # what is wrong in earnest comes again in the next step
+            self.steps = 0
+        else:
+            self.graph = graph
 
-def _train_group(runs: list[Run], members: list[int], splits: _Splits, finish: Finish) -> None:
+
+def _train_group(
+    runs: list[Run], members: list[int], splits: _Splits, graph_steps: int, finish: Finish
+) -> None:
     """Train one group to its last epoch, dropping replicas that end earlier."""
-    group = _Group(runs, splits)
+    group = _Group(runs, splits, graph_steps)
     members = list(members)
     first = (runs[0].state.epoch if runs[0].state else 0) + 1
-    for epoch in range(first, runs[0].last_epoch + 1):
+    last_epoch = runs[0].last_epoch
+    for epoch in range(first, last_epoch + 1):
         began = time.perf_counter()
         group.epoch(epoch)
-        results = []
-        for replica in range(len(members)):
-            scores = {name: group.score(replica, name) for name in splits.evaluate}
-            state = group.current(replica, epoch)
-            finite = all(np.isfinite(v).all() for v in state.parameters.values())
-            diverged = not (finite and all(np.isfinite(s.loss) for s in scores.values()))
-            results.append((scores, state, diverged))
+        if epoch < last_epoch:
+            group.orders.draw_ahead(epoch + 1, range(len(members)))
+        results = group.results(epoch)
         seconds = (time.perf_counter() - began) / len(members)
         going_on = []
-        for replica, (scores, state, diverged) in enumerate(results):
-            last = diverged or epoch == runs[0].last_epoch
+        for replica, (state, scores) in enumerate(results):
+            finite = all(np.isfinite(v).all() for v in state.parameters.values())
+            diverged = not (finite and all(np.isfinite(s.loss) for s in scores.values()))
+            last = diverged or epoch == last_epoch
             report = EpochReport(members[replica], epoch, scores, seconds, diverged, last, state)
             if not finish(report):
                 going_on.append(replica)
@@ -391,4 +358,4 @@ def _train_group(runs: list[Run], members: list[int], splits: _Splits, finish: F
             return
         if len(going_on) < len(members):
             members = [members[replica] for replica in going_on]
-            group = group.keep(going_on, [group.runs[replica] for replica in going_on])
+            group = group.keep(going_on)

@@ -1,0 +1,215 @@
+"""The 1989 net of many replicas at once, in operations that keep them apart bit for bit.
+
+Every tensor has the replicas first. A replica's numbers must not depend on its neighbours:
+- element-by-element operations treat the last few elements of a tensor with scalar code that may
+  round differently, so every replica's share of a tensor is a multiple of LANES elements;
+- a product with 30 or 10 columns picks its kernel by the number of replicas, so the dense layers
+  are padded to LANES columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lecun_ablate.initial import SHAPES
+from lecun_ablate.recipe import Recipe
+from lecun_ablate.registry import Component
+
+LANES = 32  # twice the widest vector register, in float32
+LOSS_ROWS = 16  # replicas are padded to a multiple of this for the loss: 16 x 10 outputs = 5 LANES
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each parameter lies in a replica's row of a flat (replicas, width) tensor.
+
+    H1's planes come last, in its biases and in the weights that see it: then a row of a window of
+    H1 lies together in memory. Between parameters there may be unused elements, always 0.
+    """
+
+    slices: dict[str, slice]
+    shapes: dict[str, tuple[int, ...]]
+    width: int
+
+    @classmethod
+    def make(cls) -> Layout:
+        """Place all parameters, each on a multiple of LANES elements."""
+        shapes = {
+            "h1_weight": (12, 25),
+            "h1_bias": (64, 12),  # [unit, plane]
+            "h2_weight": (12, 25, 12),  # [plane, tap, plane of H1]
+            "h2_bias": (12, 16),
+            "h3_weight": (192, LANES),
+            "h3_bias": (LANES,),
+            "out_weight": (30, LANES),
+            "out_bias": (LANES,),
+        }
+        slices, offset = {}, 0
+        for name, shape in shapes.items():
+            size = int(np.prod(shape))
+            slices[name] = slice(offset, offset + size)
+            offset += -(-size // LANES) * LANES
+        return cls(slices, shapes, offset)
+
+    def pack(self, named: Mapping[str, np.ndarray], row: np.ndarray) -> None:
+        """Write a replica's parameters into its row of the flat array."""
+        for name, value in named.items():
+            self._own(name, row)[...] = value
+
+    def unpack(self, row: np.ndarray) -> dict[str, np.ndarray]:
+        """Read a replica's parameters from its row of the flat array."""
+        return {name: self._own(name, row).copy(order="C") for name in SHAPES}
+
+    def _own(self, name: str, row: np.ndarray) -> np.ndarray:
+        """Return a parameter's place in a row as a view of its shape in SHAPES."""
+        view = row[self.slices[name]].reshape(self.shapes[name])
+        if name in ("h1_bias", "h2_weight"):
+            view = np.moveaxis(view, -1, -2)  # planes first
+        if self.shapes[name][-1] == LANES:
+            view = view[..., : SHAPES[name][-1]]
+        return view.reshape(SHAPES[name])
+
+    def views(self, flat: Tensor) -> dict[str, Tensor]:
+        """Return the parameters, each (replicas, *shape), in the memory of the flat tensor."""
+        return {
+            name: flat[:, where].unflatten(1, self.shapes[name])
+            for name, where in self.slices.items()
+        }
+
+
+LAYOUT = Layout.make()
+
+
+def image_windows(images: Tensor, padding: float) -> Tensor:
+    """Return what each unit of a plane of H1 sees, (n, 64, 25), of images (n, 16, 16)."""
+    padded = F.pad(images, (2, 2, 2, 2), value=padding)  # (n, 20, 20)
+    return padded.unfold(1, 5, 2).unfold(2, 5, 2).reshape(-1, 64, 25)
+
+
+class Workspace:
+    """Memory that every pass uses again: to ask the system for it anew would cost more than to use.
+
+    A tensor is filled when it is made, and only then.
+    """
+
+    def __init__(self, like: Tensor):
+        self._like = like
+        self._made: dict[tuple, Tensor] = {}
+
+    def __call__(self, name: str, *shape: int, fill: float = 0) -> Tensor:
+        """Return the tensor of a name and shape."""
+        key = (name, shape)
+        if key not in self._made:
+            self._made[key] = self._like.new_full(shape, fill)
+        return self._made[key]
+
+
+class _H2Sums(torch.autograd.Function):
+    """H2's sums over H1, without biases: (r, p, 64, 12), weights (r, 12, 300) -> (r, 12, p 16).
+
+    Written out since F.unfold starts a kernel per element of a batch on a GPU, and the derivative
+    of Tensor.unfold takes seven times as long on a CPU as these sums of slices.
+    """
+
+    @staticmethod
+    def forward(ctx, h: Tensor, weights: Tensor, padding: float, space: Workspace) -> Tensor:
+        ctx.weights, ctx.space, ctx.shape = weights, space, h.shape
+        n = h.shape[0] * h.shape[1]
+        padded = space("padded", n, 12, 12, 12, fill=padding)
+        padded[:, 2:10, 2:10] = h.view(n, 8, 8, 12)
+        seen = padded.unfold(1, 5, 2).unfold(2, 5, 2)  # (n, 4, 4, plane, row, column)
+        windows = space("windows", n, 4, 4, 5, 5, 12).copy_(seen.permute(0, 1, 2, 4, 5, 3))
+        return torch.bmm(weights, windows.view(len(h), -1, 300).transpose(1, 2))
+
+    @staticmethod
+    def backward(ctx, deltas: Tensor) -> tuple[Tensor, None, None, None]:
+        r, n, space = len(deltas), ctx.shape[0] * ctx.shape[1], ctx.space
+        windows = space("window deltas", r, deltas.shape[2], 300)
+        torch.bmm(deltas.transpose(1, 2), ctx.weights, out=windows)
+        windows = windows.view(n, 4, 4, 5, 60)  # (n, 4, 4, row of the window, column and plane)
+        columns = space("columns", n, 4, 5, 144).zero_()
+        for x in range(4):
+            columns[..., 24 * x : 24 * x + 60] += windows[:, :, x]
+        rows = space("rows", n, 12, 144).zero_()
+        for y in range(5):
+            rows[:, y : y + 7 : 2] += columns[:, :, y]
+        inside = rows.view(n, 12, 12, 12)[:, 2:10, 2:10]
+        return inside.reshape(ctx.shape), None, None, None
+
+
+class Net:
+    """Replicas of a recipe's net, their parameters in the rows of a flat tensor."""
+
+    def __init__(self, flat: Tensor, connected: Tensor, recipe: Recipe, space: Workspace):
+        self.parameters = LAYOUT.views(flat)
+        self.connected = connected  # (r, 12, 1, 12), [H2 plane, ., H1 plane]: 0 or 1
+        self.recipe = recipe
+        self.space = space
+        r = len(connected)
+        self.counted = flat.new_zeros(r + -r % LOSS_ROWS)  # which of the losses are replicas'
+        self.counted[:r] = 1
+        # The sums of lanes without a unit: at 0, a user's function may have no derivative.
+        self.empty = {units: flat.new_full((LANES,), 0.5) for units in (30, 10)}
+        for units, lanes in self.empty.items():
+            lanes[:units] = 0
+
+    def forward(self, windows: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Return the outputs, (r, p, 10), and each layer's inputs and sums.
+
+        windows: (r or 1, p, 64, 25), see image_windows. The graph for autograd begins at the sums
+        of H1.
+        """
+        w, recipe = self.parameters, self.recipe
+        act, output_act = map(_apart, (recipe.component("activation"),
+                                       recipe.component("output_activation")))  # fmt: skip
+        r, p = len(self.connected), windows.shape[1]
+        x = windows.flatten(1, 2).expand(r, -1, -1)  # (r, p 64, 25)
+        with torch.no_grad():
+            h1 = torch.bmm(x, w["h1_weight"].transpose(1, 2)).view(r, p, 64, 12)
+            h1 = h1 + w["h1_bias"][:, None]
+            h2_weight = self.space("h2_weight", r, 12, 25, 12)
+            torch.mul(w["h2_weight"], self.connected, out=h2_weight)
+        h1.requires_grad_(torch.is_grad_enabled())
+        h2 = _H2Sums.apply(act(h1), h2_weight.flatten(2), recipe.padding, self.space)
+        h2 = h2.view(r, 12, p, 16).transpose(1, 2) + w["h2_bias"][:, None]  # (r, p, 12, 16)
+        to_h3 = act(h2).reshape(r, p, 192)
+        h3 = torch.bmm(to_h3, w["h3_weight"]) + (w["h3_bias"] + self.empty[30])[:, None]
+        to_out = act(h3)[..., :30]  # (r, p, 30)
+        out = torch.bmm(to_out, w["out_weight"]) + (w["out_bias"] + self.empty[10])[:, None]
+        windows = self.space("windows", r * p, 4, 4, 5, 5, 12).view(r, -1, 300)
+        return output_act(out)[..., :10], [x, windows, to_h3, to_out], [h1, h2, h3, out]
+
+    def gradients(self, windows: Tensor, targets: Tensor, into: dict[str, Tensor]) -> None:
+        """Write the derivatives of each replica's loss on one pattern by its parameters.
+
+        windows: (r or 1, 64, 25); targets: (r, 10); into: as LAYOUT.views. Autograd finds each
+        layer's deltas, the derivatives by its sums; the weights' are products with the inputs.
+        """
+        outputs, (x, h2_in, h3_in, out_in), sums = self.forward(windows[:, None])
+        r = len(targets)
+        outputs = outputs[:, 0]
+        if spare := -r % LOSS_ROWS:
+            outputs, targets = (F.pad(t, (0, 0, 0, spare)) for t in (outputs, targets))
+        losses = self.recipe.component("loss")(outputs, targets)
+        d1, d2, d3, d4 = (d[:, 0] for d in torch.autograd.grad(losses, sums, self.counted))
+        with torch.no_grad():
+            into["h1_weight"].copy_(torch.bmm(d1.transpose(1, 2), x))
+            into["h1_bias"].copy_(d1)
+            h2 = torch.bmm(d2, h2_in, out=self.space("h2 gradient", r, 12, 300))
+            torch.mul(h2.view(r, 12, 25, 12), self.connected, out=into["h2_weight"])
+            into["h2_bias"].copy_(d2)
+            torch.mul(h3_in.transpose(1, 2), d3[:, None], out=into["h3_weight"])
+            into["h3_bias"].copy_(d3)
+            torch.mul(out_in.transpose(1, 2), d4[:, None], out=into["out_weight"])
+            into["out_bias"].copy_(d4)
+
+
+def _apart(function: Component) -> Callable[[Tensor], Tensor]:
+    """Return a function that leaves its argument as it is: a user's may work in place."""
+    return function if function.builtin else lambda x: function(x.clone())
