@@ -6,6 +6,7 @@ import gc
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -88,7 +89,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Train what is missing of an experiment, and compare its arms."""
-    from lecun_ablate import api, display
+    _seek_data(experiment, data, components or (), set_ or (), data_dir)
     from lecun_ablate.experiment import load_experiment
 
     asked = load_experiment(
@@ -100,6 +101,8 @@ def run(
         components=components or (),
         assignments=set_ or (),
     )
+    from lecun_ablate import api, display  # slow, so not before the file is known to be right
+
     storage = storage or api.STUDY_STORAGE
     if tune and not dry_run:
         _tune(asked, data_dir, trainer.value, device.value, storage, as_json)
@@ -134,6 +137,7 @@ def study(
     as_json: AsJson = False,
 ) -> None:
     """Train what is missing of a study: search values for every arm, or repeat one over seeds."""
+    _seek_data(file, data, components or (), set_ or (), data_dir)
     from lecun_ablate import api, display, study_display, study_runner
     from lecun_ablate.study import load_study
 
@@ -298,6 +302,20 @@ def components(
         registry.load(path)
     for name in [kind] if kind else KINDS:
         display.components(name, [registry.get(name, n) for n in registry.names(name)])
+
+
+def _seek_data(
+    file: Path, data: str | None, components: Sequence[Path], set_: Sequence[str],
+    data_dir: Path | None,
+) -> None:  # fmt: skip
+    """End, or say that a fallback will be taken, before the slow imports."""
+    from lecun_ablate.data.places import seek
+    from lecun_ablate.experiment import data_asked
+
+    asked = data_asked(file, data, components, set_)
+    reason = seek(asked.name, asked.fallback, data_dir) if asked else None
+    if reason:
+        print(f"{reason.splitlines()[0]}\ngoing on with {asked.fallback}", file=sys.stderr)
 
 
 def _seeds(text: str | None) -> int | list[int] | None:

@@ -149,6 +149,25 @@ class ExperimentFile(BaseModel):
     tuned: str | None = None
 
 
+def data_asked(
+    path: str | Path,
+    data: str | None,
+    components: Sequence[str | Path],
+    assignments: Sequence[str],
+) -> DataChoice | None:
+    """Return the data set that a file asks for, None if it leaves that to another or says it badly.
+
+    The rest of the file is not looked at: judging recipes takes the slow import of PyTorch.
+    """
+    content = read_yaml(path, data, components, assignments).content
+    if "data" not in content and "experiment" in content:  # a study of that experiment
+        return None
+    try:
+        return DataChoice.model_validate(_data_by_name(content.get("data", DEFAULT_DATA)))
+    except ValidationError:
+        return None
+
+
 def load_experiment(
     path: str | Path,
     *,

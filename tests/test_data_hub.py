@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from data_fixtures import write_folder
@@ -30,6 +31,14 @@ try:
 except LecunAblateError as error:
     answer = {"error": type(error).__name__, "status": error.exit_status, "words": str(error)}
 print(json.dumps(answer))
+"""
+RUN = """
+import sys, time
+began = time.monotonic()
+from lecun_ablate.cli import _main
+status = _main(["run", sys.argv[1]])
+heavy = sorted({"torch", "mlflow", "pandas", "sklearn"} & set(sys.modules))
+print(status, time.monotonic() - began, *heavy)
 """
 
 
@@ -86,10 +95,10 @@ def content(tmp_path_factory):
 
 
 @pytest.fixture
-def load(tmp_path):
-    """Load USPS in a process of its own with an empty cache; return its answer and its stderr."""
+def alone(tmp_path):
+    """Run Python code in a process of its own with an empty cache; return its stdout and stderr."""
 
-    def run(endpoint, fallback="", **environment):
+    def run(endpoint, code, *arguments, **environment):
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -102,15 +111,27 @@ def load(tmp_path):
             **environment,
         }
         done = subprocess.run(
-            [sys.executable, "-c", LOAD, fallback],
+            [sys.executable, "-c", code, *arguments],
             env=environment,
+            cwd=tmp_path,
             text=True,
             capture_output=True,
             timeout=120,
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout), done.stderr
+        return done.stdout, done.stderr
+
+    return run
+
+
+@pytest.fixture
+def load(alone):
+    """Load USPS in a process of its own with an empty cache; return its answer and its stderr."""
+
+    def run(endpoint, fallback="", **environment):
+        stdout, stderr = alone(endpoint, LOAD, fallback, **environment)
+        return json.loads(stdout), stderr
 
     return run
 
@@ -171,11 +192,35 @@ def test_no_network_with_a_fallback(load, closed_port):
     assert "NOT 'usps'" in answer["notice"] and "--data-dir" in answer["notice"]
 
 
-def test_silent_network(load):
+@pytest.fixture
+def silent_port():
     with socket.create_server(("127.0.0.1", 0)) as listener:  # accepts and never answers
-        answer, stderr = load(f"http://127.0.0.1:{listener.getsockname()[1]}")
-    assert answer["error"] == "Unavailable" and "not answer within 2 seconds" in answer["words"]
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_silent_network(load, silent_port):
+    answer, stderr = load(silent_port)
+    assert answer["error"] == "Unavailable" and "not answer within 1.5 seconds" in answer["words"]
     assert stderr == ""  # the client, which would tell of its retries, was not let loose
+
+
+@pytest.mark.parametrize("network", ["closed_port", "silent_port"])
+def test_a_run_without_a_network_ends_before_anything_slow(alone, tmp_path, network, request):
+    endpoint = request.getfixturevalue(network)
+    (tmp_path / "x.yaml").write_text("name: x\ndata: usps\n")
+    stdout, stderr = alone(endpoint, RUN, "x.yaml")
+    status, seconds, *heavy = stdout.split()
+    assert status == "3" and "Ways out: " in stderr and endpoint in stderr
+    assert heavy == []
+    assert float(seconds) < 3 + 5  # 2 on a machine that has nothing else to do
+
+
+def test_a_fallback_is_told_of_before_anything_slow(closed_port, alone, tmp_path):
+    (tmp_path / "x.yaml").write_text("name: x\nrecipe: {lr: -1}\n")  # where it ends after the data
+    stdout, stderr = alone(closed_port, RUN, "x.yaml")
+    assert stdout.split()[0] == "2"
+    first, second, third = stderr.splitlines()
+    assert "refused" in first and second == "going on with digits" and "recipe.lr" in third
 
 
 def test_offline_mode_asks_nobody(load, content):
@@ -215,7 +260,12 @@ def test_silent_name_server(monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(usps, "_refusals", [])
     try:
-        assert usps.unreachable().endswith("did not answer within 2 seconds")
+        began = time.monotonic()
+        assert usps.unreachable().endswith("did not answer within 1.5 seconds")
+        assert 1.4 < time.monotonic() - began < 3
+        assert usps.unreachable().endswith("did not answer within 1.5 seconds")
+        assert time.monotonic() - began < 3  # it was not asked again
     finally:
         released.set()

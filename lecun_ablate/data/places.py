@@ -1,4 +1,4 @@
-"""What digits are found where, for `python -m lecun_ablate data`."""
+"""What digits are found where: before a run, and for `python -m lecun_ablate data`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lecun_ablate.data import usps
 from lecun_ablate.data.digits import Digits
-from lecun_ablate.data.loading import PLACE_VARIABLE, load_from, named_folder
+from lecun_ablate.data.loading import PLACE_VARIABLE, Unavailable, load_from, named_folder
 from lecun_ablate.errors import DataError
 from lecun_ablate.registry import registry
 
@@ -26,6 +26,24 @@ class Found:
     train: list[int] | None = None  # images of each digit 0..9; None if not read
     test: list[int] | None = None
     digest: str | None = None
+
+
+def seek(name: str, fallback: str | None, data_dir: Path | None) -> str | None:
+    """Look for a data set without reading it: that takes 2 seconds at most, loading it many.
+
+    Raises what load() would where the data set is nowhere to be had. Returns why the fallback will
+    be taken, if it will.
+    """
+    folder = named_folder(data_dir)
+    if name != "usps":
+        return None
+    try:
+        usps.locate(folder)
+    except Unavailable as error:
+        if fallback is None or folder is not None:
+            raise
+        return str(error)
+    return None
 
 
 def survey(data_dir: Path | None = None) -> list[Found]:
