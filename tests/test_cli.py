@@ -2,10 +2,16 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from data_fixtures import cells, write_folder, write_parquet
+from pyarrow import parquet
+
+from lecun_ablate.data.usps import FILES
 
 pytestmark = pytest.mark.usefixtures("tiny", "workplace")
 
@@ -116,6 +122,79 @@ def test_mistakes_have_a_message_and_a_status(command, arguments, status, messag
     came = command(*arguments)
     assert came[0] == status
     assert message in came[2] and came[1] == ""
+
+
+BAD_DATA = {
+    "missing file": "{train}: cannot be read: does not exist",
+    "truncated": "{train}: truncated: the parquet file breaks off after ",
+    "missing column": "{train}: column 'label' is missing: expected the columns 'image' and ",
+    "undecodable PNG": "{train}: row 1234: image cannot be decoded as PNG: cannot identify image ",
+    "not 16x16": "{train}: row 1234: image: expected 16x16 pixels of 8-bit grayscale",
+    "label": "{train}: row 1234: label: expected an integer from 0 to 9, came 10",
+    "rows": "{train}: expected 7291 rows, came 7290",
+}
+
+
+@pytest.mark.parametrize("fault", BAD_DATA)
+def test_bad_data_ends_with_file_and_row_before_anything_is_trained(
+    command, workplace, usps_folder, fault
+):
+    train = workplace / FILES["train"]
+    shutil.copytree(usps_folder / "data", train.parent)
+    spoil(train, fault)
+    (workplace / "mlflow.db").unlink()
+    status, out, err = command(
+        "run", "experiments/notebook.yaml", "--data-dir", ".", "--trainer", "torch"
+    )
+    expected = BAD_DATA[fault].format(train=FILES["train"])
+    assert (status, out) == (3, "") and err.startswith(f"error: {expected}"), err
+    assert len(err.splitlines()) == 1 and "0x" not in err
+    assert not (workplace / "mlflow.db").exists() and not list(workplace.glob("mlruns/*/*"))
+
+
+@pytest.fixture(scope="module")
+def usps_folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("usps"))
+
+
+def spoil(file, fault):
+    """Damage a good training file of USPS in the way that `fault` names."""
+    if fault == "missing file":
+        file.unlink()
+    elif fault == "truncated":
+        file.write_bytes(file.read_bytes()[:-100])
+    else:
+        table = parquet.read_table(file)
+        images, labels = table["image"].to_pylist(), table["label"].to_pylist()
+        if fault == "undecodable PNG":
+            images[1234] = {"bytes": b"no image", "path": None}
+        elif fault == "not 16x16":
+            images[1234] = cells(np.zeros((1, 8, 8), np.uint8))[0]
+        elif fault == "label":
+            labels[1234] = 10
+        elif fault == "rows":
+            images, labels = images[1:], labels[1:]
+        write_parquet(file, images, labels)
+        if fault == "missing column":
+            parquet.write_table(table.drop_columns("label"), file)
+
+
+def test_data_lists_data_sets_of_the_users_own(command, workplace, usps_folder):
+    (workplace / "mine.py").write_text(
+        "import numpy as np\nfrom lecun_ablate import register\n"
+        "from lecun_ablate.data import Digits, Split\n"
+        "@register('data')\ndef noise():\n"
+        "    split = Split(np.zeros((10, 16, 16)), np.arange(10))\n"
+        "    return Digits('noise', split, split, 'made up')\n"
+    )
+    own = ("data", "--data-dir", usps_folder, "--components", "mine.py")
+    status, out, err = command(*own)
+    assert status == 0, err
+    assert "-> noise: embedded" in out and "mine.py" in out
+    assert command("data", "--components", "none.py")[0] == 2
+    sheet = ("data", "--components", "mine.py", "--name", "noise", "--sheet", "noise.png")
+    status, out, err = command(*sheet)
+    assert status == 0 and out.startswith("noise.png: noise, made up"), err
 
 
 def test_a_named_but_unusable_place_is_no_reason_to_fall_back(command, monkeypatch):

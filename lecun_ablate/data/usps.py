@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -149,7 +150,8 @@ def _pixels(cell: Any) -> np.ndarray:
         if image.mode == "L" and image.size == (16, 16):
             return np.asarray(image)
     except Exception as error:  # damaged bytes make Pillow raise errors of many types
-        raise ValueError(f"image cannot be decoded as PNG: {error}") from error
+        words = re.sub(r" <_io\.BytesIO object at \w+>", "", str(error))
+        raise ValueError(f"image cannot be decoded as PNG: {words}") from error
     width, height = image.size
     raise ValueError(
         f"image: expected 16x16 pixels of 8-bit grayscale (mode L), "
