@@ -266,12 +266,16 @@ def data(
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet, PNG.")] = None,
     name: Annotated[str, typer.Option(help="The data set of the contact sheet.")] = "usps",
     fallback: Annotated[str | None, typer.Option(help="What stands in for it.")] = "digits",
+    components: Components = None,
 ) -> None:
     """Show which digits are found where, with class counts and digest."""
     from lecun_ablate import data as datasets
     from lecun_ablate import display
     from lecun_ablate.data.places import survey
+    from lecun_ablate.registry import registry
 
+    for file in components or ():
+        registry.load(file)
     if sheet is None:
         display.places(survey(data_dir))
         return
