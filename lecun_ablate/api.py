@@ -42,15 +42,14 @@ def run(
     tracking_uri: str | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Train what is missing of an experiment and return all of its results, also of the seeds
-    that it has been run with before.
+    """Train what is missing of an experiment and return all of its results.
 
     `experiment` is a YAML file, which the keyword arguments override as the options of the command
     line do, or an Experiment; `storage` is where Optuna keeps the study that tunes it, if one
     does. Returns a tidy frame with a row per run and epoch: arm, seed, epoch,
     train_loss, train_error, train_misses, test_loss, test_error, test_misses (errors as
-    fractions), epoch_seconds, status and run_id. Raises ConfigError, DataError or
-    LecunAblateError.
+    fractions), epoch_seconds, status and run_id. Seeds that the same plan has been run with before
+    are among them. Raises ConfigError, DataError or LecunAblateError.
     """
     if not isinstance(experiment, Experiment):
         experiment = load_experiment(

@@ -51,6 +51,16 @@ class SeedRun:
         return f"{self.arm} seed {self.seed}"
 
 
+@dataclass(frozen=True)
+class OtherPlan:
+    """A plan of an experiment beside the one that is shown."""
+
+    run_id: str
+    last_run: float  # seconds since 1970
+    status: str
+    differences: list[str] | None  # to the one that is shown; None where its file is gone
+
+
 class Reader(Artifacts):
     """An MLflow store, for reading."""
 
@@ -147,6 +157,20 @@ class Reader(Artifacts):
                 "the file anew, and trains only what has lost its own files"
             ) from error
         return Plan.from_json(text)
+
+    def other_plans(self, shown: Run) -> list[OtherPlan]:
+        """Return the plans of the same experiment as the `shown` experiment run, the last first."""
+        plan, others = self.plan(shown), []
+        for run in self.experiment_runs(shown.info.experiment_id):
+            if run.info.run_id == shown.info.run_id:
+                continue
+            try:
+                differences = plan.differences(self.plan(run))
+            except LecunAblateError:
+                differences = None
+            when, status = last_run(run) / 1000, run.info.status.lower()
+            others.append(OtherPlan(run.info.run_id, when, status, differences))
+        return others
 
     def seed_run(self, run_id: str) -> SeedRun:
         """Return a finished seed run; LecunAblateError where the id is none of such a run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -56,6 +57,42 @@ class Plan:
     def trainer_names(self) -> str:
         """The trainers in use, for people."""
         return ", ".join(sorted({str(trainer["name"]) for trainer in self.trainers.values()}))
+
+    @property
+    def trainer_identities(self) -> str:
+        """The trainers in use, for people, with all that their numbers hang on."""
+        each = {
+            f"{t['name']} on {t['device']}, {t['instruction_set']}, numerics {t['numerics']}"
+            for t in self.trainers.values()
+        }
+        return " and ".join(sorted(each))
+
+    def differences(self, other: Plan) -> list[str]:
+        """Return in what `other`, a plan of the same experiment, is not as this one, in words."""
+        mine, theirs = ({a.name: a.recipe.model_dump() for a in p.experiment.arms}
+                        for p in (self, other))  # fmt: skip
+        words = []
+        if list(mine) != list(theirs):
+            words.append(f"arms {', '.join(theirs)}")
+        common = [arm for arm in theirs if arm in mine]
+        changed: dict[str, list[str]] = defaultdict(list)  # "lr 0.05" -> arms
+        for arm in common:
+            for field, value in theirs[arm].items():
+                if value != mine[arm].get(field):
+                    changed[f"{field} {value}"].append(arm)
+        for what, arms in changed.items():
+            words.append(what if arms == common else f"{what} ({', '.join(arms)})")
+        if other.experiment.comparisons != self.experiment.comparisons:
+            ladder = other.experiment.ladder
+            words.append("a ladder" if ladder else f"baseline {other.experiment.baseline}")
+        if other.data_digest != self.data_digest:
+            words.append(f"data digest {other.data_digest}")
+        if any(other.trainers[arm] != self.trainers[arm] for arm in common):
+            words.append(f"trained by {other.trainer_identities}")
+        if other.experiment.seeds != self.experiment.seeds:
+            number = len(other.experiment.seeds)
+            words.append(f"{number} seed{'' if number == 1 else 's'}")
+        return words
 
     def to_json(self) -> str:
         """Return the plan as JSON, for the artifacts of the experiment's run."""
