@@ -29,15 +29,23 @@ def _cpu() -> str:
 
 @cache
 def git_commit() -> str | None:
-    """Return the commit of the working directory, '-dirty' added where it has changes, or None."""
+    """Return the commit of the package's own checkout, '-dirty' added where it has changes.
+
+    None where the package lies in no git repository that tracks it: then its version says it all.
+    """
     try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--match="],
-            capture_output=True, text=True, check=True, timeout=5,
-        )  # fmt: skip
+        _git("ls-files", "--error-unmatch", "__init__.py")
+        changes = _git("status", "--porcelain", "--", ".")
+        return _git("rev-parse", "HEAD") + ("-dirty" if changes else "")
     except (OSError, subprocess.SubprocessError):
         return None
-    return commit.stdout.strip() or None
+
+
+def _git(*arguments: str) -> str:
+    folder = os.path.dirname(lecun_ablate.__file__)
+    command = ["git", "-C", folder, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5)
+    return done.stdout.strip()
 
 
 @cache
