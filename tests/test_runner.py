@@ -2,15 +2,20 @@
 
 import io
 import json
+import re
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import lecun_ablate
-from lecun_ablate import runner
+from lecun_ablate import api, runner
+from lecun_ablate.data import Split
 from lecun_ablate.errors import ConfigError, LecunAblateError
+from lecun_ablate.experiment import load_experiment
 from lecun_ablate.tracking import EPOCH_METRICS, Store
+from lecun_ablate.trainers.base import EpochReport, Scores
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -32,6 +37,13 @@ def experiment(workplace):
 
 def run(file, **options):
     return lecun_ablate.run(file, trainer="torch", device="cpu", **options)
+
+
+def execute(file, **options):
+    """Do as run does, but write no report: that is most of the time."""
+    prepared = api.prepare(load_experiment(file, **options), trainer="torch", device="cpu")
+    with Store.writing() as store:
+        return runner.execute(prepared, store).results.frame
 
 
 def seed_runs(name="small/tiny"):
@@ -126,6 +138,231 @@ def test_more_seeds_train_only_the_new_ones_and_replace_the_summaries(experiment
         assert len(store.search(top.info.experiment_id, mlflow__parentRunId=arm.info.run_id)) == 3
 
 
+def tree(name="small/tiny"):
+    """Return the active runs of an experiment by id, after checking that all have parents."""
+    store = Store()
+    runs = {r.info.run_id: r for r in store.search(store.experiment(name).experiment_id)}
+    for run in runs.values():
+        if run.data.tags["lecun_ablate.level"] != "experiment":
+            assert run.data.tags["mlflow.parentRunId"] in runs, "its parent is deleted or missing"
+    return runs
+
+
+def parents(name="small/tiny"):
+    """Return the arm and the plan under which each seed run stands: {(arm, seed): (arm, plan)}."""
+    runs = tree(name)
+    found = {}
+    for run in runs.values():
+        if run.data.tags["lecun_ablate.level"] == "run":
+            arm = runs[run.data.tags["mlflow.parentRunId"]]
+            top = arm.data.tags["mlflow.parentRunId"]
+            key = run.data.tags["lecun_ablate.arm"], int(run.data.params["seed"])
+            assert key not in found, "a run stands twice"
+            found[key] = arm.data.tags["lecun_ablate.arm"], top
+    return found
+
+
+def test_fewer_seeds_lose_nothing(experiment):
+    three = run(experiment, seeds=3)
+    said = []
+    prepared = api.prepare(load_experiment(experiment, seeds=1), trainer="torch", device="cpu")
+    shown = api.run_prepared(prepared, notice=said.append)
+    assert said == ["2 more seeds have been run before: all 3 are shown"]
+    assert shown.results.frame.equals(three)
+    assert shown.plan.experiment.command.endswith("small.yaml --seeds 3")
+    assert lecun_ablate.load_results("small").equals(three)
+    assert len(parents()) == 6 and len(tree()) == 6 + 2 + 1
+    arms = [r for r in tree().values() if r.data.tags["lecun_ablate.level"] == "arm"]
+    assert [arm.data.metrics["test_error_n"] for arm in arms] == [3, 3]
+
+
+def test_fewer_seeds_do_not_train_what_is_not_asked_for(experiment, monkeypatch):
+    """A plan that was stopped keeps the seeds that all of its arms have; the others wait."""
+    train = runner._train
+
+    def stops(prepared, trainer, members, *rest):
+        train(prepared, trainer, members[:5], *rest)  # tanh and relu 0, 1; tanh 2
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(runner, "_train", stops)
+        execute(experiment, seeds=10)
+    monkeypatch.setattr(runner, "_train", lambda *_: pytest.fail("something was trained"))
+    with pytest.warns(UserWarning, match="1 more seed has been run before: all 2 are shown"):
+        assert sorted(execute(experiment, seeds=1).seed.unique()) == [0, 1]
+    assert len(parents()) == 5
+
+
+@pytest.mark.filterwarnings("ignore:.* been run before")
+def test_plans_that_share_runs_do_not_take_them_from_each_other(experiment):
+    """A run stands under the arm that trained it, and other plans' arms link to that arm."""
+    wider = experiment.with_name("wider.yaml")
+    wider.write_text(YAML.replace("[tanh, relu]", "[tanh, relu, softsign]"))
+    execute(experiment, seeds=1)
+    first = Store().find("small").info.run_id
+    assert len(execute(wider, seeds=1)) == 9
+    second = Store().find("small").info.run_id
+    expected = {(arm, 0): (arm, first) for arm in ("tanh", "relu")}
+    assert parents() == expected | {("softsign", 0): ("softsign", second)}
+    execute(experiment, seeds=2)  # its arms are replaced, and the links follow
+    expected |= {(arm, 1): (arm, first) for arm in ("tanh", "relu")}
+    assert parents() == expected | {("softsign", 0): ("softsign", second)}
+    for again in ((wider, 1), (experiment, 1), (wider, 2), (experiment, 2)):
+        execute(again[0], seeds=again[1])
+    expected |= {("softsign", 0): ("softsign", second), ("softsign", 1): ("softsign", second)}
+    assert parents() == expected
+    runs = tree()
+    arms = {
+        (r.data.tags["mlflow.parentRunId"], r.data.tags["lecun_ablate.arm"]): r
+        for r in runs.values()
+        if r.data.tags["lecun_ablate.level"] == "arm"
+    }
+    assert len(arms) == 5
+    for arm in ("tanh", "relu"):
+        note = arms[second, arm].data.tags["mlflow.note.content"]
+        assert f"2 under [{arm}](#/experiments/" in note
+        assert f"/runs/{arms[first, arm].info.run_id})" in note
+    assert "mlflow.note.content" not in arms[second, "softsign"].data.tags
+    for top, number in ((first, 4), (second, 6)):
+        assert lecun_ablate.load_results(top).run_id.nunique() == number
+
+
+def test_runs_whose_arm_was_deleted_get_another(experiment):
+    execute(experiment)
+    store = Store()
+    for arm in store.search(store.find("small").info.experiment_id, lecun_ablate__level="arm"):
+        store.client.delete_run(arm.info.run_id)
+    execute(experiment)
+    assert len(parents()) == 4
+
+
+@pytest.mark.parametrize("moment", ["_log_metrics", "_replace_arm", "delete_run"])
+def test_a_kill_while_an_arm_is_replaced(experiment, monkeypatch, moment):
+    """No arm twice, no child lost, and no metric with two points at one epoch."""
+    execute(experiment)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_, **__):
+        raise Killed
+
+    def log_metrics_and_die(self, *arguments):
+        log_metrics(self, *arguments)
+        raise Killed
+
+    log_metrics = Store._log_metrics
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Store, "end", lambda *_: None)
+        if moment == "delete_run":
+            patch.setattr("mlflow.MlflowClient.delete_run", killed)
+        else:
+            patch.setattr(Store, moment, log_metrics_and_die if moment[1] == "l" else killed)
+        execute(experiment, seeds=3)
+    execute(experiment, seeds=3)
+    assert len(parents()) == 6
+    arms = [r for r in tree().values() if r.data.tags["lecun_ablate.level"] == "arm"]
+    assert len(arms) == 2
+    for arm in arms:
+        history = Store().client.get_metric_history(arm.info.run_id, "test_error_n")
+        assert [(point.step, point.value) for point in history] == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_runs_without_their_files_are_trained_again(experiment):
+    whole = execute(experiment)
+    store = Store()
+    experiment_id = store.find("small").info.experiment_id
+    lost = whole.run_id[0]
+    (experiment.parent / "mlruns" / experiment_id / lost / "artifacts/weights.npz").unlink()
+    assert len(store.finished(experiment_id)) == 3
+    assert set(lecun_ablate.load_results("small").run_id) == set(whole.run_id) - {lost}
+    with pytest.warns(UserWarning, match="1 finished run has lost the weights or the answers"):
+        again = execute(experiment)
+    assert same_numbers(whole, again) and lost not in set(again.run_id)
+    assert len(parents()) == 4
+
+
+def test_a_plan_goes_on_when_all_files_are_gone(experiment, command):
+    whole = execute(experiment)
+    shutil.rmtree("mlruns")
+    status, _, err = command("show", "small")
+    assert status == 1 and "plan.json" in err and "`run` the experiment again" in err
+    with pytest.warns(UserWarning, match="4 finished runs have lost the weights or the answers"):
+        again = execute(experiment)
+    assert same_numbers(whole, again) and not set(whole.run_id) & set(again.run_id)
+    assert len(parents()) == 4
+    assert command("show", "small")[0] == 0
+
+
+def test_an_interruption_of_one_experiment_is_swept_by_another(experiment):
+    execute(experiment, seeds=1)
+    store = Store()
+    left = [r.info.run_id for r in tree().values()]
+    for run_id in left:
+        store.client.update_run(run_id, status="RUNNING")
+    other = experiment.with_name("other.yaml")
+    other.write_text(YAML.replace("name: small", "name: other"))
+    execute(other, seeds=1)
+    experiment_id = store.experiment("small/tiny").experiment_id
+    assert not store.client.search_runs([experiment_id], "attributes.status = 'RUNNING'")
+    assert len(execute(experiment, seeds=1)) == 6
+    assert len(parents()) == 2
+
+
+def test_the_latest_plan_is_the_one_that_was_run_last(experiment, command):
+    first = execute(experiment, seeds=1)
+    other = execute(experiment, seeds=2, assignments=["recipe.lr=0.05"], epochs=2)
+    assert lecun_ablate.load_results("small").equals(other)
+    execute(experiment, seeds=1)
+    assert lecun_ablate.load_results("small").equals(first)
+    out = command("show", "small")[1]
+    (line,) = [line for line in out.splitlines() if re.match(r"  [0-9a-f]{32}  ", line)]
+    assert line.endswith("finished  lr 0.05; epochs 2; 2 seeds")
+
+
+def test_arms_leave_diverged_runs_out_as_the_table_does(workplace, command):
+    file = workplace / "wild.yaml"
+    file.write_text(
+        "name: wild\ndata: tiny\nrecipe: {epochs: 2}\narms:\n- {name: fine}\n"
+        "- {name: wild, activation: lisht, output_activation: lisht, lr: 0.02}\nseeds: 6\n"
+    )
+    frame = execute(file)
+    wild = frame[frame.arm == "wild"]
+    diverged = wild[wild.status == "diverged"].seed.nunique()
+    assert 0 < diverged < 6, "some of the seeds, else this tests nothing"
+    arms = {r.data.tags["lecun_ablate.arm"]: r.data.metrics for r in tree("wild/tiny").values()
+            if r.data.tags["lecun_ablate.level"] == "arm"}  # fmt: skip
+    table = {row["arm"]: row for row in json.loads(command("show", "wild", "--json")[1])["arms"]}
+    for arm, number in (("wild", diverged), ("fine", 0)):
+        assert arms[arm]["test_error_diverged"] == table[arm]["diverged"] == number
+        assert arms[arm]["test_error_n"] == table[arm]["runs"] - number
+        assert arms[arm]["test_error_mean"] == pytest.approx(table[arm]["test_error_mean"])
+        assert arms[arm]["test_error_sd"] == pytest.approx(table[arm]["test_error_sd"])
+
+
+@pytest.mark.parametrize(
+    ("misses", "status"), [(900, "collapsed"), (897, "collapsed"), (880, "collapsed"),
+                           (860, "finished")]
+)  # fmt: skip
+def test_collapsed_is_no_clearly_better_than_naming_one_digit(misses, status):
+    """1000 images, 100 of every digit: that guess misses 900, give or take 9.5."""
+    labels = np.repeat(np.arange(10), 100)
+    split = Split(np.zeros((1000, 16, 16)), labels)
+    scores = {"train": Scores(0.1, misses, np.zeros(1000))}
+    assert runner._status(EpochReport(0, 1, scores, 0.1, False, True, None), split) == status
+
+
+def test_no_store_is_no_broken_store(experiment, monkeypatch):
+    plan = api.prepare(load_experiment(experiment), trainer="torch", device="cpu").plan
+    assert len(runner.still_to_do(plan)) == 4
+    experiment.with_name("mlflow.db").unlink()
+    assert len(runner.still_to_do(plan)) == 4
+    experiment.with_name("broken.db").write_bytes(b"this is no database" * 100)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///broken.db")
+    with pytest.raises(LecunAblateError, match=r"broken.db: cannot be read"):
+        runner.still_to_do(plan)
+
+
 def test_another_plan_is_another_experiment_run(experiment):
     run(experiment, seeds=1)
     other = run(experiment, seeds=1, assignments=["recipe.lr=0.05"])
@@ -134,14 +371,6 @@ def test_another_plan_is_another_experiment_run(experiment):
     assert len(plans) == 2
     assert lecun_ablate.load_results("small").equals(other)  # the latest
     assert len(seed_runs()) == 4
-
-
-def test_a_plan_that_shares_runs_with_another_does_not_train_them_again(experiment):
-    run(experiment, seeds=1)
-    wider = YAML.replace("[tanh, relu]", "[tanh, relu, softsign]")
-    experiment.write_text(wider)
-    assert len(run(experiment, seeds=1)) == 9
-    assert len(seed_runs()) == 3
 
 
 def test_one_killed_process_later(experiment):
@@ -228,9 +457,6 @@ def test_plan_json_survives(experiment):
 
 
 def test_estimate_is_in_seconds_for_all_runs(experiment):
-    from lecun_ablate import api
-    from lecun_ablate.experiment import load_experiment
-
     prepared = api.prepare(load_experiment(experiment), trainer="torch", device="cpu")
     todo = runner.pending(prepared.plan, {})
     assert len(todo) == 4 and todo[:2] == [("tanh", 0), ("relu", 0)]
