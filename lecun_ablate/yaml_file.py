@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -189,7 +190,7 @@ def find_file(name: str | Path, file: Path | None) -> Path:
     above the YAML file's own. Raises ConfigError where neither has it.
     """
     here = Path.cwd()
-    project = file.absolute().parent.parent if file else here
+    project = Path(os.path.abspath(file)).parent.parent if file else here
     for folder in (Path(), project):
         if (folder / name).exists():
             return folder / name
