@@ -14,6 +14,7 @@ from lecun_ablate import data as datasets
 from lecun_ablate import runner
 from lecun_ablate.data import Digits
 from lecun_ablate.experiment import Experiment, load_experiment
+from lecun_ablate.passwords import without_passwords
 from lecun_ablate.plan import Plan
 from lecun_ablate.registry import registry
 from lecun_ablate.runner import Prepared, Progress
@@ -70,24 +71,35 @@ def prepare(
 ) -> Prepared:
     """Load an experiment's data, give its arms their tuned values, and make its plan.
 
-    `storage` is where Optuna keeps the study that tunes the arms. Raises tuning.NotStudied where
-    that has not been run on these data; `untuned_too` makes it a notice.
+    `storage` is where Optuna keeps the study that tunes the arms. Raises
+    tuned_arms.NotStudied where that has not been run on these data; `untuned_too` makes it a
+    notice.
     """
     digits = datasets.load(
         experiment.data.name, experiment.data.fallback, Path(data_dir) if data_dir else None
     )
     notices = []
     if experiment.tuned:
-        from lecun_ablate import tuning
+        from lecun_ablate import tuned_arms
 
+        options = _study_options(experiment, data_dir, storage)
         try:
-            experiment = tuning.apply(experiment, digits, storage)
-        except tuning.NotStudied as missing:
+            experiment = tuned_arms.apply(experiment, digits, storage, options)
+        except tuned_arms.NotStudied as missing:
             if not untuned_too:
                 raise
             notices = [f"{missing}\nThe plan shows the values before tuning."]
     prepared = runner.prepare(experiment, digits, trainer, device)
     return replace(prepared, notices=[*prepared.notices, *notices])
+
+
+def _study_options(experiment: Experiment, data_dir: str | Path | None, storage: str) -> list[str]:
+    """Return the options of `study` that lead it to the same data, components and storage."""
+    options = ["--data-dir", str(data_dir)] if data_dir else []
+    options += [word for file in experiment.components or () for word in ("--components", file)]
+    if storage != STUDY_STORAGE:
+        options += ["--storage", without_passwords(storage)]
+    return options
 
 
 def run_prepared(
@@ -163,8 +175,8 @@ def study(
     """Train what is missing of a study and return a row per trial.
 
     `file` is a study's YAML; `storage` is where Optuna keeps it: sqlite:///FILE, any other address
-    that SQLAlchemy knows, or the path of a journal file. `fresh` starts a new version of a study
-    whose file has changed. Columns: as tuning.StudyResult.frame for a study that searches, as
+    that SQLAlchemy knows, or the path of a journal file. `fresh` starts a new version of a study,
+    beside the old one. Columns: as search_outcome.StudyResult.frame for a study that searches, as
     seed_study.SeedResult.frame for one of seeds. Raises ConfigError, DataError or
     LecunAblateError.
     """

@@ -9,6 +9,7 @@ changes neither the trials nor the winner.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,6 +105,26 @@ class ArmSearch:
         found = {t.user_attrs[INDEX]: t for t in trials if t.state != TrialState.FAIL}
         return dict(sorted(found.items()))
 
+    def budget(self) -> dict[int, FrozenTrial]:
+        """Return the told trials by index, those beyond the study's budget left out.
+
+        A budget that has shrunk leaves trials that no longer count.
+        """
+        trials = self.trials().items()
+        return {i: t for i, t in trials if i < self.study.trials and t.state.is_finished()}
+
+    def missing(self) -> int:
+        """Return how many runs are still needed, no fewer than 1 where any is.
+
+        While trials are missing, at most: which are to be confirmed is not known yet, and the
+        arm's own values may turn out to be among them.
+        """
+        study = self.study
+        if not self.done:
+            return study.most_runs(max(1, study.trials - len(self.budget())))
+        seeds = set(study.confirm_seeds)
+        return sum(len(seeds - set(self.confirmed(label))) for label in self.candidates())
+
     def interrupt(self) -> None:
         """Tell what is still running as interrupted."""
         for trial in self.record.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -119,7 +140,10 @@ class ArmSearch:
 
     def ask(self) -> list[Replica]:
         """Fill the batch up with new trials and return the runs to train, each to its next rung."""
-        room = max(0, min(self.study.batch - len(self.active), self.study.trials - self.next))
+        batch = self.study.batch
+        # without a pruner nothing is active, and batches end at multiples of their size
+        free = batch - len(self.active) if self.study.pruner else batch - self.next % batch
+        room = max(0, min(free, self.study.trials - self.next))
         self._batch = self.active | dict.fromkeys(range(self.next, self.next + room), 0)
         failed = self.record.get_trials(deepcopy=False, states=(TrialState.FAIL,))
         interrupted = {trial.user_attrs[INDEX]: trial for trial in failed}
@@ -181,8 +205,18 @@ class ArmSearch:
         if index == 0 and self.has_own:
             return self.study.own_values(self.arm)
         memory = optuna.create_study(sampler=self._sampler(index))
-        memory.add_trials(trial for i, trial in known.items() if i < index)
+        memory.add_trials(self._seen(i, trial, index) for i, trial in known.items() if i < index)
         return memory.ask(self.space).params
+
+    def _seen(self, i: int, trial: FrozenTrial, index: int) -> FrozenTrial:
+        """Return trial `i` as the sampler sees it when it proposes `index`.
+
+        Without a pruner, what shares its batch is still running, even where a smaller budget has
+        ended there before: so a budget that grows gives the trials of one that was large at once.
+        """
+        if self.study.pruner or i < index - index % self.study.batch:
+            return trial
+        return create_trial(state=TrialState.RUNNING, params=trial.params, distributions=self.space)
 
     def _sampler(self, index: int) -> optuna.samplers.BaseSampler:
         """Return the sampler of one trial. All arms have the same seeds, hence random trials."""
@@ -228,6 +262,8 @@ class ArmSearch:
         self.record.set_user_attr(PROGRESS, progress)
 
     def _handle(self, trial: FrozenTrial) -> Trial:
+        # Optuna has no public way to a Trial that did not come from `ask`, and what comes from
+        # `ask` is sampled at once: it could not be entered whole, with its index, in one call
         return Trial(self.record, trial._trial_id)
 
     def _passes(self, index: int, rung: int, trials: Mapping[int, FrozenTrial]) -> bool:
@@ -260,16 +296,23 @@ class ArmSearch:
 
         A label is the trial's index, or OWN.
         """
-        complete = [
-            (trial.value, index, trial.params)
-            for index, trial in self.trials().items()
-            if index < self.study.trials
-            and trial.state == TrialState.COMPLETE
-            and not trial.user_attrs[DIVERGED]
-        ]
-        best = sorted(complete, key=lambda t: t[:2])[: self.study.confirm.trials]
         own = {self.own_label: self.study.own_values(self.arm)}
-        return {str(index): params for _, index, params in best} | own
+        return {str(trial.user_attrs[INDEX]): trial.params for trial in self.best()} | own
+
+    def best(self) -> list[FrozenTrial]:
+        """Return the trials that are worth training again, the best first.
+
+        Complete ones by their scores; where a pruner has left too few of them, those that got
+        furthest, by the values that they reached there. Diverged trials are none.
+        """
+
+        def rank(trial: FrozenTrial) -> tuple[float, float, int]:
+            pruned = trial.state == TrialState.PRUNED
+            epoch = max(trial.intermediate_values) if pruned else math.inf
+            return -epoch, trial.value, trial.user_attrs[INDEX]
+
+        sound = [t for t in self.budget().values() if not t.user_attrs[DIVERGED]]
+        return sorted(sound, key=rank)[: self.study.confirm.trials]
 
     @property
     def own_label(self) -> str:
@@ -300,3 +343,8 @@ def _score(replicas: list[Replica]) -> float:
     if any(replica.diverged for replica in replicas):
         return DIVERGED_ERROR
     return float(np.mean([replica.error for replica in replicas]))
+
+
+def searches(study: SearchStudy, records: Mapping[str, optuna.Study]) -> list[ArmSearch]:
+    """Return the searches of the arms that have records, in the order of the arms."""
+    return [ArmSearch(study, arm, records[arm.name]) for arm in study.arms if arm.name in records]

@@ -104,11 +104,13 @@ def run(
     from lecun_ablate import api, display  # slow, so not before the file is known to be right
 
     storage = storage or api.STUDY_STORAGE
+    if tune and asked.tuned is None:
+        raise ConfigError(f"--tune: {asked.file} names no study under `tuned`")
+    where = (asked, data_dir, trainer.value, device.value, storage)
     if tune and not dry_run:
-        _tune(asked, data_dir, trainer.value, device.value, storage, as_json)
-    prepared = api.prepare(
-        asked, data_dir, trainer.value, device.value, storage, untuned_too=dry_run
-    )
+        prepared = _tune(where, as_json)
+    else:
+        prepared = api.prepare(*where, untuned_too=dry_run)
     for notice in prepared.notices:
         display.notice(notice)
     if dry_run:
@@ -144,10 +146,10 @@ def study(
     storage = storage or api.STUDY_STORAGE
     asked = load_study(file, data=data, components=components or (), assignments=set_ or ())
     prepared = study_runner.prepare(asked, data_dir, trainer.value, device.value)
-    for notice in prepared.notices:
+    for notice in prepared.notices + study_runner.fresh_notices(prepared, storage, fresh):
         display.notice(notice)
     if dry_run:
-        planned = study_runner.plan(prepared, storage)
+        planned = study_runner.plan(prepared, storage, fresh)
         if as_json:
             print(json.dumps(planned.values, indent=2))
         else:
@@ -335,33 +337,29 @@ def _seeds(text: str | None) -> int | list[int] | None:
     return numbers[0] if "," not in text else numbers
 
 
-def _tune(
-    asked: Any, data_dir: Path | None, trainer: str, device: str, storage: str, silent: bool
-) -> None:
-    """Run what is missing of the study that tunes an experiment, and print its report."""
-    from lecun_ablate import display, study_display, study_runner
+def _tune(where: Any, silent: bool) -> Any:
+    """Prepare an experiment; where its study lacks something, run that first and print it."""
+    from lecun_ablate import api, display, study_display, study_runner
+    from lecun_ablate.tuned_arms import NotStudied
 
-    if asked.tuned is None:
-        raise ConfigError(f"--tune: {asked.file} names no study under `tuned`")
+    try:
+        return api.prepare(*where)
+    except NotStudied:  # values that are there are good, whoever would find them today
+        pass
+    asked, data_dir, trainer, device, storage = where
     prepared = study_runner.prepare_tuning(asked, data_dir, trainer, device)
     for notice in prepared.notices:
         display.notice(notice)
     report, _ = study_runner.run(prepared, storage, progress=study_display.progress_of(prepared))
     if not silent:
         study_display.report(report, study_runner.FOLDER / prepared.title, storage)
+    return api.prepare(*where)
 
 
 def _dry_run(prepared: Any, as_json: bool) -> None:
     from lecun_ablate import display, runner
-    from lecun_ablate.tracking import Store
 
-    try:
-        store = Store()
-        found = store.experiment(prepared.plan.tracking_name)
-        finished = store.finished(found.experiment_id) if found else {}
-    except LecunAblateError:  # no store yet, so nothing is done
-        finished = {}
-    todo = runner.pending(prepared.plan, finished)
+    todo = runner.still_to_do(prepared.plan)
     seconds = runner.estimate(prepared, todo)
     if as_json:
         print(json.dumps(display.plan_as_json(prepared.plan, todo, seconds), indent=2))

@@ -74,6 +74,8 @@ class Experiment:
     tuned: Path | None = None  # the study whose winners the arms train with
     until: Until | None = None  # then `seeds` are those so far
     command: str | None = None  # that runs it
+    components: list[str] | None = None  # the files that it loads
+    stated: dict[str, str] | None = None  # recipe field -> where it has been given a value
 
     @property
     def comparisons(self) -> list[tuple[str, str]]:
@@ -215,6 +217,8 @@ def load_experiment(
         tuned=Path(content.tuned) if content.tuned else None,
         until=until,
         command=_command(path, seeds, epochs, dtype, data, components, assignments),
+        components=[str(file) for file in [*components, *content.components]],
+        stated=_stated(yaml, forced),
     )
 
 
@@ -229,6 +233,19 @@ def _until(yaml: YamlFile) -> Until | None:
     until = rule.until if isinstance(rule, GrowingSeeds) else None
     yaml.content["seeds"] = min(FIRST_LOOK, until.at_most) if until else FIRST_LOOK
     return until
+
+
+def _stated(yaml: YamlFile, forced: Mapping[str, Any]) -> dict[str, str]:
+    """Return which recipe fields are given values, for any arm, and the first place of each."""
+    content = yaml.content
+    places = {field: f"--{field}" for field in forced}
+    given: list[tuple[Keys, Any]] = [((key,), content.get(key)) for key in ("recipe", "vary")]
+    for key in ("arms", "ladder"):
+        given += [((key, i), item) for i, item in enumerate(content.get(key) or ())]
+    for keys, fields in given:
+        for field in fields or ():
+            places.setdefault(field, yaml.where((*keys, field)))
+    return places
 
 
 def _command(

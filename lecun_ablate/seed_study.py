@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import optuna
@@ -17,6 +18,7 @@ from lecun_ablate import runner
 from lecun_ablate.arm_search import MLFLOW_RUN
 from lecun_ablate.data.digits import Digits
 from lecun_ablate.errors import LecunAblateError
+from lecun_ablate.optuna_storage import explained, open_storage
 from lecun_ablate.plan import Plan
 from lecun_ablate.statistics import (
     DIVERGED_ERROR,
@@ -29,8 +31,8 @@ from lecun_ablate.statistics import (
     split_variance,
 )
 from lecun_ablate.study import SeedStudy
-from lecun_ablate.study_records import Records, open_version
-from lecun_ablate.tracking import KEY, Store
+from lecun_ablate.study_records import DEFINITION, TRAINER, Records, latest, open_version
+from lecun_ablate.tracking import KEY, PARENT, Store
 from lecun_ablate.trainers.base import EpochReport
 
 SEED, STATUS, SECONDS = "seed", "status", "wall_seconds"
@@ -39,7 +41,7 @@ CORRELATIONS = (0.0, 0.25, 0.5)  # of two arms over seeds, for what pairing save
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedSeeds:
     """A study of seeds, as an experiment that is ready to run."""
 
     study: SeedStudy
@@ -63,9 +65,9 @@ class Prepared:
 
 def prepare(
     study: SeedStudy, digits: Digits, trainer: str = "auto", device: str = "auto"
-) -> Prepared:
+) -> PreparedSeeds:
     """Choose the trainer and make the plan."""
-    return Prepared(study, runner.prepare(study.experiment(), digits, trainer, device))
+    return PreparedSeeds(study, runner.prepare(study.experiment(), digits, trainer, device))
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class SeedResult:
 
 
 def run(
-    prepared: Prepared,
+    prepared: PreparedSeeds,
     storage: BaseStorage,
     store: Store,
     fresh: bool = False,
@@ -109,18 +111,73 @@ def run(
     Runs are kept in MLflow by their keys; a trial is added to Optuna, complete, as each ends.
     """
     study, plan = prepared.study, prepared.runs.plan
-    definitions = {
+    version, records = open_version(
+        storage, study.file, study.name, plan.data, _definitions(plan), "test error", fresh,
+        lambda held: _finished(study, held),
+    )  # fmt: skip
+    trainers = {arm: record.user_attrs[DEFINITION][TRAINER] for arm, record in records.items()}
+    if trainers == plan.trainers:
+        final, run_id = _train(prepared, records, store, progress)
+    else:  # finished, or the version would not have been opened
+        final, run_id = _recorded(study, records, store, plan)
+    trainer = next(iter(trainers.values()))
+    result = SeedResult(
+        study=study,
+        data=plan.data,
+        data_digest=plan.data_digest,
+        version=version,
+        trainer=f"{trainer['name']} ({trainer['device']}, {trainer['instruction_set']})",
+        variants=[
+            _variant(what, final[final.arm == what], prepared.digits, store)
+            for what in study.governs
+        ],
+        frame=final.reset_index(drop=True),
+        seconds=next(iter(records.values())).user_attrs.get(SECONDS, 0.0),
+        run_id=run_id,
+        notice=plan.notice,
+    )
+    return result, records
+
+
+def runs_to_do(prepared: PreparedSeeds, url: str, fresh: bool = False) -> list[tuple[str, int]]:
+    """Return the (variant, seed) runs still to be trained; raises ConfigError where `run` would.
+
+    A new version trains nothing that the MLflow store has: runs are known by their keys.
+    """
+    study, plan = prepared.study, prepared.runs.plan
+    storage = None if fresh else open_storage(url)
+    if storage is not None:
+        with explained(url):
+            held = latest(storage, study.name, plan.data, _definitions(plan))
+            held.refuse_changes(study.file, plan.data, _finished(study, held.records))
+        if held.trainer_changes:
+            return []
+    return runner.still_to_do(plan)
+
+
+def _definitions(plan: Plan) -> dict[str, dict[str, Any]]:
+    """Return what must stay the same for every variant."""
+    return {
         arm.name: {
             "recipe": arm.recipe.model_dump(),
             "data": plan.data_digest,
-            "trainer": plan.trainers[arm.name],
+            TRAINER: plan.trainers[arm.name],
         }
         for arm in plan.experiment.arms
     }
-    version, records = open_version(
-        storage, study.file, study.name, plan.data, definitions, "test error", fresh,
-        lambda records: all(set(study.seeds) <= _seeds(r) for r in records.values()),
-    )  # fmt: skip
+
+
+def _finished(study: SeedStudy, records: Records) -> bool:
+    """Tell whether every variant has all the seeds."""
+    wanted = set(study.seeds)
+    return all(what in records and wanted <= _seeds(records[what]) for what in study.governs)
+
+
+def _train(
+    prepared: PreparedSeeds, records: Records, store: Store, progress: runner.Progress | None
+) -> tuple[pd.DataFrame, str]:
+    """Train what is missing, record it, and return SeedResult.frame with the experiment's run."""
+    plan = prepared.runs.plan
     experiment_id = store.ensure_experiment(plan.tracking_name)
     recorder = _Recorder(records, store, experiment_id, plan, progress)
     began = time.monotonic()
@@ -136,35 +193,38 @@ def run(
     for row in final.itertuples():  # what was trained before, or written before a kill
         if row.seed not in _seeds(records[row.arm]):
             _record(records[row.arm], row.seed, row.test_error, row.status, row.run_id)
-    trainer = next(iter(plan.trainers.values()))
-    result = SeedResult(
-        study=study,
-        data=plan.data,
-        data_digest=plan.data_digest,
-        version=version,
-        trainer=f"{trainer['name']} ({trainer['device']}, {trainer['instruction_set']})",
-        variants=[
-            _variant(what, final[final.arm == what], prepared.digits, store)
-            for what in study.governs
-        ],
-        frame=final.reset_index(drop=True),
-        seconds=next(iter(records.values())).user_attrs.get(SECONDS, 0.0),
-        run_id=results.run_id,
-        notice=plan.notice,
-    )
-    return result, records
+    return final, results.run_id
 
 
-def runs_to_do(prepared: Prepared) -> list[tuple[str, int]]:
-    """Return the (variant, seed) runs that the MLflow store does not have yet."""
-    plan = prepared.runs.plan
-    try:
-        store = Store()
-        found = store.experiment(plan.tracking_name)
-        finished = store.finished(found.experiment_id) if found else {}
-    except LecunAblateError:  # no store yet, so nothing is done
-        finished = {}
-    return runner.pending(plan, finished)
+def _recorded(
+    study: SeedStudy, records: Records, store: Store, plan: Plan
+) -> tuple[pd.DataFrame, str]:
+    """Return the same of a finished study that another trainer has trained."""
+    experiment = store.experiment(plan.tracking_name)
+    runs = store.search(experiment.experiment_id) if experiment else []
+    parents = {run.info.run_id: run.data.tags.get(PARENT) for run in runs}
+    rows = [
+        {
+            "arm": what,
+            "seed": trial.user_attrs[SEED],
+            "test_error": trial.value,
+            "status": trial.user_attrs[STATUS],
+            "run_id": trial.user_attrs[MLFLOW_RUN],
+        }
+        for what in study.governs
+        for trial in records[what].get_trials(deepcopy=False)
+        if trial.user_attrs[SEED] in study.seeds
+    ]
+    gone = [row["run_id"] for row in rows if row["run_id"] not in parents]
+    if gone:
+        raise LecunAblateError(
+            f"{store.uri} no longer has the run {gone[0]} of this study, which another trainer has "
+            "trained: --fresh trains all of it again"
+        )
+    run_id = rows[0]["run_id"]
+    while parents[run_id]:
+        run_id = parents[run_id]
+    return pd.DataFrame(rows).sort_values(["arm", "seed"], kind="stable"), run_id
 
 
 class _Recorder:

@@ -12,13 +12,15 @@ from rich.table import Table
 
 from lecun_ablate import display, seed_study, terminal
 from lecun_ablate.display import duration
+from lecun_ablate.passwords import without_passwords
 from lecun_ablate.report.study_report import StudyReport, TextTable
-from lecun_ablate.study_runner import Plan, Prepared
+from lecun_ablate.statistics import count
+from lecun_ablate.study_runner import PreparedStudy, StudyPlan
 
 
-def progress_of(prepared: Prepared) -> Any:
+def progress_of(prepared: PreparedStudy) -> Any:
     """Return a live display on a terminal, else one that prints plain lines."""
-    if isinstance(prepared, seed_study.Prepared):
+    if isinstance(prepared, seed_study.PreparedSeeds):
         return display.progress()
     return TerminalProgress() if Console(stderr=True).is_terminal else LineProgress()
 
@@ -51,7 +53,7 @@ class LineProgress:
         """Say what is to be trained."""
         self._runs, self._done = runs, 0
         self._began = self._said = time.monotonic()
-        print(f"{what}: {runs} runs", file=sys.stderr, flush=True)
+        print(f"{what}: {count(runs, 'run')}", file=sys.stderr, flush=True)
 
     def run(self) -> None:
         """Count a run."""
@@ -74,13 +76,15 @@ def report(report: StudyReport, folder: Any, storage: str) -> None:
         terminal.print_table(console, _sheet(table, report.title if i == 0 else None))
     for note in [*report.notes, report.evidence]:
         console.print(note)
+    storage = without_passwords(storage)
     print(f"report: {folder}; in the browser: optuna-dashboard {storage}")
 
 
-def plan(plan: Plan) -> None:
+def plan(plan: StudyPlan) -> None:
     """Print what --dry-run says of a study."""
     terminal.print_table(terminal.console(), _sheet(plan.table, plan.title))
-    print(f"{plan.runs} runs to do, about {duration(plan.seconds)}")
+    most = "at most " if plan.at_most else ""
+    print(f"{most}{count(plan.runs, 'run')} to do, about {duration(plan.seconds)}")
 
 
 def _sheet(table: TextTable, title: str | None) -> Table:

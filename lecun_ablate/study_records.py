@@ -6,7 +6,9 @@ A version goes on as long as the study's file asks for trials that compare with 
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +17,61 @@ from optuna.storages import BaseStorage
 
 from lecun_ablate.errors import ConfigError
 
-DEFINITION = "definition"  # the attribute that holds what must stay the same
+# attributes of the Optuna studies
+DEFINITION = "definition"  # what must stay the same
+ID = "id"  # of the version in this storage: another storage's version 1 is another one
+TRAINER = "trainer"  # the key of a definition that says who trains
 
 Records = dict[str, optuna.Study]  # by arm
 Definitions = Mapping[str, dict[str, Any]]
 
 
-def latest_version(storage: BaseStorage, study: str, data: str) -> int:
-    """Return the latest version of a study on a data set, 0 where there is none."""
-    pattern = re.compile(re.escape(study) + r" v(\d+) on " + re.escape(data) + ": ")
-    found = map(pattern.match, optuna.get_all_study_names(storage))
-    return max((int(match[1]) for match in found if match), default=0)
+@dataclass(frozen=True)
+class Held:
+    """The latest version of a study that a storage holds, beside what is asked for now."""
+
+    version: int  # 0: none yet
+    records: Records  # of the arms that are asked for
+    changes: list[str]  # a line for each difference, that of the trainer left out
+    trainer_changes: list[str]
+
+    def refuse_changes(self, file: Path, data: str, finished: bool) -> None:
+        """Raise ConfigError with the differences where trials would mix that do not compare.
+
+        A finished study gets no more trials, so it does not matter who would train them.
+        """
+        changes = self.changes + ([] if finished else self.trainer_changes)
+        if changes:
+            raise ConfigError(
+                [
+                    f"{file}: version {self.version} of this study on {data} was about something "
+                    "else; its trials do not compare with those asked for now:",
+                    *changes,
+                    "--fresh starts a new version, beside the old one",
+                ]
+            )
 
 
-def existing(
-    storage: BaseStorage, study: str, version: int, data: str, definitions: Definitions
-) -> tuple[Records, list[str]]:
-    """Return what a version holds of the arms, and how their definitions differ from its own.
+def latest(storage: BaseStorage, study: str, data: str, definitions: Definitions) -> Held:
+    """Return what a storage holds of a study, and how that differs from `definitions`.
 
-    Only what `definitions` speaks of is compared.
+    Only the keys that a definition has are compared.
     """
     names = set(optuna.get_all_study_names(storage))
-    records: Records = {}
-    changes = []
+    pattern = re.compile(re.escape(study) + r" v(\d+) on " + re.escape(data) + ": ")
+    version = max((int(m[1]) for m in map(pattern.match, names) if m), default=0)
+    held = Held(version, {}, [], [])
     for arm, now in definitions.items():
         name = _name(study, version, data, arm)
-        if name in names:
-            records[arm] = optuna.load_study(study_name=name, storage=storage)
-            held = records[arm].user_attrs.get(DEFINITION, now)
-            before = {key: held.get(key) for key in now}
-            changes += [f"arm {arm!r}: {line}" for line in differences(before, now)]
-    return records, changes
+        if name not in names:
+            continue
+        record = held.records[arm] = optuna.load_study(study_name=name, storage=storage)
+        then = record.user_attrs.get(DEFINITION, now)
+        for key in now:
+            lines = held.trainer_changes if key == TRAINER else held.changes
+            found = differences(then.get(key), now[key], key)
+            lines += [f"arm {arm!r}: {line}" for line in found]
+    return held
 
 
 def open_version(
@@ -60,34 +86,38 @@ def open_version(
 ) -> tuple[int, Records]:
     """Return the version to work on, with an Optuna study for every arm, created if need be.
 
-    Raises ConfigError where the latest version was about something else. `fresh` then starts a new
-    one; so it does where the latest is finished, but not where it is this very study, unfinished:
-    to begin that again would give the same trials, and so a killed `fresh` goes on.
+    `fresh` starts a new one. Raises ConfigError where the latest was about something else.
     """
-    version = latest_version(storage, study, data)
-    records, changes = existing(storage, study, version, data, definitions)
-    if changes and not fresh:
-        raise ConfigError(
-            [
-                f"{file}: version {version} of this study on {data} was about something else; its "
-                "trials do not compare with those asked for now:",
-                *changes,
-                "--fresh starts a new version, beside the old one",
-            ]
-        )
-    if fresh and (changes or (records and finished(records))):
+    held = latest(storage, study, data, definitions)
+    version, records = held.version, held.records
+    if fresh:
         version, records = version + 1, {}
+    else:
+        held.refuse_changes(file, data, finished(records))
     version = max(version, 1)
+    identity = _identity(storage, _name(study, version, data, ""))
     for arm, definition in definitions.items():
         if arm not in records:
             name = _name(study, version, data, arm)
             records[arm] = optuna.create_study(
                 study_name=name, storage=storage, direction="minimize"
             )
+        if ID not in records[arm].user_attrs:
+            records[arm].set_user_attr(ID, identity)
         if DEFINITION not in records[arm].user_attrs:
             records[arm].set_metric_names([metric])
             records[arm].set_user_attr(DEFINITION, definition)
     return version, records
+
+
+def _identity(storage: BaseStorage, prefix: str) -> str:
+    """Return the id of a version, which all of its arms share: a new one if none has it yet."""
+    for name in sorted(optuna.get_all_study_names(storage)):
+        if name.startswith(prefix):
+            attributes = optuna.load_study(study_name=name, storage=storage).user_attrs
+            if ID in attributes:
+                return attributes[ID]
+    return uuid.uuid4().hex
 
 
 def _name(study: str, version: int, data: str, arm: str) -> str:

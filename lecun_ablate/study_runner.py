@@ -9,17 +9,17 @@ from typing import Any
 import pandas as pd
 
 from lecun_ablate import data as datasets
-from lecun_ablate import runner, seed_study, tuning
+from lecun_ablate import runner, seed_study, tuned_arms, tuning
 from lecun_ablate.experiment import Experiment
-from lecun_ablate.optuna_storage import driving
+from lecun_ablate.optuna_storage import driving, explained, open_storage
 from lecun_ablate.report import search_report, seed_report
-from lecun_ablate.report.study_report import StudyReport, TextTable
+from lecun_ablate.report.study_report import StudyReport, TextTable, value_text
 from lecun_ablate.study import SearchStudy, SeedStudy
-from lecun_ablate.study_records import Records
+from lecun_ablate.study_records import Records, latest
 from lecun_ablate.tracking import Store
 
 FOLDER = Path("reports", "studies")
-Prepared = tuning.Prepared | seed_study.Prepared
+PreparedStudy = tuning.PreparedSearch | seed_study.PreparedSeeds
 
 
 def prepare(
@@ -27,7 +27,7 @@ def prepare(
     data_dir: str | Path | None = None,
     trainer: str = "auto",
     device: str = "auto",
-) -> Prepared:
+) -> PreparedStudy:
     """Load a study's data and choose its trainers."""
     digits = datasets.load(
         study.data.name, study.data.fallback, Path(data_dir) if data_dir else None
@@ -42,36 +42,61 @@ def prepare_tuning(
     data_dir: str | Path | None = None,
     trainer: str = "auto",
     device: str = "auto",
-) -> tuning.Prepared:
+) -> tuning.PreparedSearch:
     """Prepare the study that tunes an experiment, on the experiment's data."""
-    study = tuning.study_of(experiment)
+    study = tuned_arms.study_of(experiment)
     return prepare(replace(study, data=experiment.data), data_dir, trainer, device)
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """What a study would do, as its --dry-run says."""
 
     title: str
     table: TextTable
     runs: int  # still to be trained
+    at_most: bool  # fewer, if the arms' own values turn out to be among the best
     seconds: float  # about how long they take
     values: dict[str, Any]  # all of it as plain values
 
 
-def plan(prepared: Prepared, storage: str) -> Plan:
-    """Return what is to be trained, without creating or changing anything."""
-    if isinstance(prepared, tuning.Prepared):
-        todo = tuning.runs_to_do(prepared, storage)
+def fresh_notices(prepared: PreparedStudy, storage: str, fresh: bool) -> list[str]:
+    """Return what must be said of a new version that starts beside an older one."""
+    opened = open_storage(storage) if fresh else None
+    if opened is None:
+        return []
+    with explained(storage):
+        version = latest(opened, prepared.study.name, prepared.digits.name, {}).version
+    return [
+        f"--fresh starts version {version + 1} of {prepared.study.name} on {prepared.digits.name} "
+        f"from its beginning, beside version {version}; leave --fresh out to go on with it later"
+    ] if version else []  # fmt: skip
+
+
+def plan(prepared: PreparedStudy, storage: str, fresh: bool = False) -> StudyPlan:
+    """Return what is to be trained, without creating or changing anything.
+
+    Raises ConfigError where `run` would refuse the study.
+    """
+    if isinstance(prepared, tuning.PreparedSearch):
+        standing = tuning.to_do(prepared, storage, fresh)
+        todo = {arm: left.runs for arm, left in standing.items()}
+        at_most = sum(todo.values()) > 0
         study = prepared.study
         fixed = {"trials": study.trials, "seeds": len(study.seeds), "search": _space(study)}
         rows = {
-            arm.name: fixed | {"own values": study.own_values(arm), "epochs": arm.recipe.epochs}
+            arm.name: fixed
+            | {
+                "own values": study.own_values(arm),
+                "epochs": arm.recipe.epochs,
+                "best to confirm": standing[arm.name].confirmed,
+            }
             for arm in study.arms
         }
         seconds = tuning.estimate(prepared, todo)
     else:
-        pairs = seed_study.runs_to_do(prepared)
+        pairs = seed_study.runs_to_do(prepared, storage, fresh)
+        at_most = False
         todo = {what: sum(arm == what for arm, _ in pairs) for what in prepared.study.governs}
         rows = {
             what: {"seeds": len(prepared.study.seeds), "epochs": prepared.study.recipe.epochs}
@@ -87,10 +112,11 @@ def plan(prepared: Prepared, storage: str) -> Plan:
         "data_digest": prepared.digits.digest,
         "arms": rows,
         "todo": sum(todo.values()),
+        "at_most": at_most,
         "estimated_seconds": round(seconds, 1),
     }
     title = f"{prepared.study.name} on {prepared.digits.name}: {prepared.study.question}"
-    return Plan(title.rstrip(": "), table, sum(todo.values()), seconds, values)
+    return StudyPlan(title.rstrip(": "), table, sum(todo.values()), at_most, seconds, values)
 
 
 def _space(study: SearchStudy) -> dict[str, str]:
@@ -103,12 +129,12 @@ def _space(study: SearchStudy) -> dict[str, str]:
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
-        return "; ".join(f"{key}: {_text(inner)}" for key, inner in value.items())
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return "; ".join(f"{key}: {value_text(inner)}" for key, inner in value.items())
+    return value_text(value)
 
 
 def run(
-    prepared: Prepared,
+    prepared: PreparedStudy,
     storage: str,
     fresh: bool = False,
     tracking_uri: str | None = None,
@@ -123,7 +149,7 @@ def run(
         driving(storage, prepared.title) as optuna_storage,
         Store.writing(tracking_uri) as store,
     ):
-        if isinstance(prepared, tuning.Prepared):
+        if isinstance(prepared, tuning.PreparedSearch):
             result, records = tuning.run(prepared, optuna_storage, store, fresh, progress)
             report = search_report.report(result)
         else:
@@ -142,10 +168,11 @@ def run(
 
 
 def _publish(records: Records, report: StudyReport) -> None:
-    """Put the report beside every arm's study in Optuna's dashboard: a note and a plot."""
+    """Put the report beside every arm's study in Optuna's dashboard: a note and the plots."""
     from optuna_dashboard import save_note, save_plotly_graph_object
 
     note = report.markdown()
     for record in records.values():
         save_note(record, note)
-        save_plotly_graph_object(record, report.plot, graph_object_id="result")
+        for name, plot in report.plots.items():
+            save_plotly_graph_object(record, plot, graph_object_id=name)

@@ -1,39 +1,29 @@
-"""Studies that search: train what Optuna proposes, confirm the best, and hand on the winners."""
+"""Studies that search: train what Optuna proposes, then confirm the best on fresh seeds."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import optuna
 import pandas as pd
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from lecun_ablate import trainers
-from lecun_ablate.arm_search import DIVERGED, ERRORS, MLFLOW_RUN, ArmSearch, Ended, Replica
+from lecun_ablate.arm_search import ArmSearch, Ended, Replica, searches
 from lecun_ablate.data.digits import Digits, Split
-from lecun_ablate.errors import ConfigError, LecunAblateError
-from lecun_ablate.experiment import Arm, Experiment, Tuning, arm_name
+from lecun_ablate.experiment import Arm, arm_name
 from lecun_ablate.mlflow_studies import begin_study, log_trial
 from lecun_ablate.optuna_storage import explained, open_storage
 from lecun_ablate.recipe import content_hash
 from lecun_ablate.runner import seconds_per_epoch
-from lecun_ablate.statistics import Comparison, compare
-from lecun_ablate.study import SearchStudy, combinations, load_study
-from lecun_ablate.study_records import (
-    Definitions,
-    Records,
-    differences,
-    existing,
-    latest_version,
-    open_version,
-)
+from lecun_ablate.search_outcome import StudyResult, frame, outcome
+from lecun_ablate.study import SearchStudy, combinations
+from lecun_ablate.study_records import DEFINITION, ID, TRAINER, Records, latest, open_version
 from lecun_ablate.tracking import STUDIES, Store
 from lecun_ablate.trainers.base import Run, Trainer
 
@@ -41,22 +31,18 @@ SECONDS = "wall_seconds"  # an attribute of the first arm's Optuna study
 SPLIT = "fit/validation"  # parts of the training split; the test split is never touched
 
 
-class NotStudied(LecunAblateError):
-    """Arms wait for a study that has not found their values yet."""
-
-
 # ---- what is trained, on what, by whom
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedSearch:
     """A study with its data and its trainers."""
 
     study: SearchStudy
     digits: Digits
     fit: Split
     validation: Split
-    trainers: dict[str, Trainer]  # by `_case`
+    trainers: dict[str, Trainer]  # by `case_name`
     notices: list[str]
 
     @property
@@ -66,19 +52,10 @@ class Prepared:
 
     def trainer(self, arm: Arm, values: Mapping[str, Any]) -> Trainer:
         """Return the trainer of an arm with the given values."""
-        return self.trainers[_case(self.study, arm, values)]
-
-    @property
-    def trainer_names(self) -> str:
-        """The trainers in use, for people."""
-        names = {
-            f"{i['name']} ({i['device']}, {i['instruction_set']})"
-            for i in (trainer.identity() for trainer in self.trainers.values())
-        }
-        return ", ".join(sorted(names))
+        return self.trainers[case_name(self.study, arm, values)]
 
 
-def _case(study: SearchStudy, arm: Arm, values: Mapping[str, Any]) -> str:
+def case_name(study: SearchStudy, arm: Arm, values: Mapping[str, Any]) -> str:
     """Name an arm with the choices among its values: what decides who can train it."""
     choices = {f: v for f, v in values.items() if isinstance(study.search[f], tuple)}
     return f"{arm.name} {arm_name(choices)}" if choices else arm.name
@@ -86,17 +63,17 @@ def _case(study: SearchStudy, arm: Arm, values: Mapping[str, Any]) -> str:
 
 def prepare(
     study: SearchStudy, digits: Digits, trainer: str = "auto", device: str = "auto"
-) -> Prepared:
+) -> PreparedSearch:
     """Part the training split and choose the trainers of every arm with every choice."""
     recipes = {
-        _case(study, arm, choices): study.recipe(arm, choices)
+        case_name(study, arm, choices): study.recipe(arm, choices)
         for arm in study.arms
         for choices in combinations(study.search)
     }
     chosen, notices = trainers.choose(recipes, trainer, device)
     if digits.notice:
         notices.insert(0, digits.notice)
-    return Prepared(study, digits, *digits.holdout(), chosen, notices)
+    return PreparedSearch(study, digits, *digits.holdout(), chosen, notices)
 
 
 class Progress(Protocol):
@@ -113,7 +90,7 @@ class Progress(Protocol):
 
 
 def _train(
-    prepared: Prepared,
+    prepared: PreparedSearch,
     replicas: Sequence[Replica],
     what: str,
     progress: Progress | None,
@@ -143,14 +120,14 @@ def _train(
 # ---- where a study stands
 
 
-def _definitions(prepared: Prepared) -> dict[str, dict[str, Any]]:
+def _definitions(prepared: PreparedSearch) -> dict[str, dict[str, Any]]:
     """Return what must stay the same for every arm: its trainers, too."""
     study = prepared.study
     return {
         arm.name: study.definition(arm, prepared.digits.digest)
         | {
-            "trainer": {
-                _case(study, arm, choices): prepared.trainer(arm, choices).identity()
+            TRAINER: {
+                case_name(study, arm, choices): prepared.trainer(arm, choices).identity()
                 for choices in combinations(study.search)
             }
         }
@@ -158,88 +135,58 @@ def _definitions(prepared: Prepared) -> dict[str, dict[str, Any]]:
     }
 
 
-def _searches(study: SearchStudy, records: Records) -> list[ArmSearch]:
-    arms = [arm for arm in study.arms if arm.name in records]
-    return [ArmSearch(study, arm, records[arm.name]) for arm in arms]
-
-
 def _finished(study: SearchStudy, records: Records) -> bool:
-    searches = _searches(study, records)
-    return len(searches) == len(study.arms) and not any(map(_missing, searches))
+    found = searches(study, records)
+    return len(found) == len(study.arms) and not any(search.missing() for search in found)
 
 
-def _latest(
-    storage: BaseStorage, study: SearchStudy, data: str, definitions: Definitions
-) -> tuple[int, list[ArmSearch], list[str]]:
-    """Return the latest version, what it holds, and how the study differs from it by now."""
-    version = latest_version(storage, study.name, data)
-    records, changes = existing(storage, study.name, version, data, definitions)
-    return version, _searches(study, records), changes
+@dataclass(frozen=True)
+class ToDo:
+    """What an arm still needs: exactly, once its trials are done, at most before."""
+
+    runs: int  # confirmation included
+    confirmed: int  # of the best trials, in all
 
 
-def _missing(search: ArmSearch) -> int:
-    """Return how many runs the search of an arm still needs (no fewer than 1 if it needs any)."""
-    study = search.study
-    told = sum(trial.state.is_finished() for trial in search.trials().values())
-    trials = max(0, study.trials - told, int(not search.done))
-    if trials:
-        return trials * len(study.seeds) + study.confirm.trials * study.confirm.seeds
-    seeds = set(study.confirm_seeds)
-    return sum(len(seeds - set(search.confirmed(label))) for label in search.candidates())
+def to_do(prepared: PreparedSearch, url: str, fresh: bool = False) -> dict[str, ToDo]:
+    """Return what each arm still needs; creates nothing. Raises ConfigError where `run` would."""
+    study, data = prepared.study, prepared.digits.name
+    everything = ToDo(study.most_runs(study.trials), study.most_confirmed)
+    todo = dict.fromkeys((arm.name for arm in study.arms), everything)
+    storage = None if fresh else open_storage(url)
+    if storage is not None:
+        with explained(url):
+            held = latest(storage, study.name, data, _definitions(prepared))
+            held.refuse_changes(study.file, data, _finished(study, held.records))
+            for search in searches(study, held.records):
+                best = len(search.best()) if search.done else study.most_confirmed
+                todo[search.arm.name] = ToDo(search.missing(), best)
+    return todo
+
+
+def estimate(prepared: PreparedSearch, runs: Mapping[str, int]) -> float:
+    """Return about how many seconds each arm's number of runs takes, from a trial on a few."""
+    study = prepared.study
+    total = 0.0
+    for arm in study.arms:
+        choices = combinations(study.search)[0]
+        recipe = study.recipe(arm, choices)
+        if runs[arm.name]:
+            per_epoch = seconds_per_epoch(
+                prepared.trainer(arm, choices),
+                [recipe] * min(runs[arm.name], 32),
+                prepared.fit,
+                {"validation": prepared.validation},
+            )
+            total += per_epoch * recipe.epochs * runs[arm.name]
+    return total
 
 
 # ---- the study itself
 
 
-@dataclass(frozen=True)
-class ArmOutcome:
-    """What the search of one arm has found. Errors are fractions of the validation images."""
-
-    arm: str
-    values: dict[str, Any]  # the winner's
-    own_values: dict[str, Any]
-    trial: int | None  # the winner's index; None: the arm's own values, which are no trial
-    confirmed: Comparison  # the winner against the arm's own values, paired over fresh seeds
-    search_error: float | None  # the winner's score in the search, which chose it
-    within: dict[str, tuple[float, float]]  # by numeric field: values no worse than one s.e.
-    trials: dict[str, int]  # how many were complete, pruned, diverged, interrupted
-    importances: dict[str, float]  # of the fields, where there are several
-
-    @property
-    def error(self) -> float:
-        """The winner's mean validation error over the fresh seeds."""
-        return self.confirmed.arm_mean
-
-    @property
-    def standard_error(self) -> float:
-        """The standard error of `error` over the seeds."""
-        return self.confirmed.arm_sd / self.confirmed.n**0.5
-
-
-@dataclass(frozen=True)
-class StudyResult:
-    """A finished study, and a row per trial that was told COMPLETE.
-
-    Columns of `frame`: arm, index, number (Optuna's), the searched fields, validation_error (mean
-    over the seeds), validation_error_sd, diverged (seeds), run_id (MLflow's).
-    """
-
-    study: SearchStudy
-    data: str
-    data_digest: str
-    images: tuple[int, int]  # of the fit and the validation split
-    version: int
-    trainer: str
-    arms: list[ArmOutcome]
-    frame: pd.DataFrame
-    seconds: float  # wall time of the training and its records, over all starts of the command
-    run_id: str  # of the study in MLflow
-    experiment_id: str
-    notice: str | None
-
-
 def run(
-    prepared: Prepared,
+    prepared: PreparedSearch,
     storage: BaseStorage,
     store: Store,
     fresh: bool = False,
@@ -248,41 +195,39 @@ def run(
     """Train what is missing of a study and return its result, with Optuna's study of each arm.
 
     The caller holds the storage as the study's only driver. Raises ConfigError where the storage
-    holds another study of this name, unless `fresh`.
+    holds another study of this name; `fresh` starts a new version beside it.
     """
     study, digits = prepared.study, prepared.digits
     version, records = open_version(
         storage, study.file, study.name, digits.name, _definitions(prepared),
-        "validation error", fresh, lambda records: _finished(study, records),
+        "validation error", fresh, lambda held: _finished(study, held),
     )  # fmt: skip
-    searches = _searches(study, records)
-    for search in searches:
+    found = searches(study, records)
+    for search in found:
         search.interrupt()
+    identity = found[0].record.user_attrs[ID]
     experiment_id = store.ensure_experiment(STUDIES + prepared.title)
     store.sweep(experiment_id)
     run_id = begin_study(
         store,
         experiment_id,
         f"{study.name} v{version}",
-        content_hash({"study": study.name, "data": digits.digest, "version": version}),
+        content_hash({"study": study.name, "data": digits.digest, "id": identity}),
         {"question": study.question, "data": digits.name, "study.version": str(version)},
     )
-    linked = {t.user_attrs.get(MLFLOW_RUN) for s in searches for t in s.trials().values()}
-    for trial in store.search(
-        experiment_id, lecun_ablate__level="trial", mlflow__parentRunId=run_id
-    ):
-        if trial.info.run_id not in linked:  # it was never told
-            store.client.delete_run(trial.info.run_id)
+    for search in found:
+        for untold in _untold(search, store, experiment_id):
+            store.client.delete_run(untold)
     status = "KILLED"
     try:
-        _search(prepared, searches, _logger(prepared, store, experiment_id, run_id), progress)
-        _confirm(prepared, searches, progress)
+        _search(prepared, found, _logger(prepared, store, experiment_id, run_id), progress)
+        _confirm(prepared, found, progress)
         status = "FINISHED"
     except Exception:
         status = "FAILED"
         raise
     finally:
-        for search in searches:
+        for search in found:
             search.interrupt()
         store.end([run_id], status)
     result = StudyResult(
@@ -291,10 +236,10 @@ def run(
         data_digest=digits.digest,
         images=(len(prepared.fit), len(prepared.validation)),
         version=version,
-        trainer=prepared.trainer_names,
-        arms=[outcome(search) for search in searches],
-        frame=pd.concat([_frame(search) for search in searches], ignore_index=True),
-        seconds=searches[0].record.user_attrs.get(SECONDS, 0.0),
+        trainer=_trainer_names(found),
+        arms=[outcome(search) for search in found],
+        frame=pd.concat([frame(search) for search in found], ignore_index=True),
+        seconds=found[0].record.user_attrs.get(SECONDS, 0.0),
         run_id=run_id,
         experiment_id=experiment_id,
         notice=digits.notice,
@@ -302,29 +247,54 @@ def run(
     return result, records
 
 
+def _untold(search: ArmSearch, store: Store, experiment_id: str) -> list[str]:
+    """Return the MLflow runs of an arm's trials that a kill kept from being told.
+
+    Only those whose trial this very storage knows to be interrupted: the runs of another storage
+    may stand beside them.
+    """
+    record = search.record
+    failed = record.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    lost = {(record.study_name, str(trial.number)) for trial in failed}
+    return [
+        run.info.run_id
+        for run in (store.search(experiment_id, optuna__id=record.user_attrs[ID]) if lost else ())
+        if (run.data.tags["optuna.study"], run.data.tags["optuna.trial"]) in lost
+    ]
+
+
+def _trainer_names(found: Sequence[ArmSearch]) -> str:
+    """Return who has trained the arms, for people."""
+    identities = [i for s in found for i in s.record.user_attrs[DEFINITION][TRAINER].values()]
+    names = {f"{i['name']} ({i['device']}, {i['instruction_set']})" for i in identities}
+    return ", ".join(sorted(names))
+
+
 def _search(
-    prepared: Prepared,
-    searches: Sequence[ArmSearch],
+    prepared: PreparedSearch,
+    found: Sequence[ArmSearch],
     log: Callable[[ArmSearch, Ended], str],
     progress: Progress | None,
 ) -> None:
     """Use up the trials of every arm: the batches of all arms are trained together."""
-    while unfinished := [search for search in searches if not search.done]:
+    while unfinished := [search for search in found if not search.done]:
         began = time.monotonic()
         replicas = [replica for search in unfinished for replica in search.ask()]
-        told = sum(search.next for search in searches)
-        what = f"{told} of {prepared.study.trials * len(searches)} trials asked for before"
+        told = sum(len(search.budget()) for search in found)
+        what = f"{told} of {prepared.study.trials * len(found)} trials done, next"
         _train(prepared, replicas, what, progress)
         for search in unfinished:
             search.tell(log)
-        _add_seconds(searches[0], time.monotonic() - began)
+        _add_seconds(found[0], time.monotonic() - began)
 
 
-def _confirm(prepared: Prepared, searches: Sequence[ArmSearch], progress: Progress | None) -> None:
+def _confirm(
+    prepared: PreparedSearch, found: Sequence[ArmSearch], progress: Progress | None
+) -> None:
     """Train the best trials of every arm, and its own values, again on the fresh seeds."""
     replicas: list[Replica] = []
     waiting: dict[int, tuple[ArmSearch, str, list[Replica]]] = {}
-    for search in searches:
+    for search in found:
         for label, values in search.candidates().items():
             recipe = prepared.study.recipe(search.arm, values)
             known = search.confirmed(label)
@@ -345,7 +315,7 @@ def _confirm(prepared: Prepared, searches: Sequence[ArmSearch], progress: Progre
         if not any(id(other) in waiting for other in group):
             search.confirm(label, {other.seed: other.error for other in group})
             now = time.monotonic()
-            _add_seconds(searches[0], now - began)
+            _add_seconds(found[0], now - began)
             began = now
 
     _train(prepared, replicas, "confirming the best trials on fresh seeds", progress, ended)
@@ -357,7 +327,7 @@ def _add_seconds(search: ArmSearch, seconds: float) -> None:
 
 
 def _logger(
-    prepared: Prepared, store: Store, experiment_id: str, run_id: str
+    prepared: PreparedSearch, store: Store, experiment_id: str, run_id: str
 ) -> Callable[[ArmSearch, Ended], str]:
     """Return what writes an ended trial to MLflow, under the study's run."""
 
@@ -382,6 +352,7 @@ def _logger(
                 "trial.index": str(ended.index),
                 "trial.state": ended.state.name,
                 "trial.diverged": str(sum(r.diverged for r in replicas)),
+                "optuna.id": search.record.user_attrs[ID],
                 "optuna.study": search.record.study_name,
                 "optuna.trial": str(ended.number),
             },
@@ -402,200 +373,3 @@ def _logger(
         )
 
     return log
-
-
-# ---- what was found
-
-
-def outcome(search: ArmSearch) -> ArmOutcome:
-    """Return what the finished search of an arm has found: the fresh seeds choose the winner."""
-    study = search.study
-    candidates = search.candidates()
-    errors = {
-        label: [search.confirmed(label)[seed] for seed in study.confirm_seeds]
-        for label in candidates
-    }
-    winner = min(candidates, key=lambda label: np.mean(errors[label]))
-    confirmed = compare(errors[winner], errors[search.own_label])
-    trials = {i: t for i, t in search.trials().items() if i < study.trials}
-    chosen = trials.get(int(winner)) if winner.isdigit() else None
-    states = Counter(trial.state for trial in search.record.get_trials(deepcopy=False))
-    frame = _frame(search)
-    within = {}
-    if chosen:
-        # a score is a mean over the trial's seeds; its spread is known best from the fresh ones
-        reach = chosen.value + confirmed.arm_sd / len(study.seeds) ** 0.5
-        good = frame[frame.validation_error <= reach]
-        within = {
-            field: (float(good[field].min()), float(good[field].max()))
-            for field, values in study.search.items()
-            if not isinstance(values, tuple)
-        }
-    return ArmOutcome(
-        arm=search.arm.name,
-        values=candidates[winner],
-        own_values=study.own_values(search.arm),
-        trial=int(winner) if chosen else None,
-        confirmed=confirmed,
-        search_error=chosen.value if chosen else None,
-        within=within,
-        trials={
-            "complete": states[TrialState.COMPLETE],
-            "pruned": states[TrialState.PRUNED],
-            "diverged": int((frame.diverged > 0).sum()),
-            "interrupted": states[TrialState.FAIL],
-        },
-        importances=_importances(search),
-    )
-
-
-def _frame(search: ArmSearch) -> pd.DataFrame:
-    rows = []
-    for index, trial in search.trials().items():
-        if trial.state == TrialState.COMPLETE and index < search.study.trials:
-            errors = trial.user_attrs[ERRORS]
-            rows.append(
-                {
-                    "arm": search.arm.name,
-                    "index": index,
-                    "number": trial.number,
-                    **trial.params,
-                    "validation_error": trial.value,
-                    "validation_error_sd": np.std(errors, ddof=1) if len(errors) > 1 else np.nan,
-                    "diverged": trial.user_attrs[DIVERGED],
-                    "run_id": trial.user_attrs[MLFLOW_RUN],
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def _importances(search: ArmSearch) -> dict[str, float]:
-    """Return how much of the score's variance each field explains, diverged trials left out."""
-    trials = [
-        trial
-        for trial in search.trials().values()
-        if trial.state == TrialState.COMPLETE and not trial.user_attrs[DIVERGED]
-    ]
-    if len(search.space) < 2 or len({trial.value for trial in trials}) < 2:
-        return {}
-    memory = optuna.create_study()
-    memory.add_trials(trials)
-    return get_param_importances(memory, evaluator=FanovaImportanceEvaluator(seed=0))
-
-
-def runs_to_do(prepared: Prepared, url: str) -> dict[str, int]:
-    """Return how many runs each arm still needs, confirmation included; creates nothing."""
-    study = prepared.study
-    everything = study.trials * len(study.seeds) + study.confirm.trials * study.confirm.seeds
-    todo = dict.fromkeys((arm.name for arm in study.arms), everything)
-    storage = open_storage(url)
-    if storage is not None:
-        with explained(url):
-            definitions = _definitions(prepared)
-            _, searches, changes = _latest(storage, study, prepared.digits.name, definitions)
-        if changes:
-            return todo
-        with explained(url):
-            todo |= {search.arm.name: _missing(search) for search in searches}
-    return todo
-
-
-def estimate(prepared: Prepared, runs: Mapping[str, int]) -> float:
-    """Return about how many seconds each arm's number of runs takes, from a trial on a few."""
-    study = prepared.study
-    total = 0.0
-    for arm in study.arms:
-        choices = combinations(study.search)[0]
-        recipe = study.recipe(arm, choices)
-        if runs[arm.name]:
-            per_epoch = seconds_per_epoch(
-                prepared.trainer(arm, choices),
-                [recipe] * min(runs[arm.name], 32),
-                prepared.fit,
-                {"validation": prepared.validation},
-            )
-            total += per_epoch * recipe.epochs * runs[arm.name]
-    return total
-
-
-# ---- what experiments make of it
-
-
-def study_of(experiment: Experiment) -> SearchStudy:
-    """Return the study that tunes an experiment; raises ConfigError where it searches nothing."""
-    assert experiment.tuned
-    study = load_study(experiment.tuned)
-    if not isinstance(study, SearchStudy):
-        raise ConfigError(f"{experiment.file}: tuned: {study.file} searches nothing")
-    return study
-
-
-def apply(experiment: Experiment, digits: Digits, url: str) -> Experiment:
-    """Return an experiment whose arms have the values that its study has found for them.
-
-    Raises ConfigError where the study is not about one of the arms, NotStudied where it has not
-    been run to its end on these data.
-    """
-    study = study_of(experiment)
-    partners = {arm.name: _partner(experiment, study, arm) for arm in experiment.arms}
-    command = f"python -m lecun_ablate study {study.file} --data {digits.name}"
-    storage = open_storage(url)
-    searches: dict[str, ArmSearch] = {}
-    version = 0
-    if storage is not None:
-        with explained(url):
-            # whichever trainer has found them, the values are good for any
-            definitions = {arm.name: study.definition(arm, digits.digest) for arm in study.arms}
-            version, found, changes = _latest(storage, study, digits.name, definitions)
-            if changes:
-                raise NotStudied(
-                    "\n".join([f"{study.file} has changed since it was run:", *changes,
-                               f"run it again first: {command} --fresh"])
-                )  # fmt: skip
-            searches = {s.arm.name: s for s in found if not _missing(s)}
-    waiting = [name for name, partner in partners.items() if partner.name not in searches]
-    if waiting:
-        raise NotStudied(
-            f"{study.file} has not been run to its end on {digits.name}: it has no values yet for "
-            f"{', '.join(waiting)}; run it first ({command}), or let `run --tune` do so"
-        )
-    arms = tuple(
-        _tuned(arm, outcome(searches[partners[arm.name].name]), study, version, digits)
-        for arm in experiment.arms
-    )
-    return replace(experiment, arms=arms)
-
-
-def _partner(experiment: Experiment, study: SearchStudy, arm: Arm) -> Arm:
-    """Return the arm of a study that is an experiment's arm in all that is not searched."""
-
-    def fixed(candidate: Arm) -> dict[str, Any]:
-        recipe = candidate.recipe.model_dump()
-        return {field: value for field, value in recipe.items() if field not in study.search}
-
-    for candidate in study.arms:
-        if fixed(candidate) == fixed(arm):
-            return candidate
-    nearest = min(study.arms, key=lambda c: len(differences(fixed(c), fixed(arm))))
-    lines = [
-        f"{field}={value!r} (its arm {nearest.name!r}: {fixed(nearest)[field]!r})"
-        for field, value in fixed(arm).items()
-        if fixed(nearest)[field] != value
-    ]
-    raise ConfigError(
-        f"{experiment.file}: tuned: {study.file} does not study the arm {arm.name!r} with "
-        f"{', '.join(lines)}"
-    )
-
-
-def _tuned(arm: Arm, found: ArmOutcome, study: SearchStudy, version: int, digits: Digits) -> Arm:
-    tuning = Tuning(
-        study=str(study.file),
-        version=version,
-        data=digits.name,
-        values=found.values,
-        trials=study.trials,
-        seeds=len(study.seeds),
-        validation_error=found.error,
-    )
-    return replace(arm, recipe=study.recipe(arm, found.values), tuning=tuning)

@@ -12,7 +12,7 @@ import pytest
 from lecun_ablate.data import Digits, Split
 from lecun_ablate.study import load_study
 from lecun_ablate.trainers.base import EpochReport, Scores, State
-from lecun_ablate.tuning import Prepared, run
+from lecun_ablate.tuning import PreparedSearch, case_name, run
 
 ROOT = Path(__file__).resolve().parent.parent
 BEST = {"tanh": 0.05, "relu": 0.01}  # where the errors below are smallest
@@ -95,18 +95,17 @@ class MadeUpTrainer:
                     break
 
 
-def prepared(file: Path, digits: Digits | None = None, **options) -> Prepared:
+def prepared(file: Path, digits: Digits | None = None, **options) -> PreparedSearch:
     """Return a study with the made-up digits and trainer."""
     from lecun_ablate.registry import registry
-    from lecun_ablate.tuning import _case
 
     digits = digits or made_up_digits()
     if digits.name not in registry.names("data"):
         registry.register("data", digits.name)(lambda: digits)
     study = load_study(file, **options)
     trainer = MadeUpTrainer()
-    cases = {_case(study, arm, study.own_values(arm)): trainer for arm in study.arms}
-    return Prepared(study, digits, *digits.holdout(), cases, [])
+    cases = {case_name(study, arm, study.own_values(arm)): trainer for arm in study.arms}
+    return PreparedSearch(study, digits, *digits.holdout(), cases, [])
 
 
 def drive(file: Path, storage: str, *, fresh: bool = False, **options):

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shlex
 import signal
 import sqlite3
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,14 @@ import pytest
 from study_world import command_line, spawner  # noqa: F401
 
 import lecun_ablate
-from lecun_ablate import api, seed_study, statistics
+from lecun_ablate import api, seed_study, statistics, study_display
+from lecun_ablate.data import load
+from lecun_ablate.errors import ConfigError
+from lecun_ablate.experiment import load_experiment
 from lecun_ablate.optuna_storage import driving, open_storage
+from lecun_ablate.registry import registry
 from lecun_ablate.report.figures import png
+from lecun_ablate.report.study_report import StudyReport
 from lecun_ablate.tracking import Store
 
 STUDY = """
@@ -72,6 +79,25 @@ def records(storage="sqlite:///studies/optuna.db") -> dict[str, optuna.Study]:
     }
 
 
+def plots(record: optuna.Study) -> set[str]:
+    """Return the names of the plots that the dashboard shows of a study."""
+    attributes = record._storage.get_study_system_attrs(record._study_id)
+    return {key.split(":")[2] for key in attributes if key.startswith("dashboard:plot_data:")}
+
+
+@pytest.fixture
+def another_trainer(monkeypatch):
+    """From now on, what trains has other numerics."""
+    from lecun_ablate.trainers.torch_trainer import TorchTrainer
+
+    identity = TorchTrainer.identity
+
+    def change():
+        monkeypatch.setattr(TorchTrainer, "identity", lambda self: identity(self) | {"numerics": 9})
+
+    return change
+
+
 def test_a_study_tunes_an_experiment(files, command):
     status, out, err = command("run", "tuned.yaml")
     assert status == 1 and not Path("studies/optuna.db").exists()
@@ -84,8 +110,8 @@ def test_a_study_tunes_an_experiment(files, command):
     assert not Path("studies/optuna.db").exists()
 
     status, out, _ = command("study", "studies/rates.yaml", "--dry-run", "--json")
-    # 3 trials x 2 seeds, and 1 best trial x 2 seeds, of two arms
-    assert status == 0 and json.loads(out)["todo"] == 16
+    # 3 trials x 2 seeds, 1 best trial x 2 seeds, and perhaps the own rate x 2 seeds, of two arms
+    assert status == 0 and json.loads(out)["todo"] == 20 and json.loads(out)["at_most"]
     assert not Path("studies/optuna.db").exists() and not Path("reports").exists()
 
     status, out, err = command("run", "tuned.yaml", "--tune", "--json")
@@ -146,6 +172,146 @@ def test_a_study_that_has_changed_since_tunes_nothing(files, command):
     assert command("run", "tuned.yaml")[0] == 0
 
 
+def test_a_dry_run_refuses_what_a_run_would(files, command):
+    assert command("study", "studies/rates.yaml")[0] == 0
+    for options, said in {
+        ("--set", "search.lr.high=0.2"): "search.lr.high was 0.3, is now 0.2",
+        ("--set", "seeds=3"): "seeds was [0, 1], is now [0, 1, 2]",
+    }.items():
+        status, out, err = command("study", "studies/rates.yaml", "--dry-run", *options)
+        assert status == 2 and said in err and "--fresh" in err and not out
+    status, out, _ = command("study", "studies/rates.yaml", "--dry-run", "--fresh", "--json",
+                             "--set", "search.lr.high=0.2")  # fmt: skip
+    assert status == 0 and json.loads(out)["todo"] == 20
+    status, out, err = command("study", "studies/rates.yaml", "--dry-run", "--fresh")
+    assert status == 0 and "at most 20 runs to do" in out
+    assert "starts version 2 of rates on tiny" in err and "leave --fresh out" in err
+    status, out, _ = command("study", "studies/rates.yaml", "--dry-run")
+    assert status == 0 and "\n0 runs to do" in out and len(records()) == 2
+
+
+def test_a_dry_run_refuses_a_changed_study_of_seeds(files, command):
+    one = ("study", "studies/noise.yaml", "--set", "governs=both", "--set", "seeds=1")
+    assert command(*one)[0] == 0
+    status, _, err = command(*one, "--dry-run", "--set", "recipe.lr=0.1")
+    assert status == 2 and "recipe.lr was 0.03, is now 0.1" in err and "--fresh" in err
+    status, out, _ = command(*one, "--dry-run", "--set", "recipe.lr=0.1", "--fresh")
+    assert status == 0 and "\n1 run to do" in out
+
+
+def test_what_is_finished_is_used_whoever_would_train_today(files, command, another_trainer):
+    study = ("study", "studies/rates.yaml", "--trainer", "torch")
+    assert command(*study)[0] == 0
+    before = json.loads(Path("reports/studies/rates/tiny/study.json").read_text())
+    another_trainer()
+    status, out, _ = command(*study, "--json")
+    assert status == 0
+    assert {k: json.loads(out)[k] for k in ("arms", "trainer")} == {
+        k: before[k] for k in ("arms", "trainer")
+    }
+    status, out, _ = command(*study, "--dry-run")
+    assert status == 0 and "\n0 runs to do" in out
+    for more in ((), ("--dry-run",)):
+        status, _, err = command(*study, "--set", "trials=4", *more)
+        assert status == 2 and "numerics was" in err and "is now 9" in err
+    status, _, err = command("run", "tuned.yaml", "--tune", "--trainer", "torch", "--seeds", "1")
+    assert status == 0, err
+
+
+def test_seeds_that_another_trainer_has_trained_are_shown(files, command, another_trainer):
+    study = ("study", "studies/noise.yaml", "--set", "governs=both", "--trainer", "torch")
+    status, out, _ = command(*study, "--json")
+    before = json.loads(out)
+    runs = len(lecun_ablate.load_results("noise"))
+    another_trainer()
+    status, out, _ = command(*study, "--json")
+    assert status == 0 and json.loads(out)["variants"] == before["variants"]
+    assert json.loads(out)["run_id"] == before["run_id"]
+    assert len(lecun_ablate.load_results("noise")) == runs
+    status, _, err = command(*study, "--set", "seeds=5")
+    assert status == 2 and "trainer.numerics was" in err
+
+
+def test_seeds_in_two_storages_are_the_same_runs(files, command):
+    study = ("study", "studies/noise.yaml", "--set", "governs=both", "--set", "seeds=2")
+    assert command(*study)[0] == 0
+    before = set(lecun_ablate.load_results("noise").run_id)
+    assert command(*study, "--storage", "other.journal")[0] == 0
+    assert set(lecun_ablate.load_results("noise").run_id) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "said"),
+    [
+        ("", ("--set", "recipe.lr=0.03"), "--set recipe.lr=0.03: lr: studies/rates.yaml"),
+        ("recipe: {epochs: 2, lr: 0.05}", (), "tuned.yaml:6: lr: studies/rates.yaml"),
+        ("arms: [{activation: relu}, {activation: tanh, lr: 0.1}]", (),
+         "tuned.yaml:7: lr: studies/rates.yaml"),
+        ("arms: [{activation: relu}, {activation: relu, lr: 0.1}]", (),
+         "tuned.yaml:7: lr: studies/rates.yaml"),
+    ],
+)  # fmt: skip
+def test_values_that_tuning_would_ignore_are_refused(files, command, text, options, said):
+    key = text.split(":")[0]
+    lines = [text if key and line.startswith(key) else line for line in EXPERIMENT.split("\n")]
+    Path("tuned.yaml").write_text("\n".join(lines))
+    status, _, err = command("run", "tuned.yaml", *options)
+    assert status == 2 and said in err
+    assert "searches it, so this value would be ignored: leave it out, or leave out `tuned`" in err
+
+
+def test_arms_that_would_get_the_same_values_are_refused(files):
+    experiment = load_experiment("tuned.yaml")
+    relu, _ = experiment.arms
+    faster = replace(relu, name="faster", recipe=relu.recipe.model_copy(update={"lr": 0.1}))
+    with pytest.raises(ConfigError, match="'relu' and 'faster' differ only in what"):
+        api.prepare(replace(experiment, arms=(relu, faster)))
+
+
+def test_a_missing_study_is_run_by_the_command_that_the_message_gives(files, command):
+    Path("own parts").mkdir()
+    Path("own parts/own.py").write_text(
+        "from lecun_ablate import register\n\n"
+        '@register("activation")\ndef mine(x):\n    """Mine."""\n    return x\n'
+    )
+    for file in ("studies/rates.yaml", "tuned.yaml"):
+        Path(file).write_text(Path(file).read_text().replace("tanh", "mine"))
+    digits = load("tiny")
+    registry._components["data"].pop("tiny")  # another one takes its place, that needs a folder
+    registry.register("data", "tiny")(lambda folder: digits if folder else None)
+    options = ("--components", "own parts/own.py", "--data-dir", "own parts",
+               "--storage", "own parts/x.journal")  # fmt: skip
+    status, _, err = command("run", "tuned.yaml", *options)
+    assert status == 1, err
+    said = shlex.split(err.split("run it first (")[1].split("), or")[0])
+    assert said[:4] == ["python", "-m", "lecun_ablate", "study"]
+    registry._components["activation"].pop("mine")  # as in another process
+    status, _, err = command(*said[3:])
+    assert status == 0, err
+    assert command("run", "tuned.yaml", *options)[0] == 0
+
+
+def test_no_message_shows_a_password(files, command, capsys):
+    storage = "postgresql+psycopg2://user:secret@host/db"
+    options = api._study_options(load_experiment("tuned.yaml"), None, storage)
+    assert options == ["--storage", "postgresql+psycopg2://user:***@host/db"]
+    report = StudyReport("", [], [], "", None, {}, {})
+    study_display.report(report, "reports", storage)
+    shown = capsys.readouterr().out
+    assert "user:***@host/db" in shown and "secret" not in shown
+
+
+def test_the_study_of_an_experiment_is_found_from_its_project(files, command, monkeypatch):
+    Path("experiments/tuned.yaml").write_text(EXPERIMENT)
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    status, _, err = command("run", "../experiments/tuned.yaml")
+    assert status == 1 and f"{files}/studies/rates.yaml has not been run to its end" in err
+    status, _, err = command("run", "../experiments/tuned.yaml", "--set", "tuned=studies/r.yaml")
+    assert status == 2
+    assert f"studies/r.yaml: no such file in the working directory {files}/elsewhere or in" in err
+
+
 def test_the_report_stands_in_files_in_mlflow_and_in_the_dashboard(files, command, monkeypatch):
     monkeypatch.setattr("lecun_ablate.report.study_report.png", png)
     status, out, _ = command("study", "studies/rates.yaml")
@@ -164,7 +330,7 @@ def test_the_report_stands_in_files_in_mlflow_and_in_the_dashboard(files, comman
     from optuna_dashboard._note import get_note
 
     for record in records().values():
-        assert "| tanh |" in get_note(record)
+        assert "| tanh |" in get_note(record) and plots(record) == {"result"}
         attributes = record._storage.get_study_system_attrs(record._study_id)
         plot = "".join(
             attributes[key]
@@ -190,8 +356,13 @@ def test_several_fields_and_choices_can_be_searched(files, command):
     values = json.loads(out)
     for arm in values["arms"]:
         assert set(arm["values"]) == {"lr", "momentum", "init", "epochs"}
-        assert sum(arm["importances"].values()) == pytest.approx(1) or not arm["importances"]
-    trial = next(iter(records().values())).trials[2]
+        assert set(arm["importances"]) == {"lr", "momentum", "init", "epochs"}
+        assert sum(arm["importances"].values()) == pytest.approx(1)
+    page = Path("reports/studies/many/tiny/study.md").read_text()
+    assert page.count("(fANOVA on 6 trials, too few for more than a hint;") == 2
+    record = next(iter(records().values()))
+    assert plots(record) == {f"result_{field}" for field in ("lr", "momentum", "init", "epochs")}
+    trial = record.trials[2]
     run = Store().client.get_run(trial.user_attrs["mlflow_run_id"])
     for field, value in trial.params.items():
         assert run.data.params[field] == str(value)
@@ -219,8 +390,6 @@ def test_a_study_of_seeds_describes_the_runs_that_it_records(files, command):
         runs = frame[frame.arm == what].set_index("seed").run_id.to_dict()
         assert {s: t.user_attrs["mlflow_run_id"] for s, t in by_seed.items()} == runs
         predictions = np.stack([Store().predictions(runs[seed]) for seed in range(4)])
-        from lecun_ablate.data import load
-
         split = statistics.split_variance(predictions, load("tiny").test.labels)
         assert variant["split"]["rest"] == pytest.approx(split.rest)
     page = Path("reports/studies/noise/tiny/study.md").read_text()

@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,8 +100,8 @@ def test_every_arm_has_its_budget_and_the_batches_of_all_arms_are_trained_togeth
     assert rates[0][:4] == rates[1][:4] and rates[0][4:] != rates[1][4:]
     assert all(len(set(of_arm)) == 14 for of_arm in rates)
     assert {run.seed for run in confirmation} == {2, 3, 4}
-    # two best trials and the own values of two arms, unless those are among the best
-    assert len(confirmation) in (2 * 2 * 3, 2 * 2 * 3 + 3, 2 * 3 * 3)
+    # two best trials and the own rate, which is among the best of tanh alone; three seeds
+    assert Counter(run.recipe.activation for run in confirmation) == {"tanh": 2 * 3, "relu": 3 * 3}
     assert len(result.frame) == 28
 
 
@@ -236,6 +237,51 @@ def test_pruning_saves_epochs(finished, place):
     assert epochs(pruned) < 0.7 * epochs(finished[3])
 
 
+def pruned_own(place) -> Path:
+    """A study whose own rate is pruned at the first rung, though it is the best of all later on."""
+    return place(PRUNED.replace("epochs: 9", "epochs: 9\nrecipe: {lr: 0.002}"))
+
+
+def late(activation, lr, seed, epoch):
+    """Return errors by which the smallest rates begin as the worst and end as the best."""
+    return 0.8 - 0.1 * np.log10(lr / 0.001) if epoch < 9 else 0.1 + lr + 0.01 * (seed % 3)
+
+
+def test_a_pruned_winner_has_no_score_and_no_interval(place, monkeypatch):
+    monkeypatch.setattr(study_world, "error", late)
+    result, records, _ = drive(pruned_own(place), JOURNAL)
+    for arm in result.arms:
+        assert arm.trial == 0 and arm.values == {"lr": 0.002}
+        trial = next(t for t in records[arm.arm].trials if t.user_attrs["index"] == 0)
+        assert trial.state == TrialState.PRUNED and trial.value == pytest.approx(
+            late("", 0.002, 0, 1), abs=0.01
+        )
+        assert arm.search_error is None and arm.within == {}
+        assert arm.error == pytest.approx(
+            np.mean([late("", 0.002, s, 9) for s in (2, 3, 4)]), abs=1e-3
+        )
+
+
+def test_pruned_trials_fill_up_what_is_confirmed(place):
+    """The complete ones come first, then those that got furthest, by their values there."""
+    text = PRUNED.replace("confirm: {trials: 2", "confirm: {trials: 8")
+    result, records, _ = drive(place(text), JOURNAL)
+    for arm in result.arms:
+        trials = [t for t in records[arm.arm].trials if not t.user_attrs["diverged"]]
+        complete = [t for t in trials if t.state == TrialState.COMPLETE]
+        pruned = [t for t in trials if t.state == TrialState.PRUNED]
+        assert 0 < len(complete) < 8
+        pruned.sort(key=lambda t: (-max(t.intermediate_values), t.value, t.user_attrs["index"]))
+        best = [*complete, *pruned][:8]
+        confirmed = {
+            key.removeprefix("confirmed/")
+            for key in records[arm.arm].user_attrs
+            if key.startswith("confirmed/")
+        }
+        assert confirmed == {str(t.user_attrs["index"]) for t in best} | {"0"}
+        assert arm.confirmed_trials == 8
+
+
 # ---- MLflow
 
 
@@ -268,6 +314,35 @@ def test_trials_are_mlflow_runs_nested_under_the_study_with_links_both_ways(plac
     assert not runs
 
 
+def trial_runs(experiment_id: str) -> set[str]:
+    runs = Store().search(experiment_id, lecun_ablate__level="trial")
+    return {run.info.run_id for run in runs}
+
+
+def test_another_storage_leaves_the_runs_of_the_first_alone(place):
+    """So does a storage that begins again under the old name, and a file that drops an arm."""
+    file = place(STUDY.replace("trials: 14", "trials: 3"))
+    first, _, _ = drive(file, JOURNAL)
+    before = trial_runs(first.experiment_id)
+    assert len(before) == 6
+    second, records, _ = drive(file, SQLITE)
+    assert (second.version, first.version) == (1, 1) and second.run_id != first.run_id
+    assert before < trial_runs(first.experiment_id)
+    Path(JOURNAL).rename("studies/moved.journal")
+    drive(file, JOURNAL)
+    assert len(trial_runs(first.experiment_id)) == 3 * 6
+    again, _, trainer = drive(file, "studies/moved.journal")
+    assert trainer.calls == [] and again.run_id == first.run_id
+    drive(place(file.read_text().replace("{activation: tanh}, ", "")), SQLITE)
+    assert len(trial_runs(first.experiment_id)) == 3 * 6
+    for record in records.values():
+        assert set(own_runs(record)) <= trial_runs(first.experiment_id)
+
+
+def own_runs(record) -> list[str]:
+    return [trial.user_attrs["mlflow_run_id"] for trial in record.trials]
+
+
 # ---- going on
 
 
@@ -291,6 +366,28 @@ def test_a_larger_budget_extends_a_study(place):
     assert {run.seed for runs in trainer.calls for run in runs} == {5}  # the one seed that is new
 
 
+@pytest.mark.parametrize(("small", "large"), [(5, 11), (3, 6), (6, 14)])
+def test_a_budget_that_grows_gives_the_trials_of_one_that_was_large_at_once(place, small, large):
+    """Though the smaller budget ends within a batch of four, and random trials are over by then."""
+    drive(place(STUDY.replace("trials: 14", f"trials: {small}")), JOURNAL)
+    grown = drive(place(STUDY.replace("trials: 14", f"trials: {large}")), JOURNAL)[1]
+    at_once = drive(Path("studies/small.yaml"), "studies/other.journal")[1]
+    assert told(grown) == told(at_once)
+
+
+def test_trials_beyond_a_budget_that_has_shrunk_do_not_count(place):
+    space = "true}, momentum: {low: 0.0, high: 0.9}}"
+    large = STUDY.replace("true}}", space)
+    drive(place(large), JOURNAL)
+    shrunk, _, trainer = drive(place(large.replace("trials: 14", "trials: 6")), JOURNAL)
+    small, _, _ = drive(Path("studies/small.yaml"), "studies/small.journal")
+    # the values of fresh seeds may be missing, those of trials are not
+    assert {run.seed for runs in trainer.calls for run in runs} <= {2, 3, 4}
+    assert shrunk.arms == small.arms
+    assert all(arm.trials["complete"] == 6 for arm in shrunk.arms)
+    assert shrunk.frame["index"].max() == 5 and len(shrunk.frame) == 12
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
@@ -311,11 +408,57 @@ def test_a_changed_study_is_refused_with_the_difference(look, old, new, said):
     assert any("--fresh" in problem for problem in refused.value.problems)
 
 
-def test_another_trainer_is_refused_where_trials_would_mix(look, monkeypatch):
-    identity = study_world.MadeUpTrainer().identity() | {"numerics": 2}
-    monkeypatch.setattr(study_world.MadeUpTrainer, "identity", lambda self: identity)
+@pytest.fixture
+def another_trainer(monkeypatch):
+    """From now on, trials would be trained by another trainer."""
+    identity = study_world.MadeUpTrainer().identity() | {"instruction_set": "new", "numerics": 2}
+
+    def change():
+        monkeypatch.setattr(study_world.MadeUpTrainer, "identity", lambda self: identity)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("trials: 14", "trials: 15"), ("seeds: 3}", "seeds: 4}"),
+                     ("{activation: relu}", "{activation: relu}, {activation: lisht}")],
+)  # fmt: skip
+def test_another_trainer_is_refused_where_trials_would_mix(look, another_trainer, old, new):
+    longer = Path("studies/longer.yaml")
+    longer.write_text(STUDY.replace(old, new))
+    another_trainer()
     with pytest.raises(ConfigError, match=r"trainer.tanh.numerics was 1, is now 2"):
-        drive(Path("studies/small.yaml"), JOURNAL)
+        drive(longer, JOURNAL)
+
+
+def test_a_finished_study_is_shown_whoever_would_train_today(look, another_trainer):
+    first, _, _ = look
+    another_trainer()
+    again, _, trainer = drive(Path("studies/small.yaml"), JOURNAL)
+    assert trainer.calls == [] and winners(again) == winners(first)
+    assert again.trainer == first.trainer == "made_up (cpu, none)"  # who has trained it
+
+
+def test_fresh_starts_a_new_version_also_of_an_unfinished_study(place, monkeypatch):
+    file = place(STUDY.replace("trials: 14", "trials: 6"))
+    with monkeypatch.context() as patch:
+        patch.setattr(study_world, "error", interrupt_after(100))
+        with pytest.raises(KeyboardInterrupt):
+            drive(file, JOURNAL)
+    result, records, _ = drive(file, JOURNAL, fresh=True)
+    assert result.version == 2
+    assert {len(record.trials) for record in records.values()} == {6}
+
+
+def interrupt_after(epochs: int):
+    left, error = iter(range(epochs)), study_world.error
+
+    def interrupted(*arguments):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return error(*arguments)
+
+    return interrupted
 
 
 def test_fresh_starts_a_new_version_beside_the_old_one(place):

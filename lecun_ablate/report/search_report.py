@@ -6,35 +6,33 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from lecun_ablate.provenance import machine
 from lecun_ablate.report import study_figures
-from lecun_ablate.report.study_report import StudyReport, TextTable
+from lecun_ablate.report.study_report import (
+    StudyReport,
+    TextTable,
+    evidence,
+    heading,
+    shared_values,
+    value_text,
+)
 from lecun_ablate.statistics import count, percent, signed
 
 if TYPE_CHECKING:
-    from lecun_ablate.tuning import ArmOutcome, StudyResult
+    from lecun_ablate.search_outcome import ArmOutcome, StudyResult
+    from lecun_ablate.study import Range
 
 
 def report(result: StudyResult) -> StudyReport:
     """Return the report of a study that searches."""
     return StudyReport(
-        title=_title(result),
+        title=heading(result),
         tables=[_table(result)],
         notes=_notes(result),
-        evidence=(
-            f"{machine()}; trainer {result.trainer}; {result.seconds:,.0f} s wall time in all; "
-            f"data digest {result.data_digest}"
-        ),
+        evidence=evidence(result),
         figure=study_figures.validation_error(result),
-        plot=study_figures.validation_error_plotly(result),
+        plots=study_figures.validation_error_plotly(result),
         values=_values(result),
     )
-
-
-def _title(result: StudyResult) -> str:
-    """Return the heading of a study's table."""
-    version = f", version {result.version}" if result.version > 1 else ""
-    return f"{result.study.name} on {result.data}{version}: {result.study.question}".rstrip(": ")
 
 
 def _table(result: StudyResult) -> TextTable:
@@ -58,10 +56,10 @@ def _row(arm: ArmOutcome, result: StudyResult) -> list[str]:
     same = arm.values == arm.own_values
     return [
         arm.arm,
-        *(_text(arm.values[field]) for field in result.study.search),
-        *(f"{_text(s[0])} - {_text(s[1])}" if s else "-" for s in spans),
+        *(value_text(arm.values[field]) for field in result.study.search),
+        *(f"{value_text(s[0])} - {value_text(s[1])}" if s else "-" for s in spans),
         f"{percent(one.arm_mean)} +- {100 * arm.standard_error:.2f}",
-        *(_text(arm.own_values[field]) for field in result.study.search),
+        *(value_text(arm.own_values[field]) for field in result.study.search),
         f"{percent(one.baseline_mean)} +- {100 * one.baseline_sd / root:.2f}",
         "the same" if same else f"{signed(one.difference)} +- {100 * one.sd / root:.2f}",
         str(arm.trials["complete"] + arm.trials["pruned"]),
@@ -70,16 +68,10 @@ def _row(arm: ArmOutcome, result: StudyResult) -> list[str]:
     ]
 
 
-def _text(value: Any) -> str:
-    """Return a recipe value for people: numbers to three digits."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 def _notes(result: StudyResult) -> list[str]:
     """Return what a reader must know beside the table, a sentence or two each."""
     study = result.study
     fit, validation = result.images
-    confirm = f"{study.confirm.trials} best trials" if study.confirm.trials > 1 else "best trial"
     epochs = sorted({arm.recipe.epochs for arm in study.arms})
     horizon = "epochs as searched" if "epochs" in study.search else " or ".join(
         count(epoch, "epoch") for epoch in epochs
@@ -95,32 +87,70 @@ def _notes(result: StudyResult) -> list[str]:
         f"the training split of {result.data} and scored on the {validation:,} others. "
         "The test split was not touched.",
         f"Errors are means +- standard errors over {study.confirm.seeds} fresh seeds, on which the "
-        f"{confirm} of each arm, and its own values, were trained again; these seeds chose the "
+        f"{_confirmed(result)}, and its own values, were trained again; these seeds chose the "
         "winner. Best - own is paired by seed.",
         "Within 1 s.e.: from the smallest to the largest value among the trials whose score is "
         "no more than one standard error (of a score) above the winner's.",
     ]
-    lines += [
-        f"Importance for {arm.arm}: "
-        + ", ".join(f"{field} {share:.0%}" for field, share in arm.importances.items())
-        + " (fANOVA, diverged trials left out)."
-        for arm in result.arms
-        if arm.importances
-    ]
+    for arm in result.arms:
+        lines += _notes_on(arm, result)
     if result.notice:
         lines.append(f"NOTICE: {result.notice}")
     return lines
 
 
+def _confirmed(result: StudyResult) -> str:
+    """Return how many trials of each arm were confirmed: those that were there, not those asked."""
+    numbers = {arm.arm: arm.confirmed_trials for arm in result.arms}
+    if len(set(numbers.values())) > 1:
+        text = f"best trials of each arm ({', '.join(f'{a} {n}' for a, n in numbers.items())})"
+    else:
+        number = next(iter(numbers.values()))
+        text = "best trial of each arm" if number == 1 else f"{number} best trials of each arm"
+    pruned = " (where too few had run to the end, pruned ones that got furthest as well)"
+    return text + (pruned if result.study.pruner else "")
+
+
+def _notes_on(arm: ArmOutcome, result: StudyResult) -> list[str]:
+    """Return what a reader must know about one arm."""
+    study = result.study
+    lines = []
+    if _numeric(result) and not arm.within:
+        lines.append(
+            f"{arm.arm}: nothing is said to be within 1 s.e., since the winner has no score in the "
+            "search: it was pruned, diverged, or lies outside of the search space."
+        )
+    for field in _numeric(result):
+        for end in ("low", "high"):
+            if _touches(study.search[field], end, [arm.values[field], *arm.within.get(field, ())]):
+                lines.append(
+                    f"{arm.arm}: the best {field}, or what is within 1 s.e. of it, touches the "
+                    f"{end} end of the search space ({getattr(study.search[field], end):g}): "
+                    "there may be a better one beyond it, so widen the range."
+                )
+    if arm.importances:
+        shares = ", ".join(f"{field} {share:.0%}" for field, share in arm.importances.items())
+        number = arm.trials["complete"] - arm.trials["diverged"]
+        few = ", too few for more than a hint" if number < 10 * len(study.search) else ""
+        lines.append(
+            f"Importance for {arm.arm}: {shares} (fANOVA on {count(number, 'trial')}{few}; "
+            "diverged ones left out)."
+        )
+    return lines
+
+
+def _touches(searched: Range, end: str, values: list[float]) -> bool:
+    """Tell whether a value lies within 5 % of the range's width of an end, or beyond it."""
+    scale = math.log if searched.log else float
+    low, high = scale(searched.low), scale(searched.high)
+    within = [min(max(value, searched.low), searched.high) for value in values]
+    places = [(scale(value) - low) / (high - low) for value in within]
+    return min(places) <= 0.05 if end == "low" else max(places) >= 0.95
+
+
 def _values(result: StudyResult) -> dict[str, Any]:
     """Return the study's findings as plain values; errors as fractions."""
-    return {
-        "study": result.study.name,
-        "question": result.study.question,
-        "version": result.version,
-        "data": result.data,
-        "data_digest": result.data_digest,
-        "notice": result.notice,
+    return shared_values(result) | {
         "images": {"fit": result.images[0], "validation": result.images[1]},
         "trials": result.study.trials,
         "seeds": list(result.study.seeds),
@@ -129,8 +159,4 @@ def _values(result: StudyResult) -> dict[str, Any]:
             asdict(arm) | {"error": arm.error, "standard_error": arm.standard_error}
             for arm in result.arms
         ],
-        "machine": machine(),
-        "trainer": result.trainer,
-        "wall_seconds": result.seconds,
-        "run_id": result.run_id,
     }

@@ -7,9 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lecun_ablate.provenance import machine
 from lecun_ablate.report import study_figures
-from lecun_ablate.report.study_report import StudyReport, TextTable
+from lecun_ablate.report.study_report import (
+    StudyReport,
+    TextTable,
+    evidence,
+    heading,
+    shared_values,
+)
 from lecun_ablate.seed_study import CORRELATIONS, DIFFERENCE
 from lecun_ablate.statistics import count, percent, points
 
@@ -20,21 +25,19 @@ if TYPE_CHECKING:
 def report(result: SeedResult) -> StudyReport:
     """Return the report of a study of seeds."""
     errors = {variant.governs: variant.errors for variant in result.variants}
-    title = f"{result.study.name} on {result.data}: {result.study.question}".rstrip(": ")
     several = [variant for variant in result.variants if variant.split]
     return StudyReport(
-        title=title,
+        title=heading(result),
         tables=[
             _distributions(result.variants),
             *([_variances(several), *map(_seeds_needed, several)] if several else []),
         ],
         notes=_notes(result),
-        evidence=(
-            f"{machine()}; trainer {result.trainer}; {result.seconds:,.0f} s wall time in all; "
-            f"data digest {result.data_digest}"
-        ),
+        evidence=evidence(result),
         figure=study_figures.seed_distribution(errors, result.data, result.study.name),
-        plot=study_figures.seed_distribution_plotly(errors, result.data, result.study.name),
+        plots={
+            "result": study_figures.seed_distribution_plotly(errors, result.data, result.study.name)
+        },
         values=_values(result),
     )
 
@@ -101,8 +104,7 @@ def _notes(result: SeedResult) -> list[str]:
     recipe = result.study.recipe
     lines = [
         f"{count(recipe.epochs, 'epoch')} at lr {recipe.lr:g} on the whole training split of "
-        f"{result.data}; test errors after the last epoch"
-        + (f", version {result.version} of the study." if result.version > 1 else "."),
+        f"{result.data}; test errors after the last epoch.",
     ]
     if recipe.component("order").arity < 2:
         lines.append(
@@ -125,13 +127,7 @@ def _notes(result: SeedResult) -> list[str]:
 
 
 def _values(result: SeedResult) -> dict[str, Any]:
-    return {
-        "study": result.study.name,
-        "question": result.study.question,
-        "version": result.version,
-        "data": result.data,
-        "data_digest": result.data_digest,
-        "notice": result.notice,
+    return shared_values(result) | {
         "recipe": result.study.recipe.model_dump(),
         "variants": [
             asdict(variant)
@@ -144,8 +140,4 @@ def _values(result: SeedResult) -> dict[str, Any]:
             }
             for variant in result.variants
         ],
-        "machine": machine(),
-        "trainer": result.trainer,
-        "wall_seconds": result.seconds,
-        "run_id": result.run_id,
     }

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from lecun_ablate.report.figures import STYLE
 
 if TYPE_CHECKING:
-    from lecun_ablate.tuning import StudyResult
+    from lecun_ablate.search_outcome import StudyResult
 
 # test errors after 23 epochs that others report, of their own runs and data preparation
 REPORTED = {
@@ -85,22 +85,30 @@ def _draw_arm(axis: Axes, field: str, trials: pd.DataFrame, color: Any, *, curve
               marker="x", linestyle="none", color=color)  # fmt: skip
 
 
-def validation_error_plotly(result: StudyResult) -> Any:
-    """Return the same against the first searched field as a plotly figure, for a dashboard."""
+def validation_error_plotly(result: StudyResult) -> dict[str, Any]:
+    """Return the same as plotly figures, for a dashboard: one for each searched field, by name."""
+    fields = list(result.study.search)
+    if len(fields) == 1:
+        return {"result": _against(result, fields[0])}
+    return {f"result_{field}": _against(result, field) for field in fields}
+
+
+def _against(result: StudyResult, field: str) -> Any:
     import plotly.graph_objects as go
 
-    field, values = next(iter(result.study.search.items()))
+    values = result.study.search[field]
+    shown = "" if isinstance(values, tuple) else ":.4g"
     figure = go.Figure()
     for arm, trials in result.frame.groupby("arm", sort=False):
         ordered = trials.sort_values(field)
         figure.add_trace(
             go.Scatter(
                 name=arm,
-                x=ordered[field].tolist(),
+                x=[_place(value) for value in ordered[field]],
                 y=(100 * ordered.validation_error).tolist(),
                 error_y={"array": (100 * ordered.validation_error_sd.fillna(0)).tolist()},
                 customdata=ordered[["number", "diverged"]].to_numpy().tolist(),
-                hovertemplate="%{x:.4g}: %{y:.2f} %, trial %{customdata[0]}, "
+                hovertemplate=f"%{{x{shown}}}: " "%{y:.2f} %, trial %{customdata[0]}, "
                               "%{customdata[1]} seeds diverged",
                 mode="lines+markers" if _is_curve(result) else "markers",
             )

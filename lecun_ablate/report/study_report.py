@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
+from lecun_ablate.provenance import machine
 from lecun_ablate.report.figures import png
+
+if TYPE_CHECKING:
+    from lecun_ablate.search_outcome import StudyResult
+    from lecun_ablate.seed_study import SeedResult
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class StudyReport:
     notes: list[str]  # what must be known beside the tables
     evidence: str  # what it was computed with, how long it took
     figure: Figure
-    plot: Any  # the plotly figure
+    plots: dict[str, Any]  # plotly figures by name
     values: dict[str, Any]  # all of it as plain values
 
     def markdown(self, figure: str | None = None) -> str:
@@ -52,3 +57,38 @@ class StudyReport:
             "study.png": png(self.figure),
             "study.json": json.dumps(self.values, indent=2) + "\n",
         }
+
+
+def heading(result: StudyResult | SeedResult) -> str:
+    """Return what stands above a study's tables."""
+    version = f", version {result.version}" if result.version > 1 else ""
+    return f"{result.study.name} on {result.data}{version}: {result.study.question}".rstrip(": ")
+
+
+def evidence(result: StudyResult | SeedResult) -> str:
+    """Return what a study was computed with, and how long it took."""
+    return (
+        f"{machine()}; trainer {result.trainer}; {result.seconds:,.0f} s wall time in all; "
+        f"data digest {result.data_digest}"
+    )
+
+
+def shared_values(result: StudyResult | SeedResult) -> dict[str, Any]:
+    """Return, as plain values, what studies of every kind say of themselves."""
+    return {
+        "study": result.study.name,
+        "question": result.study.question,
+        "version": result.version,
+        "data": result.data,
+        "data_digest": result.data_digest,
+        "notice": result.notice,
+        "machine": machine(),
+        "trainer": result.trainer,
+        "wall_seconds": result.seconds,
+        "run_id": result.run_id,
+    }
+
+
+def value_text(value: Any) -> str:
+    """Return a recipe value for people: numbers to three digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

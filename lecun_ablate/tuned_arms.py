@@ -1,0 +1,138 @@
+"""Experiments that a study tunes: every arm gets the values that the study's arm has found."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from lecun_ablate.arm_search import ArmSearch, searches
+from lecun_ablate.data.digits import Digits
+from lecun_ablate.errors import ConfigError, LecunAblateError
+from lecun_ablate.experiment import Arm, Experiment, Tuning
+from lecun_ablate.optuna_storage import explained, open_storage
+from lecun_ablate.search_outcome import ArmOutcome, outcome
+from lecun_ablate.study import SearchStudy, load_study
+from lecun_ablate.study_records import differences, latest
+from lecun_ablate.yaml_file import find_file
+
+
+class NotStudied(LecunAblateError):
+    """Arms wait for a study that has not found their values yet."""
+
+
+def study_of(experiment: Experiment) -> SearchStudy:
+    """Return the study that tunes an experiment.
+
+    Raises ConfigError where it is not there, searches nothing, or searches what the experiment
+    itself gives a value: that would be ignored.
+    """
+    assert experiment.tuned
+    try:
+        file = find_file(experiment.tuned, experiment.file)
+    except ConfigError as error:
+        raise ConfigError(f"{experiment.file}: tuned: {error}") from None
+    study = load_study(file)
+    if not isinstance(study, SearchStudy):
+        raise ConfigError(f"{experiment.file}: tuned: {study.file} searches nothing")
+    ignored = [
+        f"{place}: {field}: {study.file} searches it, so this value would be ignored: leave it "
+        "out, or leave out `tuned`"
+        for field, place in (experiment.stated or {}).items()
+        if field in study.search
+    ]
+    if ignored:
+        raise ConfigError(ignored)
+    return study
+
+
+def apply(
+    experiment: Experiment, digits: Digits, storage: str, options: Sequence[str] = ()
+) -> Experiment:
+    """Return an experiment whose arms have the values that its study has found for them.
+
+    `storage` is the address of Optuna's storage; `options` are those of the command that runs the
+    study, for the message that says it has to be run. Raises ConfigError where the study is not
+    about one of the arms, NotStudied where it has not been run to its end on these data.
+    """
+    study = study_of(experiment)
+    partners = _partners(experiment, study)
+    words = ["python", "-m", "lecun_ablate", "study", str(study.file), "--data", digits.name]
+    command = shlex.join([*words, *options])
+    opened = open_storage(storage)
+    done: dict[str, ArmSearch] = {}
+    version = 0
+    if opened is not None:
+        with explained(storage):
+            # whichever trainer has found them, the values are good for any
+            definitions = {arm.name: study.definition(arm, digits.digest) for arm in study.arms}
+            held = latest(opened, study.name, digits.name, definitions)
+            version = held.version
+            if held.changes:
+                raise NotStudied(
+                    "\n".join([f"{study.file} has changed since it was run:", *held.changes,
+                               f"run it again first: {command} --fresh"])
+                )  # fmt: skip
+            done = {s.arm.name: s for s in searches(study, held.records) if not s.missing()}
+    waiting = [name for name, partner in partners.items() if partner not in done]
+    if waiting:
+        raise NotStudied(
+            f"{study.file} has not been run to its end on {digits.name}: it has no values yet for "
+            f"{', '.join(waiting)}; run it first ({command}), or let `run --tune` do so"
+        )
+    arms = tuple(
+        _tuned(arm, outcome(done[partners[arm.name]]), study, version, digits)
+        for arm in experiment.arms
+    )
+    return replace(experiment, arms=arms)
+
+
+def _partners(experiment: Experiment, study: SearchStudy) -> dict[str, str]:
+    """Return for every arm of an experiment the study's arm that finds its values."""
+    partners: dict[str, str] = {}
+    for arm in experiment.arms:
+        partner = _partner(experiment, study, arm)
+        for other, taken in partners.items():
+            if taken == partner:
+                raise ConfigError(
+                    f"{experiment.file}: tuned: the arms {other!r} and {arm.name!r} differ only in "
+                    f"what {study.file} searches, so both would get the same values: leave one out"
+                )
+        partners[arm.name] = partner
+    return partners
+
+
+def _partner(experiment: Experiment, study: SearchStudy, arm: Arm) -> str:
+    """Return the arm of a study that is an experiment's arm in all that is not searched."""
+
+    def fixed(candidate: Arm) -> dict[str, Any]:
+        recipe = candidate.recipe.model_dump()
+        return {field: value for field, value in recipe.items() if field not in study.search}
+
+    for candidate in study.arms:
+        if fixed(candidate) == fixed(arm):
+            return candidate.name
+    nearest = min(study.arms, key=lambda c: len(differences(fixed(c), fixed(arm))))
+    lines = [
+        f"{field}={value!r} (its arm {nearest.name!r}: {fixed(nearest)[field]!r})"
+        for field, value in fixed(arm).items()
+        if fixed(nearest)[field] != value
+    ]
+    raise ConfigError(
+        f"{experiment.file}: tuned: {study.file} does not study the arm {arm.name!r} with "
+        f"{', '.join(lines)}"
+    )
+
+
+def _tuned(arm: Arm, found: ArmOutcome, study: SearchStudy, version: int, digits: Digits) -> Arm:
+    tuning = Tuning(
+        study=str(study.file),
+        version=version,
+        data=digits.name,
+        values=found.values,
+        trials=study.trials,
+        seeds=len(study.seeds),
+        validation_error=found.error,
+    )
+    return replace(arm, recipe=study.recipe(arm, found.values), tuning=tuning)
