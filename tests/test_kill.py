@@ -85,6 +85,10 @@ def finish(folder: Path, monkeypatch):
     assert {run.info.status for run in seeds} == {"FINISHED"}
     running = store.client.search_runs([experiment_id], "status = 'RUNNING'", run_view_type=3)
     assert not running
+    alive = {run.info.run_id: run for run in store.search(experiment_id)}
+    for run in alive.values():
+        if run.data.tags["lecun_ablate.level"] != "experiment":
+            assert run.data.tags["mlflow.parentRunId"] in alive, "its parent is deleted or missing"
     assert len(store.search(experiment_id, lecun_ablate__level="arm")) == 5
     assert len(store.search(experiment_id, lecun_ablate__level="experiment")) == 1
     frame = lecun_ablate.load_results("activation")

@@ -1,10 +1,18 @@
-"""Writing runs: what takes the place of MLflow's own slow ways leaves the same behind."""
+"""The MLflow store: what takes the place of MLflow's slow ways, where files lie, who may write."""
 
 import math
+import shutil
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from mlflow.entities import Metric, Param
 
+import lecun_ablate
+from lecun_ablate import provenance
+from lecun_ablate.errors import LecunAblateError, NoStoreYet
 from lecun_ablate.mlflow_sqlite import insert_history, sql_store
 from lecun_ablate.tracking import Store
 
@@ -54,3 +62,161 @@ def test_artifacts_lie_where_mlflow_looks_for_them(store):
     assert listed == ["notes.txt", "parts"]
     assert store.text(run_id, "notes.txt") == "Zürich"
     assert store.bytes(run_id, "parts/weights.npz") == b"\x00\x01"
+
+
+# ---- folders that move
+
+YAML = """
+name: pair
+data: tiny
+recipe: {epochs: 1}
+vary: {activation: [tanh, relu]}
+seeds: 1
+"""
+
+
+@pytest.fixture
+def here(workplace, tiny, monkeypatch):
+    """A folder in which an experiment has been run, and the results."""
+    folder = workplace / "here"
+    folder.mkdir()
+    shutil.copy(workplace / "mlflow.db", folder)
+    (folder / "pair.yaml").write_text(YAML)
+    monkeypatch.chdir(folder)
+    return folder, lecun_ablate.run("pair.yaml", trainer="torch", device="cpu")
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in Path(folder, "mlruns").rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
+def test_a_folder_can_be_moved_and_copied(here, monkeypatch, command, how):
+    old, before = here
+    new = old.with_name("there")
+    how(old, new)
+    monkeypatch.chdir(new)
+    left = content(old)
+    shown = command("show", "pair")
+    assert shown[0] == 0, shown[2]
+    assert command("report", "pair", "--no-pictures")[0] == 0
+    more = lecun_ablate.run("pair.yaml", trainer="torch", device="cpu", seeds=2)
+    assert set(before.run_id) < set(more.run_id) and more.run_id.nunique() == 4
+    assert content(old) == left, "the old place is left alone"
+    assert old.exists() == (how is shutil.copytree)
+    store = Store()
+    for run_id in more.run_id.unique():
+        info = store.client.get_run(run_id).info
+        assert Path(info.artifact_uri).is_relative_to(new), "where MLflow's UI looks"
+        assert "weights.npz" in [entry.path for entry in store.client.list_artifacts(run_id)]
+
+
+def test_artifacts_lie_beside_a_database_that_is_elsewhere(here, monkeypatch):
+    folder, frame = here
+    (folder.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(folder.parent / "elsewhere")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    more = lecun_ablate.run(folder / "pair.yaml", trainer="torch", device="cpu", epochs=2)
+    assert not Path("mlruns").exists()
+    (run_id, *_) = set(more.run_id) - set(frame.run_id)
+    assert list((folder / "mlruns").glob(f"*/{run_id}/artifacts/weights.npz"))
+
+
+# ---- who may write
+
+
+def test_the_store_is_tried_by_writing_something_of_its_own(workplace):
+    with Store.writing() as store:
+        theirs = store.client.create_experiment("theirs")
+    with Store.writing() as store:
+        assert store.client.get_experiment(theirs).tags == {}
+        assert store.client.get_experiment("0").tags == {}
+        names = {experiment.name for experiment in store.client.search_experiments()}
+        assert names == {"Default", "theirs"}
+    with closing(sqlite3.connect("mlflow.db")) as database, database:
+        database.execute("UPDATE experiments SET lifecycle_stage = 'deleted'")
+    with Store.writing() as store:
+        assert store.experiment_names() == []
+
+
+def test_a_store_that_cannot_be_written_is_said_before_training(workplace, tiny, command):
+    with closing(sqlite3.connect("mlflow.db")) as database, database:
+        database.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON experiments "
+            "BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+        )
+    (workplace / "pair.yaml").write_text(YAML)
+    status, _, err = command("run", "pair.yaml", "--trainer", "torch")
+    assert status == 1 and "to train" not in err
+    assert "mlflow.db: cannot be written: " in err and "the disk is full" in err
+
+
+def test_no_store_yet_is_told_from_a_broken_one(workplace, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    with pytest.raises(NoStoreYet, match=r"other.db: no results here yet"):
+        Store()
+    Path("other.db").write_bytes(b"this is no database" * 100)
+    with pytest.raises(LecunAblateError, match=r"other.db: cannot be read") as caught:
+        Store()
+    assert not isinstance(caught.value, NoStoreYet)
+
+
+def test_the_hint_starts_the_ui_on_the_store_in_use(workplace, monkeypatch):
+    assert Store().ui_command() == "mlflow ui"
+    Path("mlflow.db").rename("other.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    other = Store()
+    assert other.ui_command() == "mlflow ui --backend-store-uri sqlite:///other.db"
+    assert other.link("7").startswith("http://127.0.0.1:5000/#/experiments/7")
+    other.uri = "https://tracking.example"  # a server needs no starting
+    assert other.ui_command() is None
+    assert other.link("7").startswith("https://tracking.example/#/experiments/7")
+
+
+# ---- the commit
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of its own in a repository; what is asked for the commit believes it is ours."""
+    folder = tmp_path / "checkout" / "lecun_ablate"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("")
+    monkeypatch.setattr(lecun_ablate, "__file__", str(folder / "__init__.py"))
+    provenance.git_commit.cache_clear()
+    yield folder
+    provenance.git_commit.cache_clear()
+
+
+def git(folder, *arguments):
+    name = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
+    done = subprocess.run(
+        ["git", "-C", str(folder), *name, *arguments], check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def test_the_commit_is_that_of_the_package(package, tmp_path, monkeypatch):
+    project = tmp_path / "project"  # a repository in which the package is used
+    project.mkdir()
+    for folder in (package.parent, project):
+        git(folder, "init")
+        git(folder, "commit", "--allow-empty", "-m", folder.name)
+    monkeypatch.chdir(project)
+    assert provenance.git_commit() is None, "the repository around the package does not track it"
+    git(package.parent, "add", ".")
+    git(package.parent, "commit", "-m", "the package")
+    commit = git(package.parent, "rev-parse", "HEAD")
+    provenance.git_commit.cache_clear()
+    assert provenance.git_commit() == commit
+    (package.parent / "notes.txt").write_text("beside the package")
+    (project / "dirty.txt").write_text("")
+    provenance.git_commit.cache_clear()
+    assert provenance.git_commit() == commit
+    (package / "new.py").write_text("")
+    provenance.git_commit.cache_clear()
+    assert provenance.git_commit() == f"{commit}-dirty"
+
+
+def test_without_a_repository_there_is_no_commit(package):
+    assert provenance.git_commit() is None
