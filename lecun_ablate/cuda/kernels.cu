@@ -28,7 +28,8 @@ struct Block {
     template <class Value>
     __device__ void prefetch(const Value* values, int count) const {
         const int at = threadIdx.x * int(128 / sizeof(Value));
-        if (at < count) asm volatile("prefetch.global.L1 [%0];" ::"l"(values + at));
+        if (at < count)
+            asm volatile("prefetch.global.L1 [%0];" ::"l"(__cvta_generic_to_global(values + at)));
     }
     static constexpr int kThreads = THREADS;
 };
@@ -47,7 +48,7 @@ extern "C" __global__ void
 __launch_bounds__(THREADS, kMuchShared && kFloat && !Choices::momentum ? 4 : 2)
 train(T* parameters, T* velocity, const Settings<T>* settings, const T* images, const int* labels,
       const int* orders, const int* order_rows, int steps) {
-    extern __shared__ char shared[];
+    extern __shared__ __align__(16) char shared[];
     auto& memory = *reinterpret_cast<TrainingMemory<T>*>(shared);
     T* fast_velocity = reinterpret_cast<T*>(&memory + 1);  // there only with momentum
     train_network<Choices>(Block(), blockIdx.x, memory, fast_velocity, parameters, velocity,
@@ -58,7 +59,7 @@ extern "C" __global__ void
 __launch_bounds__(THREADS, kMuchShared && kFloat ? 4 : 2)
 evaluate(const T* parameters, const Settings<T>* settings, const T* images, const int* labels,
          int patterns, const int* order_rows, unsigned char* predictions, double* losses) {
-    extern __shared__ char shared[];
+    extern __shared__ __align__(16) char shared[];
     auto& memory = *reinterpret_cast<EvaluationMemory<T>*>(shared);
     evaluate_network<Choices>(Block(), blockIdx.x, memory, parameters, settings, images, labels,
                               patterns, order_rows, predictions, losses);
