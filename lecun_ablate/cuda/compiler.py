@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lecun_ablate.cuda.kept import Kept
 from lecun_ablate.errors import LecunAblateError
 
 HERE = Path(__file__).parent
@@ -52,16 +53,16 @@ class Choices:
         return EVALUATION_BYTES[self.dtype]
 
 
-def compile_kernels(choices: Choices, architecture: str, log: io.StringIO | None = None) -> Any:
+def compile_kernels(
+    choices: Choices, architecture: str, log: io.StringIO | None = None, fresh: bool = False
+) -> Any:
     """Return the kernels `train` and `evaluate` as a cuda.core.ObjectCode for an architecture.
 
-    `architecture` is such as "sm_90". The result is kept in cuda.core's cache of programs in the
-    user's cache folder, by source, options and compiler. With `log`, the compiler runs in any case
-    and writes there the registers and memory that the kernels take.
-    Raises LecunAblateError where the compiler fails.
+    `architecture` is such as "sm_90". The result is kept in the user's cache folder. With `log`,
+    where the compiler writes the registers and memory that the kernels take, or with `fresh`, the
+    compiler runs in any case. Raises LecunAblateError where it fails.
     """
     from cuda.core import Program, ProgramOptions
-    from cuda.core.utils import FileStreamProgramCache
 
     macros = {
         "SCALAR": SCALARS[choices.dtype],
@@ -81,18 +82,24 @@ def compile_kernels(choices: Choices, architecture: str, log: io.StringIO | None
         ptxas_options=["-v"] if log else None,
     )
     try:
-        kept = None if log else FileStreamProgramCache()
-    except OSError:  # no place to keep it
-        kept = None
-    try:
-        return Program(source(), "c++", options).compile("cubin", logs=log, cache=kept)
+        kept = Kept(source(), options)
+        code = None if log or fresh else kept.read()
+        if code is None:
+            code = Program(source(), "c++", options).compile("cubin", logs=log)
+            kept.write(code)
+        return code
     except Exception as error:  # NVRTC's own errors, and those of a wrong installation
         what = ", ".join(map(str, astuple(choices)))
         line = re.search(r"error: .*", str(error))
         raise LecunAblateError(
             f"the CUDA kernels ({what}) cannot be compiled for {architecture}: "
-            f"{line.group() if line else str(error).strip().splitlines()[0]}"
+            f"{line.group() if line else first_line(error)}"
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, or its name."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @cache

@@ -7,29 +7,68 @@ from typing import Any
 import numpy as np
 import torch
 
-from lecun_ablate.cuda.compiler import THREADS, Choices, compile_kernels
+from lecun_ablate.cuda.compiler import THREADS, Choices, compile_kernels, first_line
 from lecun_ablate.errors import LecunAblateError
+
+DRIVER = 13_000  # the least that a driver must be made for: CUDA 13.0
+
+
+def availability() -> str | None:
+    """Return why the kernels cannot be compiled or run here, or None if they can."""
+    if not torch.cuda.is_available():
+        return "this PyTorch finds no CUDA device"
+    try:
+        from cuda.bindings import driver, nvrtc
+        from cuda.core import Device  # noqa: F401
+
+        nvrtc.nvrtcVersion()
+        _, version = driver.cuDriverGetVersion()
+    except (ImportError, RuntimeError) as error:
+        return (
+            "NVIDIA's compiler is not installed: pip install 'lecun-ablate[cuda]' "
+            f"({first_line(error)})"
+        )
+    if version < DRIVER:
+        return (
+            f"it needs a driver for CUDA {_named(DRIVER)} or later, and this one is for "
+            f"{_named(version)}"
+        )
+    try:
+        Gpu()
+    except LecunAblateError as error:
+        return str(error)
+    return None
+
+
+def _named(version: int) -> str:
+    return f"{version // 1000}.{version % 1000 // 10}"
 
 
 class Gpu:
-    """One CUDA device. PyTorch holds its memory and streams; cuda.core loads and launches."""
+    """One CUDA device. PyTorch holds its memory and streams; cuda.core loads and launches.
+
+    Raises LecunAblateError where the device cannot be used.
+    """
 
     def __init__(self, index: int = 0):
         from cuda.core import Device
 
         self.torch_device = torch.device("cuda", index)
-        torch.cuda.init()
-        self._device = Device(index)
-        self._device.set_current()
-        major, minor = self._device.compute_capability
+        try:
+            torch.cuda.init()
+            self._device = Device(index)
+            self._device.set_current()
+            major, minor = self._device.compute_capability
+        except Exception as error:  # cuda.core has no public name for its own
+            raise LecunAblateError(f"the GPU cannot be used: {first_line(error)}") from error
         self.instruction_set = f"sm_{major}{minor}"
         self._modules: dict[Choices, Kernels] = {}
 
     def kernels(self, choices: Choices) -> Kernels:
         """Return the kernels for some choices, compiled on first use.
 
-        Raises LecunAblateError where they cannot be compiled, or take more shared memory than a
-        block of this GPU may have.
+        Raises LecunAblateError where they cannot be compiled or loaded, or take more shared memory
+        than a block of this GPU may have.
         """
         most = self._device.properties.max_shared_memory_per_block_optin
         if choices.training_bytes > most:
@@ -39,9 +78,21 @@ class Gpu:
                 f"{most:,} for a block"
             )
         if choices not in self._modules:
-            code = compile_kernels(choices, self.instruction_set)
-            self._modules[choices] = Kernels(self._device, code, choices)
+            self._modules[choices] = self._load(choices)
         return self._modules[choices]
+
+    def _load(self, choices: Choices) -> Kernels:
+        for fresh in (False, True):  # what was kept may be damaged
+            code = compile_kernels(choices, self.instruction_set, fresh=fresh)
+            try:
+                return Kernels(self._device, code, choices)
+            except LecunAblateError:
+                raise
+            except Exception as error:
+                failure = error
+        raise LecunAblateError(
+            f"{self._device.name} does not load the CUDA kernels: {first_line(failure)}"
+        ) from failure
 
 
 class Kernels:
@@ -52,22 +103,32 @@ class Kernels:
         self._train = code.get_kernel("train")
         self._evaluate = code.get_kernel("evaluate")
         self._choices = choices
-        self._allow(self._train, choices.training_bytes)
-        self._allow(self._evaluate, choices.evaluation_bytes)
+        self._prepare(self._train, choices.training_bytes)
+        self._prepare(self._evaluate, choices.evaluation_bytes)
 
-    def _allow(self, kernel: Any, shared: int) -> None:
+    def _prepare(self, kernel: Any, shared: int) -> None:
         """Let a kernel have more shared memory than the 48 KB that any may have."""
         from cuda.bindings import driver
 
-        attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        (status,) = driver.cuKernelSetAttribute(
-            attribute, shared, kernel.handle, self._device.device_id
-        )
+        attributes = driver.CUfunction_attribute
+        most = attributes.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        status = self._set(kernel, most, shared)
         if status != driver.CUresult.CUDA_SUCCESS:
             raise LecunAblateError(
                 f"{self._device.name} does not give a block {shared:,} bytes of shared memory: "
                 f"{status.name}"
             )
+        # A hint, so whatever comes of it is right: all that L1 and shared memory have in common
+        # to shared memory, since the number of resident blocks depends on it.
+        self._set(kernel, attributes.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100)
+
+    def _set(self, kernel: Any, attribute: Any, value: int) -> Any:
+        from cuda.bindings import driver
+
+        (status,) = driver.cuKernelSetAttribute(
+            attribute, value, kernel.handle, self._device.device_id
+        )
+        return status
 
     @property
     def resident(self) -> int:
@@ -86,9 +147,11 @@ class Kernels:
         self._launch(self._evaluate, blocks, self._choices.evaluation_bytes, arguments)
 
     def _launch(self, kernel: Any, blocks: int, shared: int, arguments: Any) -> None:
-        from cuda.core import LaunchConfig, launch
+        from cuda.core import LaunchConfig, Stream, launch
 
         self._device.set_current()  # for this thread
         config = LaunchConfig(grid=blocks, block=THREADS, shmem_size=shared)
         plain = [a.data_ptr() if isinstance(a, torch.Tensor) else np.int32(a) for a in arguments]
-        launch(torch.cuda.current_stream(), config, kernel, *plain)
+        # by its handle: PyTorch's streams can be handed over themselves from 2.10 on only
+        stream = Stream.from_handle(torch.cuda.current_stream().cuda_stream)
+        launch(stream, config, kernel, *plain)

@@ -30,23 +30,31 @@ def choose(
     has_cuda = torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
         raise ConfigError("--device cuda: this PyTorch finds no CUDA device; valid: auto, cpu")
+    asked = device
     if device == "auto":
         device = "cuda" if (has_cuda and trainer != "native") or trainer == "cuda" else "cpu"
     fastest = FASTEST[device]
-    absent = (native if fastest == "native" else cuda).availability()
+    module = {"native": native, "cuda": cuda}
+    absent = module[fastest].availability()
     if trainer in FASTEST.values() and (trainer != fastest or absent):
         wrong_device = f"it does not run on device {device}"
         reason = wrong_device if trainer != fastest else absent
-        raise ConfigError(f"--trainer {trainer}: {reason}; valid here: auto, torch")
+        valid = ["auto", "torch"]
+        for place in DEVICES[1:] if asked == "auto" else (asked,):
+            valid += [] if module[FASTEST[place]].availability() else [FASTEST[place]]
+        raise ConfigError(f"--trainer {trainer}: {reason}; valid here: {', '.join(valid)}")
 
     fallback = TorchTrainer(device)
     if trainer == "torch":
         return dict.fromkeys(recipes, fallback), []
     if absent:
-        return dict.fromkeys(recipes, fallback), [
+        notice = (
             f"The {fastest} trainer is not available ({absent}): training with the torch trainer, "
             "which is many times slower."
-        ]
+        )
+        if device == "cuda" and not native.availability():
+            notice += " For a small experiment, the native trainer may be faster: --device cpu."
+        return dict.fromkeys(recipes, fallback), [notice]
     fast = native.NativeTrainer() if fastest == "native" else cuda.CudaTrainer()
     reasons = {arm: reason for arm, r in recipes.items() if (reason := fast.unsupported(r))}
     if trainer == fastest and reasons:

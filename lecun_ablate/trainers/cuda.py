@@ -19,18 +19,21 @@ from torch import Tensor
 
 from lecun_ablate import initial
 from lecun_ablate.cuda.compiler import ACTIVATIONS, LOSSES, PARAMETERS, Choices
+from lecun_ablate.cuda.gpu import Gpu, availability
 from lecun_ablate.data.digits import Split
 from lecun_ablate.errors import ConfigError, LecunAblateError
 from lecun_ablate.recipe import Recipe
 from lecun_ablate.trainers.base import EpochReport, OnEpoch, Run, Scores, State
+from lecun_ablate.trainers.download import download
 from lecun_ablate.trainers.flat import flatten, tensors
+from lecun_ablate.trainers.orders import Orders
 from lecun_ablate.trainers.workers import Finish, reports_of
 
 # Batches in flight: two, of half the networks that the GPU holds at a time, fill it; the third
-# keeps it busy while the host reports an epoch of another.
+# keeps it busy while the host reports an epoch of another. (So an epoch's seconds hold the time in
+# which a batch waits for others.)
 BATCHES = 3
 IMAGES_PER_BLOCK = 32  # as in step.hpp
-RESTS = -1  # in place of a row of the orders: a network that has ended
 
 
 class Kernels(Protocol):
@@ -57,20 +60,6 @@ class Launcher(Protocol):
         """Return the kernels for some choices, or raise LecunAblateError."""
 
 
-def availability() -> str | None:
-    """Return why the kernels cannot be compiled or run here, or None if they can."""
-    if not torch.cuda.is_available():
-        return "this PyTorch finds no CUDA device"
-    try:
-        from cuda.bindings import nvrtc
-        from cuda.core import Device  # noqa: F401
-
-        nvrtc.nvrtcVersion()
-    except (ImportError, RuntimeError) as error:
-        return f"NVIDIA's compiler is not installed: pip install 'lecun-ablate[cuda]' ({error})"
-    return None
-
-
 class CudaTrainer:
     """Trains batches of runs that share what a kernel is compiled for.
 
@@ -79,13 +68,12 @@ class CudaTrainer:
 
     name = "cuda"
     device = "cuda"
+    numerics = 2
 
     def __init__(self, launcher: Launcher | None = None, threads: int = BATCHES):
         if launcher is None:
             if absent := availability():
                 raise ConfigError(f"the cuda trainer cannot run: {absent}")
-            from lecun_ablate.cuda.gpu import Gpu
-
             launcher = Gpu()
         self.launcher = launcher
         self.threads = threads
@@ -96,7 +84,7 @@ class CudaTrainer:
             "name": self.name,
             "device": self.device,
             "instruction_set": self.launcher.instruction_set,
-            "numerics": 1,
+            "numerics": self.numerics,
         }
 
     def unsupported(self, recipe: Recipe) -> str | None:
@@ -146,7 +134,11 @@ class CudaTrainer:
         yield from reports_of(jobs, self.threads, on_epoch, "cuda-trainer")
 
     def _batches(self, runs: Sequence[Run]) -> list[list[int]]:
-        """Split runs into batches for one launch each; a batch fills half the GPU at most."""
+        """Split runs into batches for one launch each.
+
+        A batch fills half the GPU at most, so that another works while the host reports on it; all
+        of the GPU where no other is in flight.
+        """
         alike: dict[Any, list[int]] = {}
         for index, run in enumerate(runs):
             begin = run.state.epoch if run.state else 0
@@ -154,8 +146,8 @@ class CudaTrainer:
             alike.setdefault(key, []).append(index)
         batches = []
         for (choices, *_), members in alike.items():
-            half = max(1, self.launcher.kernels(choices).resident // 2)
-            parts = -(-len(members) // half)
+            most = max(1, self.launcher.kernels(choices).resident // min(2, self.threads))
+            parts = -(-len(members) // most)
             batches += [part.tolist() for part in np.array_split(members, parts)]
         return batches
 
@@ -171,6 +163,8 @@ class CudaTrainer:
             for epoch in range(begin + 1, runs[0].last_epoch + 1):
                 began = time.perf_counter()
                 batch.start_epoch(epoch, active)
+                if epoch < runs[0].last_epoch:
+                    batch.orders.draw_ahead(epoch + 1, active)
                 results = batch.results()
                 seconds = (time.perf_counter() - began) / len(active)
                 going_on = []
@@ -259,6 +253,7 @@ class _Batch:
             flat[i] = flatten(parameters, recipe.dtype)
             targets = run.recipe.component("target")(torch.arange(10)).double().numpy()
             settings[i] = (targets, run.recipe.lr, run.recipe.momentum, run.recipe.padding, seen)
+        self.orders = Orders(runs, len(data.fit.labels))
         self.parameters = self._upload(flat)
         self.velocity = None if moving is None else self._upload(moving)
         self.settings = self._upload(settings.view(np.uint8))
@@ -271,10 +266,10 @@ class _Batch:
         }
 
     def start_epoch(self, epoch: int, active: Sequence[int]) -> None:
-        """Start an epoch of the active networks and their evaluations; wait for nothing."""
+        """Start an epoch of the active networks and their evaluations; wait for neither."""
         fit = self.data.fit
-        orders, rows = self._orders(epoch, active)
-        order_rows = self._upload(rows)
+        orders, rows = self.orders.take(epoch, active)
+        order_rows = self._upload(rows.astype(np.int32))
         self.kernels.train(
             len(self.runs),
             self.parameters,
@@ -282,7 +277,7 @@ class _Batch:
             self.settings,
             fit.images,
             fit.labels,
-            self._upload(orders),
+            self._upload(orders.astype(np.int32)),
             order_rows,
             len(fit.labels),
         )
@@ -306,7 +301,7 @@ class _Batch:
         arrays = [self.parameters, *(t for pair in self.answers.values() for t in pair)]
         if self.velocity is not None:
             arrays.append(self.velocity)
-        found = self._download(arrays)
+        found = download(arrays)
         velocity = None if self.velocity is None else found.pop()
         parameters, *rest = found
         pairs = zip(rest[::2], rest[1::2], strict=True)
@@ -314,35 +309,8 @@ class _Batch:
             parameters, velocity, dict(zip(names, pairs, strict=True)), self.data.evaluate
         )
 
-    def _orders(self, epoch: int, active: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the different orders, (any, n) int32, and the row of each network, (R,) int32."""
-        row_of: dict[Any, int] = {}
-        orders = []
-        rows = np.full(len(self.runs), RESTS, np.int32)
-        for i in active:
-            recipe, seed = self.runs[i].recipe, self.runs[i].seed
-            order = recipe.component("order")
-            drawn_from = seed if recipe.order_seed is None else recipe.order_seed
-            key = (order.name, drawn_from if order.arity > 1 else None)  # takes a generator?
-            if key not in row_of:
-                row_of[key] = len(orders)
-                n = len(self.data.fit.labels)
-                orders.append(initial.pattern_order(recipe, seed, epoch, n).numpy())
-            rows[i] = row_of[key]
-        return np.stack(orders).astype(np.int32), rows
-
     def _upload(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.place)
-
-    def _download(self, arrays: Sequence[Tensor]) -> list[np.ndarray]:
-        on_gpu = self.place.type == "cuda"
-        copies = [
-            torch.empty(a.shape, dtype=a.dtype, pin_memory=on_gpu).copy_(a, non_blocking=on_gpu)
-            for a in arrays
-        ]
-        if on_gpu:
-            torch.cuda.current_stream().synchronize()
-        return [copy.numpy() for copy in copies]
 
 
 def _settings_type(dtype: str) -> np.dtype:
