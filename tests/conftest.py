@@ -11,17 +11,18 @@ DATA = os.environ.get("LECUN_ABLATE_DATA")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
-def pytest_collection_modifyitems(items):
-    """Skip, visibly, what needs USPS where it is not, and what needs a GPU where there is none."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Skip what needs USPS where it is not, and what needs a GPU where there is none.
+
+    Here, not by a mark on each: the summary then has one line per reason.
+    """
     import torch
 
-    no_usps = pytest.mark.skip(reason="LECUN_ABLATE_DATA names no folder with the USPS files")
-    no_gpu = pytest.mark.skip(reason="no CUDA device")
-    for item in items:
-        if "usps" in item.keywords and not DATA:
-            item.add_marker(no_usps)
-        if "gpu" in item.keywords and not torch.cuda.is_available():
-            item.add_marker(no_gpu)
+    if "usps" in item.keywords and not DATA:
+        pytest.skip("LECUN_ABLATE_DATA names no folder with the USPS files")
+    if "gpu" in item.keywords and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
 
 
 @pytest.fixture(autouse=True)
