@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lecun_ablate.errors import ConfigError, nearest
 from lecun_ablate.recipe import Recipe, Seed, content_hash, registered
@@ -101,6 +101,12 @@ def _data_by_name(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+def _name_or_fields(value: Any) -> Any:
+    if value is not None and not isinstance(value, str | dict):
+        raise ValueError(f"expected the name of an arm or its fields, came {value!r}")
+    return value
+
+
 def _seed_list(value: Any) -> Any:
     """Turn a number of seeds n into 0..n-1; the list itself is validated by pydantic."""
     if isinstance(value, bool) or not isinstance(value, int | list):
@@ -143,10 +149,10 @@ class ExperimentFile(BaseModel):
     data: Data = DEFAULT_DATA
     components: Files = []
     recipe: dict[str, Any] = {}
-    vary: Annotated[dict[str, list[Any]], Field(min_length=1)] | None = None
+    vary: Annotated[dict[str, Any], Field(min_length=1)] | None = None  # its lists: _factors
     arms: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
     ladder: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
-    baseline: str | dict[str, Any] | None = None
+    baseline: Annotated[Any, AfterValidator(_name_or_fields)] = None
     seeds: Seeds = list(range(10))
     tuned: str | None = None
 
@@ -285,17 +291,27 @@ def read_yaml(
         yaml.set(tuple(keys.split(".")), parse_scalar(value), f"--set {assignment}")
     if data is not None:
         yaml.set(("data",), {"name": data}, "--data")
-    for file in [*components, *_component_files(yaml.content)]:
+    for file in components:
         try:
             registry.load(file)
         except ConfigError as error:
-            yaml.problems += [(0, problem) for problem in error.problems]
+            yaml.problems += [(0, f"--components: {problem}") for problem in error.problems]
+    for keys, file in _component_files(yaml.content):
+        try:
+            registry.load(file)
+        except ConfigError as error:
+            for problem in error.problems:
+                yaml.problem(keys, problem)
     return yaml
 
 
-def _component_files(content: Mapping[str, Any]) -> list[str]:
-    files = _one_or_list(content.get("components", []))
-    return [f for f in files if isinstance(f, str)] if isinstance(files, list) else []
+def _component_files(content: Mapping[str, Any]) -> list[tuple[Keys, str]]:
+    """Return the files of components that a YAML file names, each with its keys."""
+    files = content.get("components")
+    if isinstance(files, str):
+        return [(("components",), files)]
+    listed = enumerate(files) if isinstance(files, list) else ()
+    return [(("components", i), file) for i, file in listed if isinstance(file, str)]
 
 
 def check_overrides(
@@ -393,8 +409,9 @@ def _listed(yaml: YamlFile, key: str, items: list[Any]) -> list[tuple[Keys, str,
         if not isinstance(item, dict):
             continue  # the schema has reported it
         overrides = {field: value for field, value in item.items() if field != "name"}
-        if not isinstance(item.get("name", ""), str):
-            yaml.problem((*keys, "name"), f"expected a text, came {item['name']!r}")
+        given = item.get("name", "-")
+        if not isinstance(given, str) or not given.strip():
+            yaml.problem((*keys, "name"), f"expected a name, came {given!r}")
         name = str(item.get("name", arm_name(overrides)))
         overrides = check_overrides(yaml, overrides, keys)
         if key == "ladder":

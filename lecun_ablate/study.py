@@ -109,7 +109,7 @@ class SearchFile(BaseModel):
     experiment: str | None = None
     recipe: dict[str, Any] = {}
     arms: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
-    vary: Annotated[dict[str, list[Any]], Field(min_length=1)] | None = None
+    vary: Annotated[dict[str, Any], Field(min_length=1)] | None = None
     epochs: Count | None = None
     search: Annotated[dict[str, Any], Field(min_length=1)]
     trials: Count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import os
 import re
@@ -11,8 +12,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
+from ruamel.yaml.comments import CommentedMap, CommentedSeq, CommentedSet, TaggedScalar
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.scalarbool import ScalarBoolean
 
 from lecun_ablate.errors import ConfigError, nearest, neighbours
 
@@ -33,21 +36,54 @@ class YamlFile:
             text = self.path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise ConfigError(f"{path}: no such file{neighbours(path, '*.yaml')}") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: not a readable text file: {error}") from None
+        except OSError as error:
+            raise ConfigError(f"{path}: not a readable text file: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            line = error.object.count(b"\n", 0, error.start) + 1
+            byte = f"the byte 0x{error.object[error.start]:02x}"
+            raise ConfigError(
+                f"{path}:{line}: not a readable text file: expected UTF-8, came {byte}"
+            ) from None
         try:
             self._marked = YAML(typ="rt").load(text)
+            content = _plain(self._marked)
         except MarkedYAMLError as error:
             mark = error.problem_mark
             line = f":{mark.line + 1}" if mark else ""
-            raise ConfigError(f"{path}{line}: not a YAML file: {error.problem}") from None
+            rest = str(error.problem).startswith("but ")
+            words = f"{error.context}, {error.problem}" if rest else error.problem
+            raise ConfigError(f"{path}{line}: not a YAML file: {words}") from None
+        except ReaderError as error:
+            line = text.count("\n", 0, error.position) + 1
+            character = f"U+{ord(text[error.position]):04X}"
+            raise ConfigError(
+                f"{path}:{line}: not a YAML file: the character {character} is not allowed"
+            ) from None
+        except RecursionError:
+            raise ConfigError(f"{path}: not a YAML file to be used: endlessly nested") from None
         except (YAMLError, ValueError) as error:
             raise ConfigError(f"{path}: not a YAML file: {error}") from None
         if not isinstance(self._marked, CommentedMap):
             kinds = {type(None): "nothing", CommentedSeq: "a list", str: "a text"}
             came = kinds.get(type(self._marked), repr(self._marked))
-            raise ConfigError(f"{path}: expected a YAML mapping of keys to values, came {came}")
-        self.content: dict[str, Any] = _plain(self._marked)
+            line = getattr(getattr(self._marked, "lc", None), "line", 0) + 1
+            raise ConfigError(
+                f"{path}:{line}: expected a YAML mapping of keys to values, came {came}"
+            )
+        self.content: dict[str, Any] = content
+        self._refuse_oddities(self._marked, ())
+        self.check()
+
+    def _refuse_oddities(self, marked: Any, keys: Keys) -> None:
+        """Note tags, and keys that are no texts."""
+        if tag := _tag(marked):
+            self.problem(keys, f"expected a plain value, came one with the tag {tag}")
+        elif isinstance(marked, dict | list):
+            for key in marked if isinstance(marked, dict) else range(len(marked)):
+                if isinstance(marked, dict) and not isinstance(key, str):
+                    came = "null" if key is None else key
+                    self.problem((*keys, key), f"expected a text as a key, came {came}")
+                self._refuse_oddities(marked[key], (*keys, key))
 
     def set(self, keys: Keys, value: Any, option: str) -> None:
         """Override a value from the command line; `option` names it in problems."""
@@ -90,7 +126,8 @@ class YamlFile:
     def problem(self, keys: Keys, message: str) -> None:
         """Note a problem at a key."""
         where = self.where(keys)
-        label = f"{'.'.join(map(str, keys))}: " if keys else ""
+        names = ["null" if key is None else str(key) for key in keys]
+        label = f"{'.'.join(names)}: " if keys else ""
         entry = (self._line(keys), f"{where}: {label}{message}")
         if entry not in self.problems:
             self.problems.append(entry)
@@ -111,10 +148,13 @@ class YamlFile:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> Iterable[tuple[Keys, str]]:
-    """Yield the keys and the plain words of every problem in a pydantic error."""
+    """Yield the keys and the plain words of every problem in a pydantic error.
+
+    The models have no unions but with None: for others, pydantic reports every branch, with the
+    branch's name among the keys.
+    """
     for problem in error.errors():
-        keys = tuple(key for key in problem["loc"] if not _is_type_tag(key, problem["loc"], model))
-        came = problem["input"]
+        keys, came = tuple(problem["loc"]), problem["input"]
         if problem["type"] == "extra_forbidden":
             fields = _fields_at(model, keys[:-1])
             yield keys, f"unknown key {str(keys[-1])!r}: {nearest(str(keys[-1]), fields)}"
@@ -122,27 +162,34 @@ def explain(error: ValidationError, model: type[BaseModel]) -> Iterable[tuple[Ke
             yield keys, "required, but missing"
         elif problem["type"] == "value_error":
             yield keys, str(problem["ctx"]["error"])
+        elif problem["type"] == "invalid_key":
+            yield keys[:-2], f"expected a text as a key, came {came!r}"
         elif isinstance(came, float) and not math.isfinite(came):
             yield keys, f"expected a finite number, came {came}"
         else:
-            yield keys, f"{_plain_words(problem)}, came {came!r}"
+            yield keys, f"{_plain_words(problem)}, came {'nothing' if came is None else repr(came)}"
+
+
+_PLAIN_WORDS = {  # by the type of pydantic's error
+    "string_pattern_mismatch": "letters, digits, '_', '.' and '-', with a letter or a digit first",
+    "string_type": "a text",
+    "list_type": "a list",
+    "dict_type": "a mapping of keys to values",
+    "model_type": "a mapping of keys to values",
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+}
 
 
 def _plain_words(problem: Mapping[str, Any]) -> str:
     """Return what pydantic expected, in words that do not speak of Python."""
-    if problem["type"] == "string_pattern_mismatch":
-        return "expected letters, digits, '_', '.' and '-', with a letter or a digit first"
+    if problem["type"] in _PLAIN_WORDS:
+        return f"expected {_PLAIN_WORDS[problem['type']]}"
     words = re.sub(r"^(Input|String|List|Dictionary|Value) should (be|have) ", "expected ",
                    problem["msg"])  # fmt: skip
-    return re.sub(r" after validation, not \d+$| or instance of \w+$", "", words)
-
-
-def _is_type_tag(key: str | int, location: Sequence[str | int], model: type[BaseModel]) -> bool:
-    """Tell the branch names that pydantic puts into the location of a union from real keys."""
-    return isinstance(key, str) and location.index(key) > 0 and key in _UNION_TAGS
-
-
-_UNION_TAGS = {"int", "str", "list[int]", "function-after", "dict[str,any]"}
+    return re.sub(r" after validation, not \d+$", "", words)
 
 
 def _fields_at(model: type[BaseModel], keys: Keys) -> list[str]:
@@ -161,6 +208,10 @@ def _plain(node: Any) -> Any:
     """Return ruamel's marked values as ordinary Python ones."""
     if isinstance(node, TaggedScalar):
         return node.value
+    if isinstance(node, ScalarBoolean):  # one with an anchor; no bool to Python
+        return bool(node)
+    if isinstance(node, datetime.date):
+        return str(node)
     if isinstance(node, Mapping):
         return {_plain(key): _plain(value) for key, value in node.items()}
     if isinstance(node, bool) or node is None:
@@ -175,11 +226,23 @@ def _plain(node: Any) -> Any:
     return node
 
 
+def _tag(node: Any) -> str | None:
+    """Return the tag of a node, such as !!python/object; None for those that YAML itself knows."""
+    if isinstance(node, bytes):
+        return "!!binary"
+    if isinstance(node, CommentedSet):
+        return "!!set"
+    tag = str(getattr(getattr(node, "tag", None), "value", None) or "")
+    short = tag.replace("tag:yaml.org,2002:", "!!")
+    return short if tag and short not in ("!!str", "!!map", "!!seq") else None
+
+
 def parse_scalar(text: str) -> Any:
     """Read one YAML value, as after the '=' of an option; a text that is no YAML stays a text."""
     try:
-        return _plain(YAML(typ="rt").load(text))
-    except YAMLError:
+        marked = YAML(typ="rt").load(text)
+        return text if _tag(marked) else _plain(marked)
+    except (YAMLError, ValueError, RecursionError):
         return text
 
 

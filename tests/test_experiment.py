@@ -1,13 +1,19 @@
 """Experiment files: what they mean, and every way in which they can be wrong."""
 
+import re
 from pathlib import Path
+from types import UnionType
+from typing import Union, get_args, get_origin
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
+from lecun_ablate import experiment
 from lecun_ablate.errors import ConfigError
 from lecun_ablate.experiment import load_experiment
+from lecun_ablate.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = sorted((ROOT / "experiments").rglob("*.yaml"))
@@ -101,7 +107,7 @@ def test_options_override_the_file():
             "x.yaml:2: seeds.until: looks at the intervals of comparisons, and a single arm is",
         ),
         ("name: a b", "x.yaml:1: name: "),
-        ("name: x\nquestion: 3", "x.yaml:2: question: expected a valid string, came 3"),
+        ("name: x\nquestion: 3", "x.yaml:2: question: expected a text, came 3"),
         (
             "name: x\nrecipe: {lrr: 1}",
             "x.yaml:2: recipe.lrr: unknown key 'lrr': did you mean 'lr'?",
@@ -110,13 +116,13 @@ def test_options_override_the_file():
         ("name: x\nrecipe: {lr: .nan}", "x.yaml:2: recipe.lr: expected a finite number, came nan"),
         (
             "name: x\nrecipe: {lr: fast}",
-            "x.yaml:2: recipe.lr: expected a valid number, came 'fast'",
+            "x.yaml:2: recipe.lr: expected a number, came 'fast'",
         ),
-        ("name: x\nrecipe: {lr: true}", "x.yaml:2: recipe.lr: expected a valid number, came True"),
+        ("name: x\nrecipe: {lr: true}", "x.yaml:2: recipe.lr: expected a number, came True"),
         ("name: x\nrecipe: {epochs: 0}", "recipe.epochs: expected greater than or equal to 1"),
         ("name: x\nrecipe: {dtype: half}", "recipe.dtype: expected 'float32' or 'float64', came"),
         ("name: x\nrecipe: {activation: tahn}", "unknown activation 'tahn': did you mean 'tanh'?"),
-        ("name: x\nrecipe: 3", "x.yaml:2: recipe: expected a valid dictionary, came 3"),
+        ("name: x\nrecipe: 3", "x.yaml:2: recipe: expected a mapping of keys to values, came 3"),
         ("name: x\nvary: {}", "x.yaml:2: vary: "),
         ("name: x\nvary:", "x.yaml:2: vary: expected something to compare, came nothing"),
         ("name: x\nvary: {lr: []}", "x.yaml:2: vary.lr: expected a list of values, came []"),
@@ -126,7 +132,7 @@ def test_options_override_the_file():
         ("name: x\nvary: {lr: [1, 1]}", "x.yaml:2: vary: duplicate arm: '1' stands twice"),
         ("name: x\narms:\n- {name: a}\n- {name: b}", "x.yaml:4: arms.1: duplicate arm: 'b' is the"),
         ("name: x\narms: []", "x.yaml:2: arms: "),
-        ("name: x\narms: [3]", "x.yaml:2: arms.0: expected a valid dictionary, came 3"),
+        ("name: x\narms: [3]", "x.yaml:2: arms.0: expected a mapping of keys to values, came 3"),
         ("name: x\narms: [{a: 1}]\nvary: {lr: [1]}", "either vary or arms, not both"),
         ("name: x\nvary: {lr: [1, 2]}\nbaseline: {lr: 3}", "x.yaml:3: baseline: no arm is '3'"),
         ("name: x\nvary: {lr: [1, 2]}\nbaseline: {lrr: 3}", "baseline.lrr: unknown key 'lrr'"),
@@ -138,7 +144,7 @@ def test_options_override_the_file():
         ("name: x\nseeds: 0", "x.yaml:2: seeds: expected 1 to 100000 seeds, came 0"),
         ("name: x\nseeds: []", "x.yaml:2: seeds: expected at least one seed, came an empty list"),
         ("name: x\nseeds: [1, 1]", "x.yaml:2: seeds: seed 1 stands twice"),
-        ("name: x\nseeds: [1.5]", "x.yaml:2: seeds.0: expected a valid integer, came 1.5"),
+        ("name: x\nseeds: [1.5]", "x.yaml:2: seeds.0: expected a whole number, came 1.5"),
         ("name: x\nseeds: many", "x.yaml:2: seeds: expected a number of seeds or a list"),
         ("name: x\ndata: uspss", "x.yaml:2: data.name: unknown data 'uspss': did you mean 'usps'?"),
         ("name: x\ndata: {name: usps, fallback: digit}", "unknown data 'digit': did you mean"),
@@ -148,16 +154,87 @@ def test_options_override_the_file():
         ),
         ("name: x\nrecipe: {loss: cross_entropy, target: bipolar}", "does not go with loss"),
         ("name: x\ncomponents: none.py", "none.py: no such file of components"),
+        (
+            "name: x\ncomponents: none.py",
+            "x.yaml:2: components: none.py: no such file of components",
+        ),
+        ("name: x\ncomponents:\n- none.py", "x.yaml:3: components.0: none.py: no such file of"),
         ("name: x\nname: y", "x.yaml:2: not a YAML file: found duplicate key"),
         ("a: [1,", "not a YAML file"),
-        ("", "expected a YAML mapping of keys to values, came nothing"),
-        ("- 1\n- 2", "expected a YAML mapping of keys to values"),
+        (
+            "a: 1\n---\nb: 2",
+            "x.yaml:2: not a YAML file: expected a single document in the stream, but",
+        ),
+        ("", "x.yaml:1: expected a YAML mapping of keys to values, came nothing"),
+        ("\n- 1\n- 2", "x.yaml:2: expected a YAML mapping of keys to values, came a list"),
+        ("name: x\nquestion: \0", "x.yaml:2: not a YAML file: the character U+0000 is not allowed"),
+        (f"name: x\na: {2000 * '['}", "x.yaml: not a YAML file to be used: endlessly nested"),
+        ("name: x\n~: 3", "x.yaml:2: null: expected a text as a key, came null"),
+        (
+            "name: x\nrecipe:\n  lr: 1\n  2: 3",
+            "x.yaml:4: recipe.2: expected a text as a key, came 2",
+        ),
+        (
+            "name: x\nquestion: !!python/object:os.system a",
+            "x.yaml:2: question: expected a plain value, came one with the tag "
+            "!!python/object:os.system",
+        ),
+        (
+            "name: x\nrecipe: !own {lr: 1}",
+            "x.yaml:2: recipe: expected a plain value, came one with",
+        ),
+        (
+            "name: x\nseeds: [1, !!binary aGk=]",
+            "x.yaml:2: seeds.1: expected a plain value, came one",
+        ),
+        (
+            "name: x\nrecipe:",
+            "x.yaml:2: recipe: expected a mapping of keys to values, came nothing",
+        ),
+        ("name: x\ndata: 3", "x.yaml:2: data: expected a mapping of keys to values, came 3"),
+        ("name: x\nvary: {}", "x.yaml:2: vary: expected at least 1 item, came {}"),
+        (
+            "name: x\nvary: [relu]",
+            "x.yaml:2: vary: expected a mapping of keys to values, came ['relu']",
+        ),
+        (
+            "name: x\nvary: {activation: tanh}",
+            "x.yaml:2: vary.activation: expected a list of values",
+        ),
+        (
+            "name: x\nbaseline: [relu]",
+            "x.yaml:2: baseline: expected the name of an arm or its fields",
+        ),
+        ("name: x\narms: [{name: ''}]", "x.yaml:2: arms.0.name: expected a name, came ''"),
+        ("name: x\narms: [{name: ' '}]", "x.yaml:2: arms.0.name: expected a name, came ' '"),
+        ("name: x\narms: [{name: 3}]", "x.yaml:2: arms.0.name: expected a name, came 3"),
+        ("name: x\nrecipe: {int: 3}", "x.yaml:2: recipe.int: unknown key 'int'"),
+        ("name: x\nrecipe: {str: {int: 3}}", "x.yaml:2: recipe.str: unknown key 'str'"),
+        ("name: x\nquestion: {int: a}", "x.yaml:2: question: expected a text, came {'int': 'a'}"),
     ],
     ids=lambda value: value.replace("\n", "|")[:60],
 )
 def test_what_is_wrong_is_named_with_its_line(write, text, expected):
     found = problems(write(text))
     assert any(expected in problem for problem in found), found
+    for speech in ("dictionary", "pattern", "instance of", "Commented", "unicode string", "[key]"):
+        assert speech not in "".join(found)
+    places = [re.split(": ", problem)[:2] for problem in found]
+    assert len(places) == len({tuple(place) for place in places}), found  # each is said once
+
+
+def test_models_of_yaml_files_have_no_unions():
+    """Where there is one, pydantic puts the name of a branch among the keys of a problem."""
+    from lecun_ablate import study
+
+    models = [m for m in (*vars(experiment).values(), *vars(study).values(), Recipe)
+              if isinstance(m, type) and issubclass(m, BaseModel)]  # fmt: skip
+    assert len(models) >= 8
+    for model in models:
+        for name, field in model.model_fields.items():
+            branches = [b for b in get_args(field.annotation) if b is not type(None)]
+            is_union = get_origin(field.annotation) in (Union, UnionType)
+            assert not (is_union and len(branches) > 1), (model, name)
 
 
 def test_every_problem_is_reported_at_once(write):
@@ -178,7 +255,7 @@ def test_bad_options_are_named():
         ({"seeds": 0}, "--seeds: seeds: expected 1 to 100000 seeds, came 0"),
         ({"data": "mnist"}, "--data: data.name: unknown data 'mnist'"),
         ({"assignments": ["recipe.lr"]}, "--set recipe.lr: expected KEY=VALUE"),
-        ({"assignments": ["recipe.lr=x"]}, "--set recipe.lr=x: recipe.lr: expected a valid number"),
+        ({"assignments": ["recipe.lr=x"]}, "--set recipe.lr=x: recipe.lr: expected a number"),
         ({"assignments": ["recip.lr=1"]}, "--set recip.lr=1: recip: unknown key 'recip'"),
     ]:
         found = problems(file, **options)
@@ -193,9 +270,11 @@ def test_a_missing_file_names_its_neighbours(tmp_path):
 
 def test_a_file_that_is_no_text(tmp_path):
     file = tmp_path / "x.yaml"
-    file.write_bytes(b"\xff\xfe\x00")
-    assert "not a readable text file" in problems(file)[0]
-    assert "not a readable text file" in problems(tmp_path)[0]
+    file.write_bytes(b"name: x\n\xff\xfe\x00")
+    assert problems(file) == [
+        f"{file}:2: not a readable text file: expected UTF-8, came the byte 0xff"
+    ]
+    assert problems(tmp_path) == [f"{tmp_path}: not a readable text file: Is a directory"]
 
 
 values = st.recursive(

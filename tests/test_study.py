@@ -117,7 +117,7 @@ def test_recipe_and_epochs_override_the_experiment(write, monkeypatch):
         ("governs: weights", "either `search` (values to try) or `governs`"),
         ("name: a b", "name: expected letters, digits, '_', '.' and '-', with a letter or a digit"),
         ("arms: []", "arms: expected at least 1 item, came []"),
-        ("pruner: 3", "pruner: expected a valid dictionary, came 3"),
+        ("pruner: 3", "pruner: expected a mapping of keys to values, came 3"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_its_line(write, monkeypatch, changes, said):
