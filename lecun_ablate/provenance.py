@@ -10,11 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import lecun_ablate
+from lecun_ablate.cores import usable_cores
 
 
 def machine() -> str:
     """Return the CPU's name and how many of its cores this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = usable_cores()
     return f"{_cpu()}, {cores} core{'' if cores == 1 else 's'}"
 
 

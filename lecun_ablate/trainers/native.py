@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 
 from lecun_ablate import initial
+from lecun_ablate.cores import usable_cores
 from lecun_ablate.data.digits import Split
 from lecun_ablate.errors import ConfigError, nearest
 from lecun_ablate.network import predictions
@@ -54,7 +54,7 @@ class NativeTrainer:
                 f"instruction set {instruction_set!r} is not available: "
                 f"{nearest(instruction_set, kernel.INSTRUCTION_SETS)}"
             )
-        self.threads = threads or _usable_cores()
+        self.threads = threads or usable_cores()
         self.instruction_set = instruction_set or kernel.INSTRUCTION_SETS[0]
 
     def identity(self) -> dict[str, Any]:
@@ -164,12 +164,6 @@ class NativeTrainer:
         )
         answers = predictions(outputs)
         return Scores(loss, int((answers != split.labels).sum()), answers)
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _convert(split: Split, dtype: str) -> Split:

@@ -6,7 +6,6 @@ seed, learning rate, weights, connectivity, targets, order.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lecun_ablate.cores import usable_cores
 from lecun_ablate.data.digits import Split
 from lecun_ablate.initial import connectivity, start
 from lecun_ablate.network import NO_DIGIT
@@ -52,7 +52,7 @@ class TorchTrainer:
     ):
         self.device = device
         self.graph_steps = graph_steps
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or usable_cores()
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the numbers, for the run key."""
