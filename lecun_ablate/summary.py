@@ -20,7 +20,8 @@ def arm_table(plan: Plan, final: pd.DataFrame) -> pd.DataFrame:
     after the last epoch, and its number stands beside.
     """
     rows = [_row(plan, arm, final[final.arm == arm.name]) for arm in plan.experiment.arms]
-    return pd.DataFrame(rows)
+    # not floats, although an arm whose runs all diverged has none
+    return pd.DataFrame(rows).astype({"best_seed": "Int64", "worst_seed": "Int64"})
 
 
 def _row(plan: Plan, arm: Arm, runs: pd.DataFrame) -> dict[str, Any]:

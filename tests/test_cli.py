@@ -61,6 +61,22 @@ def test_what_a_user_writes_is_printed_as_it_is(command, workplace):
         assert "does [/b] :smile: matter?" in out or arguments[0] == "power"
 
 
+def test_seeds_are_whole_numbers_or_none(command, workplace):
+    (workplace / "gone.yaml").write_text(
+        "name: gone\ndata: tiny\nrecipe: {epochs: 1}\n"
+        "arms: [{name: good}, {name: gone, lr: 1.0e+30, activation: relu}]\nseeds: [4, 7]\n"
+    )
+    run = ("run", "gone.yaml", "--trainer", "torch")
+    status, out, err = command(*run, "--json")
+    assert status == 0, err
+    good, gone = json.loads(out)["arms"]
+    assert gone["diverged"] == 2 and gone["best_seed"] is None and gone["worst_seed"] is None
+    assert {str(good["best_seed"]), str(good["worst_seed"])} <= {"4", "7"}
+    assert "gone 2 diverged" in err
+    status, out, err = command("show", "gone")
+    assert status == 0 and re.search(r"\(4\)|\(7\)", out) and "gone" in out, err
+
+
 def test_show_lists_the_other_plans(command):
     command(*RUN, "--seeds", "1", "--epochs", "1")
     command(*RUN, "--seeds", "1", "--epochs", "2")
