@@ -13,17 +13,20 @@ bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1)
 [[ -x ${bin:-}/initdb ]] || { echo "no PostgreSQL here: apt-get install postgresql" >&2; exit 1; }
 
 # PostgreSQL refuses to run as root
-as_server() { if [[ $EUID -eq 0 ]]; then runuser -u postgres -- "$@"; else "$@"; fi; }
+user=$(id -un postgres 2>/dev/null || echo nobody)
+as_server() { if [[ $EUID -eq 0 ]]; then runuser -u "$user" -- "$@"; else "$@"; fi; }
 
 case $action in
   start)
     mkdir -p "$folder"
-    [[ $EUID -eq 0 ]] && chown postgres "$folder"
+    [[ $EUID -eq 0 ]] && chown "$user" "$folder"
     if [[ ! -d $folder/data ]]; then
-      as_server "$bin/initdb" -D "$folder/data" -U studies -A trust -E UTF8 >"$folder/initdb.log"
+      as_server "$bin/initdb" -D "$folder/data" -U studies -A trust -E UTF8 --no-sync \
+        >"$folder/initdb.log"
     fi
+    # -F: without fsync
     as_server "$bin/pg_ctl" -D "$folder/data" -l "$folder/server.log" -w -s \
-      -o "-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories='$folder'" start
+      -o "-F -p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories='$folder'" start
     as_server "$bin/createdb" -h 127.0.0.1 -p "$port" -U studies studies 2>/dev/null || true
     echo "postgresql+psycopg://studies@127.0.0.1:$port/studies"
     ;;

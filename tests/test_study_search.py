@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from collections import Counter
@@ -531,7 +532,7 @@ def _check_leftovers(records, result):
                 linked.add(trial.user_attrs["mlflow_run_id"])
         interrupted = [t for t in record.trials if t.state == TrialState.FAIL]
         assert interrupted, "no kill has hit a trial"
-    runs = store.search(result.experiment_id, lecun_ablate__level="trial")
+    runs = store.search(result.experiment_id, mlflow__parentRunId=result.run_id)
     assert {run.info.run_id for run in runs} == linked
     assert {run.info.status for run in runs} == {"FINISHED"}
 
@@ -560,21 +561,38 @@ def test_a_kill_after_any_write_is_survived(place, spawner, writes):  # noqa: F8
 # ---- a server
 
 
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory):
+@pytest.fixture
+def postgres():
     """The address of a throw-away PostgreSQL server, started by scripts/postgres.sh."""
-    pytest.importorskip("psycopg")
+    pytest.importorskip("psycopg", reason="pip install lecun-ablate[postgres]")
     script = Path(study_world.ROOT, "scripts/postgres.sh")
     folder = tempfile.mkdtemp(prefix="postgres")  # where the server's own user may go
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     started = subprocess.run(
-        [script, "start", folder, "54330"], capture_output=True, text=True, check=False
+        [script, "start", folder, str(port)], capture_output=True, text=True, check=False
     )
-    if started.returncode:
+    if "no PostgreSQL here" in started.stderr:
+        shutil.rmtree(folder)
+        pytest.skip(started.stderr.strip())
+    try:
+        assert started.returncode == 0, started.stderr
+        yield started.stdout.strip()
+    finally:
+        subprocess.run([script, "stop", folder], check=False)
         shutil.rmtree(folder, ignore_errors=True)
-        pytest.skip(f"no PostgreSQL: {started.stderr.strip()}")
-    yield started.stdout.strip()
-    subprocess.run([script, "stop", folder], check=True)
-    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_study_on_postgresql_survives_a_kill(place, postgres, spawner):  # noqa: F811
+    file = place(STUDY.replace("trials: 14", "trials: 3"))
+    assert killed(spawner, Path.cwd(), file, postgres, writes=45)
+    result, records, _ = drive(file, postgres)
+    expected, undisturbed, _ = drive(file, JOURNAL)
+    assert told(records) == told(undisturbed) and winners(result) == winners(expected)
+    _check_leftovers(records, result)
+    with driving(postgres, "small/made_up"), pytest.raises(LecunAblateError, match="in use by"):
+        drive(file, postgres.replace("studies@", "studies:any@"))
 
 
 @pytest.mark.slow
