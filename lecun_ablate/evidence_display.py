@@ -142,7 +142,7 @@ def reproduction(found: Reproduction) -> None:
     else:
         rule = (
             f"another trainer or instruction set: losses may differ by {found.bounds[0]:.2g} of "
-            f"their value, errors by {points(found.bounds[1], sign=False)}"
+            f"their value, errors (misses) by {points(found.bounds[1], sign=False)}"
         )
     console.print(rule)
     if found.reproduced:
@@ -157,7 +157,8 @@ def reproduction(found: Reproduction) -> None:
             ["metric"], ["epoch", "then", "now", "difference"],
         )  # fmt: skip
         for row in failures.head(MOST_ROWS).itertuples():
-            sheet.add_row(row.metric, str(row.epoch), f"{row.then:.9g}", f"{row.now:.9g}",
-                          f"{row.difference:.3g}")  # fmt: skip
+            numbers = (f"{row.then:.9g}", f"{row.now:.9g}", f"{row.difference:.3g}")
+            shown = ("none" if number == "nan" else number for number in numbers)
+            sheet.add_row(row.metric, str(row.epoch), *shown)
         terminal.print_table(console, sheet)
     console.print(f"{run.name} is NOT reproduced")

@@ -29,6 +29,14 @@ from typing import Any
 from lecun_ablate.errors import ConfigError, nearest, neighbours
 
 
+class NameTaken(ConfigError):
+    """A component whose kind and name another one has already."""
+
+    def __init__(self, problem: str, taken: Component):
+        super().__init__(problem)
+        self.taken = taken
+
+
 @dataclass(frozen=True)
 class Kind:
     """A pluggable part of the experiment and the contract its components keep."""
@@ -144,7 +152,7 @@ class Registry:
     def register(self, kind: str, name: str | None = None) -> Callable[[Any], Any]:
         """Return a decorator that enters a function, or a class without arguments, as `name`.
 
-        The name defaults to the function's own. A name that is taken raises a ConfigError.
+        The name defaults to the function's own. A name that is taken raises NameTaken.
         """
         components = self._of(kind)
 
@@ -158,8 +166,8 @@ class Registry:
             old = components.get(key)
             if old is not None and (old.file is None or old.file != file or old.digest == digest):
                 where = "built in" if old.builtin else f"registered by {old.origin}"
-                raise ConfigError(
-                    f"{origin}: {kind} {key!r} is already {where}: give yours another name"
+                raise NameTaken(
+                    f"{origin}: {kind} {key!r} is already {where}: give yours another name", old
                 )
             function = thing() if inspect.isclass(thing) else thing
             arity = _arity(KINDS[kind], key, function, origin)

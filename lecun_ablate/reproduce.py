@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from lecun_ablate.errors import ConfigError
 from lecun_ablate.plan import SPLIT
 from lecun_ablate.provenance import environment, git_commit
 from lecun_ablate.recipe import Recipe, run_key
-from lecun_ablate.registry import registry
+from lecun_ablate.registry import NameTaken, registry
 from lecun_ablate.runner import metrics
 from lecun_ablate.tracking import EPOCH_METRICS, SeedRun, Store
 from lecun_ablate.trainers.base import Run, Trainer
@@ -41,20 +42,21 @@ class Reproduction:
     table: pd.DataFrame  # epoch, metric, then, now, difference; a row per metric and epoch
     epochs: tuple[int, int]  # trained then, now
     bounds: tuple[float, float]  # (relative, of losses; absolute, of errors) where not exact
+    images: dict[str, int]  # of each split, which turn misses into errors
 
     @property
     def failures(self) -> pd.DataFrame:
-        """The rows that differ by more than they may."""
-        then, now = self.table.then, self.table.now
+        """The rows that differ by more than they may, or that only one of the times has."""
+        then, now, metric = self.table.then, self.table.now, self.table.metric
         same = (then == now) | (then.isna() & now.isna())
         if self.exact:
             return self.table[~same]
         of_loss, of_error = self.bounds
-        difference = (then - now).abs()
-        loss = self.table.metric.str.endswith("_loss")
-        error = self.table.metric.str.endswith("_error")
-        near = np.where(loss, difference <= of_loss * then.abs(), difference <= of_error)
-        return self.table[~same & ~near & (loss | error)]
+        scale = pd.Series(1.0, self.table.index)
+        for split, number in self.images.items():
+            scale[metric == f"{split}_misses"] = number
+        allowed = np.where(metric.str.endswith("_loss"), of_loss * then.abs(), of_error * scale)
+        return self.table[~same & ~((then - now).abs() <= allowed)]  # NaN is never near
 
     @property
     def reproduced(self) -> bool:
@@ -79,9 +81,10 @@ def reproduce(
     run = store.seed_run(run_id)
     for file in components:
         registry.load(file)
+    others: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         for file in store.component_files(run_id, Path(folder)):
-            _load_missing(file)
+            others += _load_missing(file)
         recipe = _recipe(run)
         digits = datasets.load_exactly(run.params["data"], run.params["data_digest"], data_dir)
         chosen = _trainer(run, recipe, trainer)
@@ -91,20 +94,28 @@ def reproduce(
     return Reproduction(
         run=run,
         exact=key == run.key,
-        changes=_changes(run, chosen.identity()),
+        changes=others + _changes(run, chosen.identity()),
         table=_side_by_side(then, now),
         epochs=(int(then.epoch.max()), int(now.epoch.max())),
         bounds=BOUNDS[recipe.dtype],
+        images={"train": len(digits.train), "test": len(digits.test)},
     )
 
 
-def _load_missing(file: Path) -> None:
-    """Load components that the run brought; those that are registered already stay as they are."""
+def _load_missing(file: Path) -> list[str]:
+    """Load components that the run brought; those that are registered already stay as they are.
+
+    Returns in words which of these come from a file with other content.
+    """
     try:
         registry.load(file)
-    except ConfigError as error:
-        if "is already" not in str(error):
-            raise
+    except NameTaken as error:
+        here = error.taken
+        if here.digest != hashlib.sha256(file.read_bytes()).hexdigest():
+            return [
+                f"{here.kind} {here.name!r}: of {file.name} then, {here.origin} now: other code"
+            ]
+    return []
 
 
 def _recipe(run: SeedRun) -> Recipe:
@@ -141,14 +152,13 @@ def _train(trainer: Trainer, run: Run, digits: Digits) -> pd.DataFrame:
 
 def _side_by_side(then: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
     long = [
-        frame.melt("epoch", COMPARED, "metric", name).set_index(["epoch", "metric"])[name]
+        frame.reindex(columns=["epoch", *COMPARED]).melt("epoch", COMPARED, "metric", name)
         for frame, name in ((then, "then"), (now, "now"))
     ]
-    table = pd.concat(long, axis=1, join="inner").astype(float)
-    return (
-        table.assign(difference=table.now - table.then)
-        .reset_index()
-        .sort_values(["epoch", "metric"], ignore_index=True)
+    table = pd.merge(*long, how="outer", on=["epoch", "metric"])
+    table = table.astype({"then": float, "now": float})
+    return table.assign(difference=table.now - table.then).sort_values(
+        ["epoch", "metric"], ignore_index=True
     )
 
 

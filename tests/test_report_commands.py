@@ -1,9 +1,11 @@
 """report, compare, power and reproduce, through the real command line on runs that were trained."""
 
 import json
+import re
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import lecun_ablate
 from lecun_ablate import api, data
 from lecun_ablate.data import Digits
 from lecun_ablate.registry import registry
+from lecun_ablate.reproduce import Reproduction
 from lecun_ablate.statistics import compare, seeds_needed, stopping
 from lecun_ablate.tracking import Store
 from lecun_ablate.trainers import native
@@ -196,13 +199,11 @@ def test_another_trainer_reproduces_a_run_within_bounds(pair, command):
 def test_a_metric_that_differs_by_one_bit_is_not_reproduced(pair, command):
     wrong = run_id(pair, "tanh", 2)
     loss = pair[pair.run_id == wrong].test_loss.item()
+    sql = "UPDATE metrics SET value = ? WHERE run_uuid = ? AND key = 'test_loss'"
 
     def write(value):
         with closing(sqlite3.connect("mlflow.db")) as database, database:
-            database.execute(
-                "UPDATE metrics SET value = ? WHERE run_uuid = ? AND key = 'test_loss'",
-                (value, wrong),
-            )
+            database.execute(sql, (value, wrong))
 
     write(float(np.nextafter(loss, 1)))
     try:
@@ -214,6 +215,41 @@ def test_a_metric_that_differs_by_one_bit_is_not_reproduced(pair, command):
     assert "tanh seed 2 is NOT reproduced" in out
 
 
+def test_a_metric_that_one_of_the_times_lacks_is_not_reproduced(pair, command):
+    wrong = run_id(pair, "relu", 1)
+    where = f"WHERE run_uuid = '{wrong}' AND key = 'train_loss'"
+    with closing(sqlite3.connect("mlflow.db")) as database, database:
+        (row,) = database.execute(f"SELECT * FROM metrics {where}").fetchall()
+        database.execute(f"DELETE FROM metrics {where}")
+    try:
+        status, out, err = command("reproduce", wrong)
+    finally:
+        with closing(sqlite3.connect("mlflow.db")) as database, database:
+            database.execute(f"INSERT INTO metrics VALUES ({', '.join('?' * len(row))})", row)
+    assert status == 1, err
+    assert "1 of 6 numbers over 1 epoch differ" in out, err
+    assert re.search(r"train_loss\W+1\W+none", out)
+
+
+@pytest.mark.parametrize(
+    ("metric", "then", "now", "near"),
+    [
+        ("test_error", 0.05, 0.059, True), ("test_error", 0.05, 0.061, False),
+        ("test_misses", 20, 23, True), ("test_misses", 20, 25, False),
+        ("train_misses", 20, 25, True), ("train_misses", 20, 31, False),
+        ("test_loss", 0.2, 0.209, True), ("test_loss", 0.2, 0.211, False),
+        ("test_loss", 0.2, np.nan, False), ("test_loss", np.nan, np.nan, True),
+    ],
+)  # fmt: skip
+def test_every_metric_is_held_to_the_bounds(metric, then, now, near):
+    table = pd.DataFrame([(1, metric, then, now, now - then)],
+                         columns=["epoch", "metric", "then", "now", "difference"])  # fmt: skip
+    found = Reproduction(None, False, [], table, (1, 1), (0.05, 0.01), {"train": 1000, "test": 400})
+    assert found.reproduced == near
+    exact = replace(found, exact=True)
+    assert exact.reproduced == (then == now or np.isnan([then, now]).all())
+
+
 @pytest.mark.usefixtures("tiny")
 def test_components_of_ones_own_come_from_the_store(workplace, command):
     (workplace / "own.py").write_text(OWN)
@@ -222,10 +258,18 @@ def test_components_of_ones_own_come_from_the_store(workplace, command):
     )
     frame = lecun_ablate.run("own.yaml", device="cpu")
     (workplace / "own.py").unlink()
+    status, out, err = command("reproduce", frame.run_id[0])
+    assert status == 0, err
+    assert "'bent'" not in out, "its file is gone, but the code is the same"
     del registry._components["activation"]["bent"]
     status, out, err = command("reproduce", frame.run_id[0])
     assert status == 0, err
     assert "is reproduced, bit for bit: 12 numbers over 2 epochs" in out
+    del registry._components["activation"]["bent"]
+    (workplace / "own.py").write_text(OWN.replace("tanh(x)\n", "tanh(2 * x)\n"))
+    status, out, _ = command("reproduce", frame.run_id[0], "--components", "own.py")
+    assert status == 1
+    assert "activation 'bent': of own.py then," in out and "own.py now: other code" in out
 
 
 @pytest.mark.usefixtures("tiny")
