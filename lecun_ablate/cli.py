@@ -393,7 +393,8 @@ def _main(arguments: list[str]) -> int:
         # typer returns the status of a command that exits, and 130 for a KeyboardInterrupt
         status = app(arguments, prog_name="python -m lecun_ablate", standalone_mode=False) or 0
         if status == INTERRUPTED:
-            print("interrupted: what had finished is kept; run the same command to go on",
+            again = " without --fresh" if "--fresh" in arguments else ""
+            print(f"interrupted: what had finished is kept; run the same command{again} to go on",
                   file=sys.stderr)  # fmt: skip
         return status
     except typer.TyperException as error:  # a wrong option, say; it prints itself
