@@ -8,15 +8,16 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
+from lecun_ablate.choices import DeviceChoice, TrainerChoice
 from lecun_ablate.errors import ConfigError, LecunAblateError
 
 INTERRUPTED = 130
+PROGRAM = "python -m lecun_ablate"
 
 app = typer.Typer(
     help="Fair, paired, reproducible ablations of LeCun's 1989 zip-code network.",
@@ -25,24 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-class TrainerChoice(StrEnum):
-    """The trainers that --trainer takes."""
-
-    auto = "auto"
-    native = "native"
-    torch = "torch"
-    cuda = "cuda"
-    mixed = "mixed"
-
-
-class DeviceChoice(StrEnum):
-    """The devices that --device takes."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 DataDir = Annotated[
@@ -383,6 +366,8 @@ def _print_results(evidence: Any, as_json: bool) -> None:
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as Ctrl-C does
+    if Path(sys.argv[0]).name == "__main__.py":  # who holds a lock is told by the command typed
+        sys.argv[0] = PROGRAM
     status = _main(sys.argv[1:])
     gc.freeze()  # else Python looks once more through all that the libraries hold: over a second
     sys.exit(status)
@@ -391,7 +376,7 @@ def main() -> NoReturn:
 def _main(arguments: list[str]) -> int:
     try:
         # typer returns the status of a command that exits, and 130 for a KeyboardInterrupt
-        status = app(arguments, prog_name="python -m lecun_ablate", standalone_mode=False) or 0
+        status = app(arguments, prog_name=PROGRAM, standalone_mode=False) or 0
         if status == INTERRUPTED:
             again = " without --fresh" if "--fresh" in arguments else ""
             print(f"interrupted: what had finished is kept; run the same command{again} to go on",
@@ -415,10 +400,15 @@ def _main(arguments: list[str]) -> int:
 
 def _unexpected(error: Exception) -> int:
     """Keep the traceback of a bug in a file, and tell the user what it is in one line."""
+    import tempfile
     import traceback
 
-    log = Path("lecun_ablate-error.log")
-    log.write_text("".join(traceback.format_exception(error)))
+    log, trace = Path("lecun_ablate-error.log"), "".join(traceback.format_exception(error))
+    try:
+        log.write_text(trace)
+    except OSError:
+        log = Path(tempfile.gettempdir()) / log
+        log.write_text(trace)
     print(f"error: {type(error).__name__}: {error}\nerror: this is a bug; its trace is in {log}",
           file=sys.stderr)  # fmt: skip
     return 1

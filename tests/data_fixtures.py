@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -64,3 +66,16 @@ def write_folder(folder: Path, rows: dict[str, int] = ROWS) -> Path:
         images = islice(cycle(cells(random_pixels(min(n, 100), seed))), n)
         write_parquet(folder / FILES[split], list(images), (np.arange(n) % 10).tolist())
     return folder
+
+
+@contextlib.contextmanager
+def without_privileges():
+    """Give up root's right to read everything, where the tests run as root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)

@@ -1,17 +1,22 @@
 """The command line: what it prints, and the status it exits with."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
-from data_fixtures import cells, write_folder, write_parquet
+from conftest import ROOT
+from data_fixtures import cells, without_privileges, write_folder, write_parquet
 from pyarrow import parquet
 
 from lecun_ablate.data.usps import FILES
+from lecun_ablate.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("tiny", "workplace")
 
@@ -116,6 +121,17 @@ def test_components_are_listed(command, workplace):
     ("arguments", "status", "message"),
     [
         (("run", "experiments/none.yaml"), 2, "no such file"),
+        (("run", "experiments"), 2, "experiments: not a readable text file: Is a directory"),
+        ((*SMALL, "--seeds", "0"), 2, "--seeds: seeds: expected 1 to 100000 seeds, came 0"),
+        ((*SMALL, "--epochs", "99999999999"), 2, "--epochs: expected less than or equal to 10000"),
+        ((*SMALL, "--set", "recipe.lr=nan"), 2, "recipe.lr=nan: recipe.lr: expected a number"),
+        ((*SMALL, "--set", "recipe.lr=.nan"), 2, "expected a finite number, came nan"),
+        ((*SMALL, "--set", "nonsense"), 2, "--set nonsense: expected KEY=VALUE, such as"),
+        (
+            (*SMALL, "--components", "exits.py"),
+            2,
+            "exits.py:1: expected a file that runs to its end",
+        ),
         ((*SMALL, "--epochs", "0"), 2, "--epochs: expected greater than or equal to 1"),
         ((*SMALL, "--seeds", "x"), 2, "--seeds x: expected a number of seeds"),
         ((*SMALL, "--set", "recipe.lr=-1"), 2, "expected greater than 0, came -1"),
@@ -130,9 +146,10 @@ def test_components_are_listed(command, workplace):
     ],
     ids=str,
 )
-def test_mistakes_have_a_message_and_a_status(command, arguments, status, message):
+def test_mistakes_have_a_message_and_a_status(command, workplace, arguments, status, message):
     import torch
 
+    (workplace / "exits.py").write_text("raise SystemExit(0)")
     if "cuda" in arguments and torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
     came = command(*arguments)
@@ -278,11 +295,74 @@ def _open_store() -> str:
         return str(error)
 
 
-def test_help_imports_nothing_heavy():
+def test_help_imports_none_of_the_slow_libraries():
+    """What keeps --help within half a second; benchmarks/start.py measures it."""
     code = (
         "import sys\nfrom lecun_ablate.cli import _main\n_main(['--help'])\n"
-        "heavy = {'torch', 'mlflow', 'optuna', 'matplotlib', 'pandas', 'numpy', 'pydantic'}\n"
-        "print(sorted(heavy & set(sys.modules)))"
+        "slow = {'torch', 'mlflow', 'optuna', 'matplotlib', 'pandas', 'numpy', 'pydantic', 'scipy',"
+        " 'sklearn', 'pyarrow', 'huggingface_hub', 'ruamel', 'sqlalchemy', 'PIL', 'jinja2'}\n"
+        "print(sorted(slow & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip().endswith("[]")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"trainer": "nativ"},
+            "--trainer nativ: did you mean 'native'? valid: auto, native, torch",
+        ),
+        ({"device": "gpu"}, "--device gpu: valid: auto, cpu, cuda"),
+    ],
+)
+def test_trainers_and_devices_are_checked_from_python_too(workplace, options, message):
+    import lecun_ablate
+
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        lecun_ablate.run("experiments/activation.yaml", data="tiny", **options)
+
+
+def test_a_lock_tells_the_command_that_was_typed(monkeypatch, workplace):
+    from lecun_ablate import cli, lock
+
+    monkeypatch.setattr(sys, "argv", ["/site-packages/lecun_ablate/__main__.py", "run", "x.yaml"])
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(cli.gc, "freeze", lambda: None)
+
+    def hold(arguments):
+        with lock.exclusive(workplace / "a.lock", "the store"):
+            assert "(python -m lecun_ablate run x.yaml)" in (workplace / "a.lock").read_text()
+        return 7
+
+    monkeypatch.setattr(cli, "_main", hold)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 7
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions are those of POSIX")
+def test_a_folder_that_cannot_be_written_is_said(command, monkeypatch):
+    command(*SMALL, "--dry-run")  # what is imported now need not be readable for others
+    folder = Path(tempfile.mkdtemp())  # tmp_path is closed to other users
+    monkeypatch.chdir(folder)
+    try:
+        shutil.copytree(ROOT / "experiments", "experiments")
+        folder.chmod(0o555)
+        with without_privileges():
+            status, out, err = command(*SMALL)
+            assert (status, out) == (1, "")
+            assert re.fullmatch(rf"error: {folder}/\S+: cannot be written: .*\n", err), err
+            assert "to train" not in err
+
+            from lecun_ablate import api
+
+            monkeypatch.setattr(api, "prepare", lambda *_, **__: 1 / 0)
+            status, out, err = command(*SMALL)
+            assert status == 1 and "this is a bug; its trace is in /" in err
+            Path(err.split()[-1]).unlink()
+    finally:
+        folder.chmod(0o755)
+        monkeypatch.undo()
+        shutil.rmtree(folder)

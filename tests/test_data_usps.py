@@ -1,6 +1,5 @@
 """Reading USPS from files, good and bad."""
 
-import contextlib
 import os
 import shutil
 import stat
@@ -10,7 +9,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from data_fixtures import cells, png, random_pixels, write_folder, write_parquet
+from data_fixtures import (
+    cells,
+    png,
+    random_pixels,
+    without_privileges,
+    write_folder,
+    write_parquet,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -99,19 +105,6 @@ def test_folder_where_the_file_should_be(train):
     train.unlink()
     train.mkdir()
     assert problem(train) == "cannot be read: Is a directory"
-
-
-@contextlib.contextmanager
-def without_privileges():
-    """Give up root's right to read everything, where the tests run as root."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions are those of POSIX")

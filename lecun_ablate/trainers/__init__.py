@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lecun_ablate.errors import ConfigError
+from lecun_ablate.choices import DeviceChoice, TrainerChoice
+from lecun_ablate.errors import ConfigError, nearest
 from lecun_ablate.recipe import Recipe
 from lecun_ablate.trainers.base import Trainer
 
-CHOICES = ("auto", "native", "torch", "cuda", "mixed")
-DEVICES = ("auto", "cpu", "cuda")
 FASTEST = {"cpu": "native", "cuda": "cuda"}  # by device
 
 
@@ -22,6 +21,12 @@ def choose(
     same one; "mixed" takes the fastest for each arm. Raises ConfigError where a trainer or device
     is not to be had, or does not support an arm.
     """
+    for option, name, valid in (
+        ("--trainer", trainer, TrainerChoice),
+        ("--device", device, DeviceChoice),
+    ):
+        if name not in list(valid):
+            raise ConfigError(f"{option} {name}: {nearest(name, valid)}")
     import torch
 
     from lecun_ablate.trainers import cuda, native
@@ -40,7 +45,7 @@ def choose(
         wrong_device = f"it does not run on device {device}"
         reason = wrong_device if trainer != fastest else absent
         valid = ["auto", "torch"]
-        for place in DEVICES[1:] if asked == "auto" else (asked,):
+        for place in FASTEST if asked == "auto" else (asked,):
             valid += [] if module[FASTEST[place]].availability() else [FASTEST[place]]
         raise ConfigError(f"--trainer {trainer}: {reason}; valid here: {', '.join(valid)}")
 
