@@ -35,7 +35,7 @@ class DataError(LecunAblateError):
 
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return the words that point from a wrong `name` to the valid ones."""
-    valid = list(valid)
+    valid = [str(option) for option in valid]
     close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}valid: {', '.join(valid)}"

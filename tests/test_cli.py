@@ -312,9 +312,9 @@ def test_help_imports_none_of_the_slow_libraries():
     [
         (
             {"trainer": "nativ"},
-            "--trainer nativ: did you mean 'native'? valid: auto, native, torch",
+            "--trainer nativ: did you mean 'native'? valid: auto, native",
         ),
-        ({"device": "gpu"}, "--device gpu: valid: auto, cpu, cuda"),
+        ({"device": "gpu"}, "--device gpu: did you mean 'cpu'? valid: auto, cpu, cuda"),
     ],
 )
 def test_trainers_and_devices_are_checked_from_python_too(workplace, options, message):
