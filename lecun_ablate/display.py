@@ -109,8 +109,8 @@ class TerminalProgress:
         grid.add_row(self._bar)
         table = Table(box=None, title=None, padding=(0, 2, 0, 0))
         table.add_column("arm")
-        table.add_column("running or done", justify="right")
-        table.add_column("test error now", justify="right")
+        for name in ("running or done", "test error now"):
+            table.add_column(name, justify="right", no_wrap=True)
         for arm in self._plan.experiment.arms:
             if counted := self._arms.counted(arm.name):
                 table.add_row(arm.name, str(counted), self._arms.error(arm.name))
