@@ -1,5 +1,7 @@
-// A few steps and evaluations of the CUDA kernels' source on the CPU, for the sanitizers of
-// scripts/compute_sanitizer.sh: with one thread, and with four that meet at real barriers.
+// Steps and evaluations of the CUDA kernels' source on the CPU, for the sanitizers of
+// scripts/compute_sanitizer.sh: every choice that a kernel can be compiled for, with one thread and
+// with four that meet at real barriers. Both must give the same bits, and leave alone a network
+// that rests.
 #include "../tests/cuda_on_cpu.cpp"
 
 #include <cmath>
@@ -7,19 +9,18 @@
 
 namespace {
 
+// What one call of each kernel leaves behind.
 template <class T>
-bool steps(Named named, int schedule) {
-    constexpr int networks = 2, patterns = 35, steps = 4;  // patterns: two blocks of evaluation
-    constexpr int chunks = (patterns + kImagesPerBlock - 1) / kImagesPerBlock;
-    std::mt19937 random(1);
-    std::uniform_real_distribution<double> uniform(-1, 1);
-    std::vector<T> parameters(networks * kParameters<T>), velocity(parameters.size());
-    std::vector<T> images(patterns * kPixels);
-    for (T& x : parameters) x = T(0.1 * uniform(random));
-    for (T& x : images) x = T(uniform(random));
-    std::vector<int> labels(patterns), orders(steps), order_rows(networks, 0);
-    for (int i = 0; i < patterns; ++i) labels[i] = i % 10;
-    for (int i = 0; i < steps; ++i) orders[i] = 3 * i % patterns;
+struct Result {
+    std::vector<T> parameters, velocity;
+    std::vector<unsigned char> predictions;
+    std::vector<double> losses;
+
+    bool operator==(const Result&) const = default;
+};
+
+template <class T>
+std::vector<Settings<T>> settings_of(int networks) {
     std::vector<Settings<T>> settings(networks);
     for (auto& own : settings) {
         for (int i = 0; i < 10; ++i) own.targets[i][i] = 1;
@@ -27,27 +28,69 @@ bool steps(Named named, int schedule) {
         for (int i = 0; i < kPlanes; ++i)
             for (int j = 0; j < kPlanes; ++j) own.connected[i][j] = (i + j) % 3 != 0;
     }
-    std::vector<unsigned char> predictions(networks * patterns);
-    std::vector<double> losses(networks * chunks);
-    train<T>(named, schedule, networks, parameters.data(), velocity.data(), settings.data(),
-             images.data(), labels.data(), orders.data(), order_rows.data(), steps);
-    evaluate<T>(named, schedule, networks * chunks, parameters.data(), settings.data(),
-                images.data(), labels.data(), patterns, order_rows.data(), predictions.data(),
-                losses.data());
-    return std::all_of(losses.begin(), losses.end(), [](double x) { return std::isfinite(x); });
+    return settings;
+}
+
+template <class T>
+Result<T> begin(int networks, int patterns, int chunks, std::mt19937& random) {
+    std::uniform_real_distribution<double> uniform(-0.1, 0.1);
+    Result<T> result;
+    result.parameters.resize(networks * kParameters<T>);
+    for (T& x : result.parameters) x = T(uniform(random));
+    result.velocity.resize(result.parameters.size());
+    result.predictions.assign(networks * patterns, 77);
+    result.losses.assign(networks * chunks, 77);
+    return result;
+}
+
+// Trains and scores two networks, the second of which rests. patterns: more than kImagesPerBlock
+// for a second block of evaluation.
+template <class T>
+bool steps(Named named, int patterns) {
+    constexpr int networks = 2, steps = 2;
+    const int chunks = (patterns + kImagesPerBlock - 1) / kImagesPerBlock;
+    std::mt19937 random(1);
+    std::uniform_real_distribution<double> uniform(-1, 1);
+    const Result<T> before = begin<T>(networks, patterns, chunks, random);
+    std::vector<T> images(patterns * kPixels);
+    for (T& x : images) x = T(uniform(random));
+    const auto settings = settings_of<T>(networks);
+    std::vector<int> labels(patterns), orders = {patterns - 1, 0}, order_rows = {0, -1};
+    for (int i = 0; i < patterns; ++i) labels[i] = i % 10;
+
+    std::vector<Result<T>> results;
+    for (const int schedule : {0, -4}) {
+        Result<T> r = before;
+        train<T>(named, schedule, networks, r.parameters.data(), r.velocity.data(), settings.data(),
+                 images.data(), labels.data(), orders.data(), order_rows.data(), steps);
+        evaluate<T>(named, schedule, networks * chunks, r.parameters.data(), settings.data(),
+                    images.data(), labels.data(), patterns, order_rows.data(),
+                    r.predictions.data(), r.losses.data());
+        results.push_back(r);
+    }
+    const auto rests = [&](const auto& now, const auto& then) {
+        return std::equal(now.begin() + now.size() / networks, now.end(),
+                          then.begin() + then.size() / networks);
+    };
+    const Result<T>& r = results[0];
+    return r == results[1] && r.parameters != before.parameters && std::isfinite(r.losses[0]) &&
+           rests(r.parameters, before.parameters) && rests(r.velocity, before.velocity) &&
+           rests(r.predictions, before.predictions) && rests(r.losses, before.losses);
 }
 
 }  // namespace
 
 int main() {
     int count = 0;
-    for (int schedule : {0, -4})
-        for (int activation = 0; activation < 10; ++activation)
+    for (int hidden = 0; hidden < 10; ++hidden)
+        for (int output = 0; output < 10; ++output)
             for (int loss = 0; loss < 3; ++loss)
                 for (int momentum = 0; momentum < 2; ++momentum) {
-                    const Named named = {activation, 9 - activation, loss, momentum};
-                    if (!steps<float>(named, schedule) || !steps<double>(named, schedule)) {
-                        std::printf("not finite: activation %d, loss %d\n", activation, loss);
+                    const Named named = {hidden, output, loss, momentum};
+                    const int patterns = hidden == output ? kImagesPerBlock + 1 : 2;
+                    if (!steps<float>(named, patterns) || !steps<double>(named, patterns)) {
+                        std::printf("wrong: activations %d and %d, loss %d, momentum %d\n", hidden,
+                                    output, loss, momentum);
                         return 1;
                     }
                     count += 2;

@@ -48,16 +48,25 @@ struct Ordered {
     void prefetch(const void*, int) const {}
 };
 
+// A barrier that is left out, but for the very first, and after how many it comes again; -1: none.
+int left_out = -1, period = 1;
+
 // Collects the tasks between two barriers and runs them in another order.
 struct Disordered {
     std::vector<std::function<void()>>* tasks;
     std::mt19937* random;  // null: in reverse
+    int* barriers;         // how many there have been
 
     template <class Task>
     void each(int count, Task task) const {
         for (int i = 0; i < count; ++i) tasks->push_back([=] { task(i); });
     }
     void barrier() const {
+        const int number = (*barriers)++;
+        if (number > 0 && number % period == left_out) return;
+        flush();
+    }
+    void flush() const {
         if (random)
             std::shuffle(tasks->begin(), tasks->end(), *random);
         else
@@ -88,9 +97,10 @@ void with_team(int schedule, Body body) {
     } else if (schedule > 0) {
         std::vector<std::function<void()>> tasks;
         std::mt19937 random(schedule);
-        const Disordered team = {&tasks, schedule > 1 ? &random : nullptr};
+        int barriers = 0;
+        const Disordered team = {&tasks, schedule > 1 ? &random : nullptr, &barriers};
         body(team);
-        team.barrier();
+        team.flush();
     } else {
         const int threads = -schedule;
         std::barrier<> all(threads);
@@ -165,6 +175,8 @@ void functions(int count, const T* x, T* exponential, T* hyperbolic, T* normal, 
 
 LIBRARY(float)
 LIBRARY(double)
+
+extern "C" void leave_out_barrier(int which, int of) { left_out = which, period = of; }
 
 // bytes of the structs that the host must know, in the order of its own list
 extern "C" void sizes(int* bytes) {
