@@ -97,23 +97,16 @@ class Reader(Artifacts):
 
     def finished(self, experiment_id: str) -> dict[str, Run]:
         """Return the seed runs that count, by run key: FINISHED, and with their files."""
-        return {
-            run.data.tags[KEY]: run
-            for run in self._ended(experiment_id)
-            if self.has_files(run.info.run_id)
-        }
+        return self.finished_and_lost(experiment_id)[0]
 
-    def lost(self, experiment_id: str) -> dict[str, Run]:
-        """Return the seed runs, by run key, that had finished, but whose files are gone."""
-        return {
-            run.data.tags[KEY]: run
-            for run in self._ended(experiment_id)
-            if not self.has_files(run.info.run_id)
-        }
-
-    def _ended(self, experiment_id: str) -> list[Run]:
-        runs = self.search(experiment_id, lecun_ablate__level="run")
-        return [run for run in runs if run.info.status == "FINISHED"]
+    def finished_and_lost(self, experiment_id: str) -> tuple[dict[str, Run], dict[str, Run]]:
+        """Return the seed runs that count and those that have lost their files, by run key."""
+        finished, lost = {}, {}
+        for run in self.search(experiment_id, lecun_ablate__level="run"):
+            if run.info.status == "FINISHED":
+                kind = finished if self.has_files(run.info.run_id) else lost
+                kind[run.data.tags[KEY]] = run
+        return finished, lost
 
     def experiment_runs(self, experiment_id: str) -> list[Run]:
         """Return the runs of level experiment, one per plan, the last run first."""

@@ -174,9 +174,10 @@ def execute(
     """
     experiment_id = store.ensure_experiment(prepared.plan.tracking_name)
     store.sweep(experiment_id)
-    prepared = _with_earlier_seeds(prepared, store, experiment_id, notice)
+    finished, lost = store.finished_and_lost(experiment_id)
+    prepared = _with_earlier_seeds(prepared, store, experiment_id, finished, notice)
     plan = prepared.plan
-    _delete_lost(plan, store, experiment_id, notice)
+    _delete_lost(plan, store, lost, notice)
     run_id = store.begin(experiment_id, plan)
     arms = {
         arm.name: store.begin_arm(experiment_id, run_id, plan, arm.name)
@@ -187,14 +188,15 @@ def execute(
     importing.start()
     status = "KILLED"
     try:
-        results = _complete(prepared, store, experiment_id, run_id, arms, progress)
+        results = _complete(prepared, store, experiment_id, run_id, arms, finished, progress)
         from lecun_ablate.report import evidence
 
         while more := evidence.seeds_to_add(results):
             # growing seeds start at 0
             prepared = _with_seeds(prepared, range(len(prepared.plan.experiment.seeds) + more))
             store.begin(experiment_id, prepared.plan)
-            results = _complete(prepared, store, experiment_id, run_id, arms, progress)
+            finished = store.finished(experiment_id)
+            results = _complete(prepared, store, experiment_id, run_id, arms, finished, progress)
         shown = evidence.weigh(results, store)
         store.set_tags(run_id, {"mlflow.note.content": evidence.answer(shown)})
         for name, table in results.frame.groupby("arm", sort=False):
@@ -221,10 +223,11 @@ def _complete(
     experiment_id: str,
     run_id: str,
     arms: Mapping[str, str],
+    finished: Mapping[str, Any],
     progress: Progress | None,
 ) -> Results:
     """Train what is missing of a plan, and return its results."""
-    todo = pending(prepared.plan, store.finished(experiment_id))
+    todo = pending(prepared.plan, finished)
     if progress:
         progress.begin(prepared.plan, todo)
     try:
@@ -237,7 +240,11 @@ def _complete(
 
 
 def _with_earlier_seeds(
-    prepared: Prepared, store: Store, experiment_id: str, notice: Callable[[str], None]
+    prepared: Prepared,
+    store: Store,
+    experiment_id: str,
+    finished: Mapping[str, Any],
+    notice: Callable[[str], None],
 ) -> Prepared:
     """Return the plan with those of its earlier seeds that all of its arms have finished."""
     experiment, run = prepared.plan.experiment, store.plan_run(experiment_id, prepared.plan.key)
@@ -247,7 +254,6 @@ def _with_earlier_seeds(
         before = store.plan(run)
     except LecunAblateError:  # its file is gone, and will be written again
         return prepared
-    finished = store.finished(experiment_id)
     earlier = [
         seed
         for seed in before.experiment.seeds
@@ -287,10 +293,9 @@ def _with_seeds(prepared: Prepared, seeds: Sequence[int]) -> Prepared:
 
 
 def _delete_lost(
-    plan: Plan, store: Store, experiment_id: str, notice: Callable[[str], None]
+    plan: Plan, store: Store, lost: Mapping[str, Any], notice: Callable[[str], None]
 ) -> None:
     """Delete the plan's runs that have lost their files: they do not count, and must not twice."""
-    lost = store.lost(experiment_id)
     gone = [lost[key] for key in plan.keys.values() if key in lost]
     if gone:
         notice(
@@ -306,11 +311,11 @@ def load(store: Store, run_id: str) -> Results:
     run = store.client.get_run(run_id)
     plan = store.plan(run)
     experiment_id = run.info.experiment_id
-    finished = store.finished(experiment_id)
+    finished, lost = store.finished_and_lost(experiment_id)
     wanted = {which: finished[key] for which, key in plan.keys.items() if key in finished}
     if not wanted:
-        lost = sum(key in store.lost(experiment_id) for key in plan.keys.values())
-        why = f"the files of its {lost} finished runs are gone: run it again" if lost else (
+        gone = sum(key in lost for key in plan.keys.values())
+        why = f"the files of its {gone} finished runs are gone: run it again" if gone else (
             "no run has finished yet")  # fmt: skip
         raise LecunAblateError(f"{plan.tracking_name}: {why}")
     about = pd.DataFrame(

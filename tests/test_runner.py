@@ -139,12 +139,14 @@ def test_more_seeds_train_only_the_new_ones_and_replace_the_summaries(experiment
 
 
 def tree(name="small/tiny"):
-    """Return the active runs of an experiment by id, after checking that all have parents."""
+    """Return the active runs of an experiment by id, after checking that their links hold."""
     store = Store()
     runs = {r.info.run_id: r for r in store.search(store.experiment(name).experiment_id)}
     for run in runs.values():
         if run.data.tags["lecun_ablate.level"] != "experiment":
             assert run.data.tags["mlflow.parentRunId"] in runs, "its parent is deleted or missing"
+        noted = re.findall("/runs/([0-9a-f]{32})", run.data.tags.get("mlflow.note.content", ""))
+        assert set(noted) <= set(runs), "a link to an arm that has been replaced"
     return runs
 
 
@@ -236,7 +238,7 @@ def test_runs_whose_arm_was_deleted_get_another(experiment):
     assert len(parents()) == 4
 
 
-@pytest.mark.parametrize("moment", ["_log_metrics", "_replace_arm", "delete_run"])
+@pytest.mark.parametrize("moment", ["_log_metrics", "_replace_arm", "delete_run", "gather"])
 def test_a_kill_while_an_arm_is_replaced(experiment, monkeypatch, moment):
     """No arm twice, no child lost, and no metric with two points at one epoch."""
     execute(experiment)
@@ -259,6 +261,7 @@ def test_a_kill_while_an_arm_is_replaced(experiment, monkeypatch, moment):
         else:
             patch.setattr(Store, moment, log_metrics_and_die if moment[1] == "l" else killed)
         execute(experiment, seeds=3)
+    tree()
     execute(experiment, seeds=3)
     assert len(parents()) == 6
     arms = [r for r in tree().values() if r.data.tags["lecun_ablate.level"] == "arm"]
@@ -330,12 +333,14 @@ def test_arms_leave_diverged_runs_out_as_the_table_does(workplace, command):
     wild = frame[frame.arm == "wild"]
     diverged = wild[wild.status == "diverged"].seed.nunique()
     assert 0 < diverged < 6, "some of the seeds, else this tests nothing"
-    arms = {r.data.tags["lecun_ablate.arm"]: r.data.metrics for r in tree("wild/tiny").values()
+    runs = {r.data.tags["lecun_ablate.arm"]: r for r in tree("wild/tiny").values()
             if r.data.tags["lecun_ablate.level"] == "arm"}  # fmt: skip
+    arms = {arm: run.data.metrics for arm, run in runs.items()}
     table = {row["arm"]: row for row in json.loads(command("show", "wild", "--json")[1])["arms"]}
     for arm, number in (("wild", diverged), ("fine", 0)):
         assert arms[arm]["test_error_diverged"] == table[arm]["diverged"] == number
-        assert arms[arm]["test_error_n"] == table[arm]["runs"] - number
+        history = Store().client.get_metric_history(runs[arm].info.run_id, "test_error_n")
+        assert [point.value for point in history] == [table[arm]["runs"] - number] * 2
         assert arms[arm]["test_error_mean"] == pytest.approx(table[arm]["test_error_mean"])
         assert arms[arm]["test_error_sd"] == pytest.approx(table[arm]["test_error_sd"])
 
