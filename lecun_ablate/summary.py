@@ -60,6 +60,8 @@ def tuning_line(plan: Plan) -> str:
         parts = [f"{', '.join(parts)}; tuned by {' and '.join(on)}"]
     if len(untuned) == len(arms) and len(set(untuned.values())) == 1:
         parts.append(f"every arm at lr {next(iter(untuned.values())):g}, untuned")
+    elif len(untuned) == len(arms) and all("lr" in arm.overrides for arm in arms):
+        parts.append("every arm at an lr of its own, untuned")
     elif untuned:
         rates = ", ".join(f"{arm} at lr {lr:g}" for arm, lr in untuned.items())
         parts.append(f"{rates}; untuned")

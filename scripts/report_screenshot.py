@@ -15,7 +15,8 @@ from pathlib import Path
 
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--no-first-run", "--hide-scrollbars",
+    "--disable-component-update", "--disable-sync", "--disable-quic", "--no-first-run",
+    "--hide-scrollbars",
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_up import IMAGES, LABELS, results
+from matplotlib.collections import PolyCollection
 from PIL import Image
 from scipy import stats
 
@@ -99,6 +100,55 @@ def test_page_and_twin_hold_what_a_reader_wants(usual, name):
         "c0ffee", "python 3.11.0", "torch (cpu, avx2)", "untuned", "P(better)", "80 % power",
     ):  # fmt: skip
         assert words in text, words
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.md"])
+def test_details_of_a_comparison(usual, name):
+    text = usual[name].decode().replace("\N{MINUS SIGN}", "-")
+    assert text.count("1.00 [0.76, 1.00]") == 2, "P(better) with its interval: table and details"
+    assert "detectable" in text and "by the BCa bootstrap, a cross-check" in text
+    (row,) = (row for row in table(usual, "comparisons.csv") if row["arm"] == "bad")
+    joint = [100 * float(row[f"difference_new_images_{end}"]) for end in ("low", "high")]
+    widest = [100 * float(row[f"difference_new_images_widest_{end}"]) for end in ("low", "high")]
+    assert widest[0] <= joint[0] < joint[1] <= widest[1]
+    assert f"[+{joint[0]:.2f}, +{joint[1]:.2f}]; at most [+{widest[0]:.2f}, " in text
+
+
+def test_what_too_few_seeds_can_detect_is_said_in_words():
+    files = report({"base": BASE[:3], "good": [count - 9 for count in BASE[:3]]})
+    for name in ("report.html", "report.md"):
+        words = "nothing by 3 seeds, however large: it takes 6 seeds"
+        assert words in files[name].decode()
+    (row,) = table(files, "comparisons.csv")
+    assert row["detectable"] == "" and row["fewest_seeds"] == "6"
+
+
+def test_learning_curves_and_confusions_stand_in_csv(usual):
+    epochs = table(usual, "epochs.csv")
+    assert len(epochs) == 3 * 12 * 3
+    assert [row["epoch"] for row in epochs[:3]] == ["1", "2", "3"]
+    assert float(epochs[0]["test_error"]) == BASE[0] / IMAGES
+    matrix = table(usual, "confusions.csv")
+    assert len(matrix) == 3 * 10 * 11
+    of_bad = {(row["label"], row["answer"]): float(row["images"]) for row in matrix
+              if row["arm"] == "bad"}  # fmt: skip
+    assert sum(of_bad.values()) == pytest.approx(IMAGES)
+    assert sum(of_bad[str(d), str((d + 1) % 10)] for d in range(10)) == pytest.approx(60)
+    assert of_bad["3", "none"] == 0
+
+
+def test_effects_without_diverged_runs_are_on_the_page():
+    levels = {"activation": ["tanh", "relu"], "padding": [-1.0, 0.0]}
+    arms = {f"{a} {p:g}": {"activation": a, "padding": p} for a in levels["activation"]
+            for p in levels["padding"]}  # fmt: skip
+    misses = {arm: [count + 2 * k for count in BASE] for k, arm in enumerate(arms)}
+    files = report(misses, overrides=arms, factors=levels, status={("relu 0", 5): "diverged"})
+    for name in ("report.html", "report.md"):
+        assert "with 1 seed a run diverged and counts as error 0.9; without: +2.00 points" in (
+            files[name].decode()
+        )
+    effects = table(files, "effects.csv")
+    assert {row["seeds_excluding_diverged"] for row in effects} == {"11"}
 
 
 def test_csv_agrees_with_the_runs(usual):
@@ -215,8 +265,27 @@ def test_the_page_is_whole_whatever_the_results_are(misses, options):
 
 def test_diverged_runs_are_noticed_on_the_page():
     files = report({"base": BASE, "other": BASE}, status={("other", 3): "diverged"})
-    assert "1 run of other" in files["report.html"].decode()
-    assert "1 run of other" in files["report.md"].decode()
+    for name in ("report.html", "report.md"):
+        text = files[name].decode()
+        assert "1 run of other diverged and counts as error 0.9; without them, the" in text
+        assert "are left out here; where arms are compared they count as error 0.9" in text
+
+
+def test_facts_count_in_the_singular_and_do_not_repeat_the_recipes():
+    text = report({f"arm {k}": BASE[:6] for k in range(9)}, epochs=1)["report.md"].decode()
+    assert "9 arms, 6 seeds each, 1 epoch, digits" in text
+    assert "every arm at an lr of its own, untuned" in text
+
+
+def test_long_names_may_break_on_the_page_where_their_parts_end():
+    odd = "activation=scaled_tanh <&"
+    text = report({"base": BASE, odd: BASE})["report.html"].decode()
+    assert "activation=<wbr>scaled_<wbr>tanh &lt;&amp;</span>" in text
+
+
+def test_what_lies_beyond_the_forest_plot_is_written_with_its_interval():
+    files = report({"base": BASE, "good": [c - 6 for c in BASE], "lost": [170 + c for c in BASE]})
+    assert "+85.0 [+85.0, +85.0]" in files["differences.svg"].decode()
 
 
 def test_figures_take_their_ink_from_the_page(usual):
@@ -240,6 +309,42 @@ def test_the_interval_of_the_mean_is_that_of_scipy():
     low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert figures._mean_interval(values) == pytest.approx((low, high), rel=1e-12)
     assert figures._mean_interval(values[:1]) == (3, 3)
+
+
+def curves(arms, epochs, split="test", seeds=4):
+    frame = pd.DataFrame(
+        [(f"arm {k}", seed, epoch, (1 + seed + k) / epoch / 100) for k in range(arms)
+         for seed in range(seeds) for epoch in range(1, epochs + 1)],
+        columns=["arm", "seed", "epoch", f"{split}_error"],
+    )  # fmt: skip
+    palette = figures.colours(list(frame.arm.unique()), "arm 0")
+    return figures.learning_curves(frame, split, palette, (0.1, 50)).axes[0]
+
+
+def bands(axes):
+    return [one for one in axes.collections if isinstance(one, PolyCollection)]
+
+
+def test_learning_curves_of_few_epochs_have_bars_and_whole_ticks():
+    axes = curves(arms=2, epochs=1)
+    assert axes.get_xticks().tolist() == [1]
+    assert not bands(axes)
+    (bar, _) = (one.get_segments()[0] for one in axes.collections)
+    errors = pd.Series([1.0, 2.0, 3.0, 4.0])
+    assert bar[:, 1] == pytest.approx(figures._mean_interval(errors))
+    assert abs(bar[0, 0] - 1) < 0.2
+    assert curves(arms=1, epochs=3).get_xticks().tolist() == [1, 2, 3]
+
+
+def test_many_learning_curves_are_not_hidden_under_bands():
+    assert len(bands(curves(arms=6, epochs=8))) == 2 * 6
+    assert not bands(curves(arms=7, epochs=8))
+
+
+def test_the_legend_names_every_arm_once_and_on_one_of_the_figures():
+    names = [text.get_text() for text in curves(arms=3, epochs=1).get_legend().get_texts()]
+    assert names == ["arm 0", "arm 1", "arm 2"]
+    assert curves(arms=3, epochs=1, split="train").get_legend() is None
 
 
 def test_learning_curves_show_the_mean_of_the_runs():

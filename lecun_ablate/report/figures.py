@@ -9,7 +9,7 @@ import colorsys
 import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from statistics import median_low
 
 import matplotlib as mpl
@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scipy import stats
 
-from lecun_ablate.statistics import MARGIN, Interval, PairResult, Runs, describe
+from lecun_ablate.statistics import MARGIN, Interval, PairResult, Runs, describe, span
 
 # stand for the page's own colours until the SVG is written
 INK, FAINT = "#010203", "#040506"
@@ -40,8 +40,10 @@ PAGE_STYLE = {
     "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
     "legend.handlelength": 1.4,
 }  # fmt: skip
-WIDTH = 6.4  # inches; the page shows figures about this wide, on a phone a little narrower
-LONGEST_NAME = 28  # characters
+WIDTH = 5.2  # inches; on a phone as wide as the screen, so that the text keeps its size there
+MOST_BANDS = 6  # arms; more bands on top of each other show nothing
+FEW_EPOCHS = 3  # bars say more there than bands
+LONGEST_NAME = 22  # characters
 ASTRAY = 3
 SHOWN_BEYOND = 8  # times the usual size: what lies farther out is written at the border
 
@@ -117,7 +119,8 @@ def learning_curves(
 
     `frame` has a row per run and epoch with columns arm, seed, epoch and `split`_error
     (fractions). The dark band is the mean's 95 % t interval, the light one a standard deviation to
-    either side; runs that at some epoch from the second on err more than ASTRAY times the median
+    either side; of up to FEW_EPOCHS epochs, bars show the interval; more than MOST_BANDS arms have
+    lines only. Runs that at some epoch from the second on err more than ASTRAY times the median
     have a thin line of their own. `limits` are those of the axis, in %.
     """
     import seaborn as sns
@@ -127,30 +130,52 @@ def learning_curves(
     with mpl.rc_context(PAGE_STYLE):
         figure, axes = _curves()
         arms = [arm for arm in palette if (errors.arm == arm).any()]
-        few = errors.epoch.nunique() < 4
-        common = {"data": errors, "x": "epoch", "y": "error", "hue": "arm", "hue_order": arms,
-                  "palette": {arm: palette[arm] for arm in arms}, "ax": axes, "legend": False,
-                  "linewidth": 1.4, "marker": "o" if few else None, "markersize": 3,
-                  "markeredgewidth": 0}  # fmt: skip
-        if arms:
-            sns.lineplot(**common, errorbar="sd", err_kws={"alpha": 0.1, "linewidth": 0})
-            sns.lineplot(**common, errorbar=_mean_interval, err_kws={"alpha": 0.2, "linewidth": 0})
-        for arm in arms:
+        few, bands = few_epochs(frame), has_bands(palette)
+        for k, arm in enumerate(arms):
+            mine = errors[errors.arm == arm]
+            if few:  # side by side, for bars to be told apart
+                mine = mine.assign(epoch=mine.epoch + 0.3 * ((k + 0.5) / len(arms) - 0.5))
+            common = {"data": mine, "x": "epoch", "y": "error", "color": palette[arm], "ax": axes,
+                      "linewidth": 1.4, "marker": "o" if few else None, "markersize": 4,
+                      "markeredgewidth": 0, "legend": False}  # fmt: skip
+            if few:
+                sns.lineplot(**common, errorbar=_mean_interval, err_style="bars",
+                             err_kws={"linewidth": 1.4})  # fmt: skip
+            elif bands:
+                sns.lineplot(**common, errorbar="sd", err_kws={"alpha": 0.1, "linewidth": 0})
+                sns.lineplot(**common, errorbar=_mean_interval,
+                             err_kws={"alpha": 0.2, "linewidth": 0})  # fmt: skip
+            else:
+                sns.lineplot(**common, errorbar=None)
             axes.plot([], [], color=palette[arm], linewidth=1.4, label=short(arm))
-            runs = errors[errors.arm == arm].pivot(index="epoch", columns="seed", values="error")
+            runs = mine.pivot(index="epoch", columns="seed", values="error")
             later = runs.iloc[1:]
             for seed in runs.columns[later.gt(ASTRAY * later.median(axis=1), axis=0).any()]:
                 axes.plot(runs.index, runs[seed], color=palette[arm], linewidth=0.6, alpha=0.7)
         axes.set(xlabel="epoch", ylabel="", ylim=limits)  # before the log scale
         axes.set_yscale("log")
         axes.set_title(f"{split} error [%]")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        if few:
+            last = int(frame.epoch.max())
+            axes.set(xticks=range(1, last + 1), xlim=(0.5, last + 0.5))
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.yaxis.set_major_formatter(FuncFormatter(_tick))
         axes.yaxis.set_minor_formatter(FuncFormatter(_tick))
         if len(palette) > 1 and split == "test":
             axes.legend(loc="best", ncols=1 + (len(palette) - 1) // 8, fontsize=10,
                         labelspacing=0.25, borderaxespad=0.2)  # fmt: skip
     return figure
+
+
+def few_epochs(frame: pd.DataFrame) -> bool:
+    """Return whether learning curves have so few epochs that bars show the intervals."""
+    return bool(frame.epoch.max() <= FEW_EPOCHS)
+
+
+def has_bands(arms: Collection[str]) -> bool:
+    """Return whether learning curves of so many arms show bands."""
+    return len(arms) <= MOST_BANDS
 
 
 def _mean_interval(values: pd.Series) -> tuple[float, float]:
@@ -190,7 +215,9 @@ def differences(pairs: Sequence[PairResult], palette: dict[str, str], ladder: bo
         for row, pair in enumerate(pairs):
             value, colour = 100 * pair.counted.difference, palette[pair.arm]
             if abs(value) > usual:
-                _beyond(axes, row, f"{value:+.1f}", colour, right=value > 0)
+                interval = pair.counted.interval
+                ends = f" {span(interval, 1)}" if interval else ""
+                _beyond(axes, row, f"{value:+.1f}{ends}", colour, right=value > 0)
                 continue
             for interval, width in (
                 (pair.joint.interval if pair.joint else None, 1.2),
@@ -220,7 +247,8 @@ def spread(arms: dict[str, Runs], palette: dict[str, str]) -> Figure:
                 axes.annotate("every run diverged", (0.01, row), fontsize=10, va="center",
                               xycoords=("axes fraction", "data"))  # fmt: skip
             elif means[arm] > limit:
-                _beyond(axes, row, f"{means[arm]:.1f} ± {errors.std():.1f}", colour, right=True)
+                spread_of = f" ± {errors.std(ddof=1):.1f}" if len(errors) > 1 else ""
+                _beyond(axes, row, f"{means[arm]:.1f}{spread_of}", colour, right=True)
             else:
                 axes.plot(errors, row + _stacked(errors), "o", color=colour, markersize=4,
                           alpha=0.55, markeredgewidth=0)  # fmt: skip
@@ -251,8 +279,8 @@ def _stacked(values: np.ndarray) -> np.ndarray:
 
 def _curves() -> tuple[Figure, Axes]:
     """Return a figure for curves, its margins fixed: no layout need be worked out."""
-    figure = Figure(figsize=(WIDTH, 3.8))
-    axes = figure.add_axes((0.085, 0.135, 0.9, 0.785))
+    figure = Figure(figsize=(WIDTH, 3.3))
+    axes = figure.add_axes((0.1, 0.15, 0.885, 0.76))
     axes.tick_params(length=2, which="both")
     return figure, axes
 
@@ -263,7 +291,7 @@ def _rows(names: Sequence[str]) -> tuple[Figure, Axes]:
     height = 0.75 + 0.26 * len(names) + 0.16 * len(lines)
     figure = Figure(figsize=(WIDTH, height))
     longest = max(map(len, lines))
-    left = min(0.09 * longest + 0.15, 0.45 * WIDTH) / WIDTH
+    left = min(0.095 * longest + 0.15, 0.45 * WIDTH) / WIDTH
     axes = figure.add_axes((left, 0.55 / height, 0.985 - left, 1 - 0.65 / height))
     axes.tick_params(length=0)
     axes.spines["left"].set_visible(False)

@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 import numpy as np
 import pandas as pd
+from markupsafe import Markup, escape
 
 from lecun_ablate import statistics
 from lecun_ablate.data import Digits
@@ -67,6 +68,8 @@ def build(evidence: Evidence, digits: Digits | None, store: Store) -> dict[str, 
         "comparisons": [_comparison_row(evidence, pair) for pair in evidence.comparisons.pairs],
         "effects": evidence.effects,
         "figures": drawn,
+        "few_epochs": figures.few_epochs(results.frame),
+        "bands": figures.has_bands(palette),
         "answers": counted,
         "per_digit": counted.per_digit(),
         "confusion": counted.confusion(),
@@ -108,7 +111,7 @@ def _templates() -> jinja2.Environment:
     )
     words = {"percent": percent, "points": points, "signed": signed, "span": span,
              "p_value": _p, "minus": _minus, "plain": _plain, "sentence": _sentence,
-             "cell": _cell}  # fmt: skip
+             "cell": _cell, "breakable": _breakable}  # fmt: skip
     environment.filters |= words
     return environment
 
@@ -125,6 +128,11 @@ def _sentence(text: str) -> str:
 def _cell(text: Any) -> str:
     """Return a text that does not end its cell of a Markdown table."""
     return _plain(text).replace("|", "\\|")
+
+
+def _breakable(name: str) -> Markup:
+    """Return a name for HTML that may go on in the next line where its parts end."""
+    return Markup(re.sub(r"([=_/])", r"\1<wbr>", str(escape(name))))
 
 
 def _plain(value: Any) -> str:
@@ -173,7 +181,9 @@ def _facts(evidence: Evidence) -> list[str]:
     return [
         statistics.count(len(arms), "arm"),
         f"{statistics.count(len(plan.experiment.seeds), 'seed')} each",
-        f"{' or '.join(map(str, epochs))} epochs",
+        statistics.count(epochs[0], "epoch")
+        if len(epochs) == 1
+        else f"{' or '.join(map(str, epochs))} epochs",
         f"{plan.data}, {len(evidence.labels):,} test images",
         f"trainer {' and '.join(trainers)}",
     ]
