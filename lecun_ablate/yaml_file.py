@@ -60,7 +60,7 @@ class YamlFile:
                 f"{path}:{line}: not a YAML file: the character {character} is not allowed"
             ) from None
         except RecursionError:
-            raise ConfigError(f"{path}: not a YAML file to be used: endlessly nested") from None
+            raise ConfigError(f"{path}: not a YAML file to be used: nested too deeply") from None
         except (YAMLError, ValueError) as error:
             raise ConfigError(f"{path}: not a YAML file: {error}") from None
         if not isinstance(self._marked, CommentedMap):
