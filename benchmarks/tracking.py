@@ -1,10 +1,13 @@
 """How long it takes to write runs to the MLflow store, which must not hold up a fast trainer.
 
     python benchmarks/tracking.py
+    python benchmarks/tracking.py --overlapped
 
 Writes seed runs of the size that experiments have (23 epochs of 7 metrics, the recipe as params,
 the weights and the answers on the test split as artifacts) into a store of its own in a temporary
-folder, and prints the seconds for all of them. --profile adds where the time goes.
+folder, and prints the seconds for all of them. --profile adds where the time goes. --overlapped
+runs a whole experiment instead, with the cuda trainer on a device that computes nothing: what is
+left is all that the host does, from the first draw of weights to the last run written.
 """
 
 from __future__ import annotations
@@ -19,25 +22,59 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+from trainers import TEST, TRAIN, random_split
 
 from lecun_ablate.data.digits import Digits, Split
 from lecun_ablate.experiment import Arm, DataChoice, Experiment
 from lecun_ablate.initial import SHAPES
 from lecun_ablate.plan import Plan
 from lecun_ablate.recipe import Recipe
+from lecun_ablate.runner import Prepared, execute
 from lecun_ablate.tracking import EPOCH_METRICS, Store
+from lecun_ablate.trainers.base import Trainer
+from lecun_ablate.trainers.cuda import CudaTrainer
 
-TEST = 2007  # images
 IDENTITY = {"name": "cuda", "device": "cuda", "instruction_set": "sm_90", "numerics": 1}
 
 
-def made_up_plan(runs: int) -> Plan:
-    images = Split(np.zeros((1, 16, 16)), np.zeros(1, np.int64))
+def made_up_plan(runs: int, digits: Digits, identity: dict, recipe: Recipe) -> Plan:
     experiment = Experiment(
-        "logging", "How fast?", DataChoice(name="usps"), (Arm("one", {}, Recipe()),), "one",
+        "logging", "How fast?", DataChoice(name="usps"), (Arm("one", {}, recipe),), "one",
         tuple(range(runs)),
     )  # fmt: skip
-    return Plan.make(experiment, Digits("usps", images, images, "made up"), {"one": IDENTITY})
+    return Plan.make(experiment, digits, {"one": identity})
+
+
+class Idle:
+    """A launcher whose kernels do nothing."""
+
+    torch_device = torch.device("cpu")
+    instruction_set = "none"
+    resident = 528
+
+    def kernels(self, choices):
+        """Return itself for any choices."""
+        return self
+
+    def train(self, networks, *arguments):
+        """Do nothing."""
+
+    def evaluate(self, blocks, *arguments):
+        """Do nothing."""
+
+
+def experiment_seconds(trainer: Trainer, runs: int, recipe: Recipe) -> float:
+    """Return the seconds of an experiment of one arm, through the runner and a store of its own."""
+    digits = Digits("usps", random_split(TRAIN, 0), random_split(TEST, 1), "made up")
+    plan = made_up_plan(runs, digits, trainer.identity(), recipe)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Store.writing(f"sqlite:///{Path(folder, 'mlflow.db')}") as store,
+    ):
+        began = time.perf_counter()
+        execute(Prepared(plan, digits, {"one": trainer}, []), store)
+        return time.perf_counter() - began
 
 
 def made_up_run(rng: np.random.Generator) -> tuple[list[dict], dict[str, bytes]]:
@@ -55,8 +92,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--overlapped", action="store_true")
     options = parser.parse_args()
-    plan = made_up_plan(options.runs)
+    if options.overlapped:
+        began = time.process_time()
+        seconds = experiment_seconds(CudaTrainer(Idle()), options.runs, Recipe())
+        cpu = time.process_time() - began
+        print(f"{options.runs} runs in {seconds:.1f} s ({cpu:.1f} s of CPU), training for nothing")
+        return
+    images = Split(np.zeros((1, 16, 16)), np.zeros(1, np.int64))
+    digits = Digits("usps", images, images, "made up")
+    plan = made_up_plan(options.runs, digits, IDENTITY, Recipe())
     history, artifacts = made_up_run(np.random.default_rng(0))
     profile = cProfile.Profile()
     with (

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Profiles one epoch of the CUDA kernels with NVIDIA's ncu: where the cycles of a step go.
+# Profiles two epochs of the CUDA kernels with NVIDIA's ncu: where the cycles of a step go.
 #
 #     scripts/profile_gpu.sh [NETWORKS]     default 528, four blocks on each of 132 multiprocessors
 #
@@ -19,8 +19,8 @@ from lecun_ablate.trainers.base import Run
 from lecun_ablate.trainers.cuda import CudaTrainer
 rng = np.random.default_rng(0)
 fit, test = (Split(rng.uniform(-1, 1, (n, 16, 16)), rng.integers(0, 10, n)) for n in (500, 512))
-runs = [Run(Recipe(epochs=1), seed) for seed in range(2 * int(sys.argv[1]))]
-list(CudaTrainer(threads=1).train(runs, fit, {"test": test}))  # batches fill half the GPU each
+runs = [Run(Recipe(epochs=2), seed) for seed in range(int(sys.argv[1]))]
+list(CudaTrainer(threads=1).train(runs, fit, {"test": test}))  # one batch, which fills the GPU
 '
 ncu --set full --clock-control none --kernel-name 'regex:train|evaluate' --launch-count 4 \
     --force-overwrite --export gpu_profile "${PYTHON:-python}" -c "$short" "${1:-528}"
