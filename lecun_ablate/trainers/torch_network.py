@@ -135,10 +135,10 @@ class _H2Sums(torch.autograd.Function):
         windows = windows.view(n, 4, 4, 5, 60)  # (n, 4, 4, row of the window, column and plane)
         columns = space("columns", n, 4, 5, 144).zero_()
         for x in range(4):
-            columns[..., 24 * x : 24 * x + 60] += windows[:, :, x]
+            columns[..., 24 * x : 24 * x + 60].add_(windows[:, :, x])
         rows = space("rows", n, 12, 144).zero_()
         for y in range(5):
-            rows[:, y : y + 7 : 2] += columns[:, :, y]
+            rows[:, y : y + 7 : 2].add_(columns[:, :, y])  # += would also copy it to itself
         inside = rows.view(n, 12, 12, 12)[:, 2:10, 2:10]
         return inside.reshape(ctx.shape), None, None, None
 
