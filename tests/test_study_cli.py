@@ -415,7 +415,8 @@ def test_an_interrupted_study_of_seeds_is_completed(files, command, monkeypatch)
         record(*arguments)
 
     monkeypatch.setattr(seed_study, "_record", interrupted)
-    assert command("study", "studies/noise.yaml")[0] == 130
+    status, _, err = command("study", "studies/noise.yaml", "--fresh")
+    assert status == 130 and "run the same command without --fresh to go on" in err
     assert sum(len(r.trials) for r in records().values()) == 2
     monkeypatch.setattr(seed_study, "_record", record)
     assert command("study", "studies/noise.yaml")[0] == 0
