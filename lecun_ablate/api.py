@@ -18,7 +18,7 @@ from lecun_ablate.passwords import without_passwords
 from lecun_ablate.plan import Plan
 from lecun_ablate.registry import registry
 from lecun_ablate.runner import Prepared, Progress
-from lecun_ablate.tracking import Store
+from lecun_ablate.tracking.store import Store
 
 if TYPE_CHECKING:
     from lecun_ablate.report.evidence import Evidence
@@ -80,7 +80,7 @@ def prepare(
     )
     notices = []
     if experiment.tuned:
-        from lecun_ablate import tuned_arms
+        from lecun_ablate.studies import tuned_arms
 
         options = _study_options(experiment, data_dir, storage)
         try:
@@ -180,8 +180,8 @@ def study(
     seed_study.SeedResult.frame for one of seeds. Raises ConfigError, DataError or
     LecunAblateError.
     """
-    from lecun_ablate import study_runner
-    from lecun_ablate.study import load_study
+    from lecun_ablate.studies import study_runner
+    from lecun_ablate.studies.study import load_study
 
     asked = load_study(file, data=data, components=components, assignments=assignments)
     prepared = study_runner.prepare(asked, data_dir, trainer, device)

@@ -123,8 +123,9 @@ def study(
 ) -> None:
     """Train what is missing of a study: search values for every arm, or repeat one over seeds."""
     _seek_data(file, data, components or (), set_ or (), data_dir)
-    from lecun_ablate import api, display, study_display, study_runner
-    from lecun_ablate.study import load_study
+    from lecun_ablate import api, display, study_display
+    from lecun_ablate.studies import study_runner
+    from lecun_ablate.studies.study import load_study
 
     storage = storage or api.STUDY_STORAGE
     asked = load_study(file, data=data, components=components or (), assignments=set_ or ())
@@ -155,7 +156,7 @@ def show(
     """Print the results of an experiment again."""
     from lecun_ablate import display, runner
     from lecun_ablate.report.evidence import weigh
-    from lecun_ablate.tracking import Store
+    from lecun_ablate.tracking.store import Store
 
     store = Store()
     found = store.find(experiment)
@@ -190,7 +191,7 @@ def power(
     """Say how many seeds it takes to see an effect, from an experiment that has been run."""
     from lecun_ablate import evidence_display, runner
     from lecun_ablate.report.evidence import weigh
-    from lecun_ablate.tracking import Store
+    from lecun_ablate.tracking.store import Store
 
     if not 0 < effect < 100:
         raise ConfigError(f"--effect {effect:g}: expected points of error, more than 0, below 100")
@@ -212,7 +213,7 @@ def compare(
 ) -> None:
     """Compare two single runs, digit by digit."""
     from lecun_ablate import evidence_display
-    from lecun_ablate.tracking import Store
+    from lecun_ablate.tracking.store import Store
     from lecun_ablate.two_runs import compare_runs
 
     found = compare_runs(Store(), run_a, run_b)
@@ -234,7 +235,7 @@ def reproduce(
     """Train a run again from what MLflow holds, and compare every metric."""
     from lecun_ablate import evidence_display
     from lecun_ablate.reproduce import reproduce
-    from lecun_ablate.tracking import Store
+    from lecun_ablate.tracking.store import Store
 
     found = reproduce(
         Store(), run_id, data_dir=data_dir, components=components or (),
@@ -322,8 +323,9 @@ def _seeds(text: str | None) -> int | list[int] | None:
 
 def _tune(where: Any, silent: bool) -> Any:
     """Prepare an experiment; where its study lacks something, run that first and print it."""
-    from lecun_ablate import api, display, study_display, study_runner
-    from lecun_ablate.tuned_arms import NotStudied
+    from lecun_ablate import api, display, study_display
+    from lecun_ablate.studies import study_runner
+    from lecun_ablate.studies.tuned_arms import NotStudied
 
     try:
         return api.prepare(*where)
@@ -352,7 +354,7 @@ def _dry_run(prepared: Any, as_json: bool) -> None:
 
 def _print_results(evidence: Any, as_json: bool) -> None:
     from lecun_ablate import display, summary
-    from lecun_ablate.tracking import Store
+    from lecun_ablate.tracking.store import Store
 
     table = summary.arm_table(evidence.plan, evidence.results.final)
     store = Store()

@@ -30,8 +30,8 @@ from lecun_ablate.summary import tuning_line
 from lecun_ablate.trainers.base import EpochReport
 
 if TYPE_CHECKING:
-    from lecun_ablate.mlflow_reader import OtherPlan
     from lecun_ablate.report.evidence import Evidence
+    from lecun_ablate.tracking.reader import OtherPlan
 
 
 def notice(text: str) -> None:

@@ -31,8 +31,8 @@ from lecun_ablate.initial import connectivity
 from lecun_ablate.network import Network
 from lecun_ablate.plan import Plan
 from lecun_ablate.recipe import Recipe
-from lecun_ablate.tracking import COMMIT, ENVIRONMENT, EPOCH_METRICS, STATUS, Store
-from lecun_ablate.tracking_names import ANSWERS, WEIGHTS
+from lecun_ablate.tracking.names import ANSWERS, WEIGHTS
+from lecun_ablate.tracking.store import COMMIT, ENVIRONMENT, EPOCH_METRICS, STATUS, Store
 from lecun_ablate.trainers.base import EpochReport, Run, Trainer
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ FINISHED, DIVERGED, COLLAPSED = "finished", "diverged", "collapsed"
 class Results:
     """A finished experiment: its plan, and a row per run and epoch.
 
-    Columns of `frame`: arm, seed, epoch, the metrics of tracking.EPOCH_METRICS (errors as
+    Columns of `frame`: arm, seed, epoch, the metrics of tracking.names.EPOCH_METRICS (errors as
     fractions, losses as means over the images), status ("finished", "diverged" or "collapsed")
     and run_id. `origins` has a row per run: run_id, the git commit or None, and the environment
     (tracking.environment) in which it was trained.
@@ -386,7 +386,7 @@ def _train(
 
 
 def metrics(report: EpochReport) -> dict[str, float]:
-    """Return the tracking.EPOCH_METRICS of a report."""
+    """Return the tracking.names.EPOCH_METRICS of a report."""
     values: dict[str, float] = {"epoch_seconds": report.seconds}
     for split, scores in report.scores.items():
         values |= {

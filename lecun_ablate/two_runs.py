@@ -11,7 +11,7 @@ import pandas as pd
 from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.network import NO_DIGIT
 from lecun_ablate.statistics import TwoRuns, mcnemar
-from lecun_ablate.tracking import SeedRun, Store
+from lecun_ablate.tracking.store import SeedRun, Store
 
 
 @dataclass(frozen=True)

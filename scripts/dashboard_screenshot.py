@@ -19,7 +19,7 @@ from pathlib import Path
 
 import optuna
 
-from lecun_ablate.optuna_storage import open_storage
+from lecun_ablate.studies.optuna_storage import open_storage
 
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from lecun_ablate.data import Digits, Split
-from lecun_ablate.study import load_study
+from lecun_ablate.studies.study import load_study
+from lecun_ablate.studies.tuning import PreparedSearch, case_name, run
 from lecun_ablate.trainers.base import EpochReport, Scores, State
-from lecun_ablate.tuning import PreparedSearch, case_name, run
 
 ROOT = Path(__file__).resolve().parent.parent
 BEST = {"tanh": 0.05, "relu": 0.01}  # where the errors below are smallest
@@ -110,8 +110,8 @@ def prepared(file: Path, digits: Digits | None = None, **options) -> PreparedSea
 
 def drive(file: Path, storage: str, *, fresh: bool = False, **options):
     """Run a study on what is in the current folder; return (result, records, trainer)."""
-    from lecun_ablate.optuna_storage import driving
-    from lecun_ablate.tracking import Store
+    from lecun_ablate.studies.optuna_storage import driving
+    from lecun_ablate.tracking.store import Store
 
     ready = prepared(file, **options)
     with driving(storage, ready.title) as optuna_storage, Store.writing() as store:
@@ -124,7 +124,7 @@ def spawner():
     """A server that forks processes which have everything imported and nothing open."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["study_world", "lecun_ablate.study_runner", "alembic.command",
+        ["study_world", "lecun_ablate.studies.study_runner", "alembic.command",
          "mlflow.store.tracking.sqlalchemy_store"]
     )  # fmt: skip
     paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]

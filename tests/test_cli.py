@@ -273,7 +273,7 @@ def command_with_uri(command, uri):
 
 
 def test_a_second_process_is_told_who_holds_the_store(command):
-    from lecun_ablate.tracking import Store
+    from lecun_ablate.tracking.store import Store
 
     with Store.writing():
         import multiprocessing
@@ -286,7 +286,7 @@ def test_a_second_process_is_told_who_holds_the_store(command):
 
 def _open_store() -> str:
     from lecun_ablate.errors import LecunAblateError
-    from lecun_ablate.tracking import Store
+    from lecun_ablate.tracking.store import Store
 
     try:
         with Store.writing():

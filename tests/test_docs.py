@@ -27,7 +27,7 @@ def test_components_of_a_users_own_run_through_the_whole_job(workplace, command)
     errors = {arm: row["test_error_mean"] for arm, row in table.items()}
     assert len(set(errors.values())) > 3, "the components change nothing"
 
-    from lecun_ablate.tracking import Store
+    from lecun_ablate.tracking.store import Store
 
     store = Store()
     experiment_id = store.experiment("own/tiny").experiment_id

@@ -225,7 +225,7 @@ def test_what_is_wrong_is_named_with_its_line(write, text, expected):
 
 def test_models_of_yaml_files_have_no_unions():
     """Where there is one, pydantic puts the name of a branch among the keys of a problem."""
-    from lecun_ablate import study
+    from lecun_ablate.studies import study
 
     models = [m for m in (*vars(experiment).values(), *vars(study).values(), Recipe)
               if isinstance(m, type) and issubclass(m, BaseModel)]  # fmt: skip

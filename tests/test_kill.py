@@ -75,7 +75,7 @@ def finish(folder: Path, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     import lecun_ablate
-    from lecun_ablate.tracking import Store
+    from lecun_ablate.tracking.store import Store
 
     store = Store()
     experiment_id = store.experiment("activation/digits").experiment_id

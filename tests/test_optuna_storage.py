@@ -9,8 +9,8 @@ import pytest
 
 from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.lock import exclusive
-from lecun_ablate.optuna_storage import _lock_of, file_of, open_storage
 from lecun_ablate.passwords import without_passwords
+from lecun_ablate.studies.optuna_storage import _lock_of, file_of, open_storage
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from lecun_ablate.data import Digits
 from lecun_ablate.registry import registry
 from lecun_ablate.reproduce import Reproduction
 from lecun_ablate.statistics import compare, seeds_needed, stopping
-from lecun_ablate.tracking import Store
+from lecun_ablate.tracking.store import Store
 from lecun_ablate.trainers import native
 
 YAML = """

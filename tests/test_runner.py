@@ -14,7 +14,7 @@ from lecun_ablate import api, runner
 from lecun_ablate.data import Split
 from lecun_ablate.errors import ConfigError, LecunAblateError
 from lecun_ablate.experiment import load_experiment
-from lecun_ablate.tracking import EPOCH_METRICS, Store
+from lecun_ablate.tracking.store import EPOCH_METRICS, Store
 from lecun_ablate.trainers.base import EpochReport, Scores
 
 pytestmark = pytest.mark.usefixtures("tiny")

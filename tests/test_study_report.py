@@ -7,7 +7,7 @@ from study_world import PRUNED, STUDY, drive
 
 from lecun_ablate.report import search_report
 from lecun_ablate.report.search_report import _touches
-from lecun_ablate.study import Range
+from lecun_ablate.studies.study import Range
 from lecun_ablate.study_display import LineProgress
 
 

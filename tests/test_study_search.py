@@ -17,8 +17,8 @@ from optuna.trial import TrialState
 from study_world import PRUNED, STUDY, drive, made_up_digits, spawner  # noqa: F401
 
 from lecun_ablate.errors import ConfigError, LecunAblateError
-from lecun_ablate.optuna_storage import driving
-from lecun_ablate.tracking import Store
+from lecun_ablate.studies.optuna_storage import driving
+from lecun_ablate.tracking.store import Store
 
 SQLITE = "sqlite:///studies/optuna.db"
 JOURNAL = "studies/optuna.journal"
@@ -27,7 +27,7 @@ JOURNAL = "studies/optuna.journal"
 @pytest.fixture(scope="session")
 def empty_optuna(tmp_path_factory):
     """The file of an empty Optuna storage: creating one takes seconds, copying it does not."""
-    from lecun_ablate.optuna_storage import _create_database
+    from lecun_ablate.studies.optuna_storage import _create_database
 
     database = tmp_path_factory.mktemp("optuna") / "optuna.db"
     _create_database(database)

@@ -13,8 +13,8 @@ from mlflow.entities import Metric, Param
 import lecun_ablate
 from lecun_ablate import provenance
 from lecun_ablate.errors import LecunAblateError, NoStoreYet
-from lecun_ablate.mlflow_sqlite import insert_history, sql_store
-from lecun_ablate.tracking import Store
+from lecun_ablate.tracking.sqlite import insert_history, sql_store
+from lecun_ablate.tracking.store import Store
 
 VALUES = {"loss": [0.5, 0.25, 0.125], "error": [math.nan, math.inf, -math.inf], "misses": [3.0]}
 

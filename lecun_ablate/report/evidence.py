@@ -27,7 +27,7 @@ from lecun_ablate.statistics.wording import at_most, count, percent, points, spa
 if TYPE_CHECKING:
     from lecun_ablate.plan import Plan
     from lecun_ablate.runner import Results
-    from lecun_ablate.tracking import Store
+    from lecun_ablate.tracking.store import Store
 
 MOST_NAMED = 5  # arms that the answer names with one verdict
 

@@ -36,7 +36,7 @@ from lecun_ablate.statistics import (
     span,
 )
 from lecun_ablate.summary import arm_table, tuning_line
-from lecun_ablate.tracking import Store
+from lecun_ablate.tracking.store import Store
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_PICTURES = 40  # hard digits of each sort that the page shows; the CSV has them all

@@ -15,11 +15,11 @@ from lecun_ablate.report.study_report import (
     heading,
     shared_values,
 )
-from lecun_ablate.seed_study import CORRELATIONS, DIFFERENCE
 from lecun_ablate.statistics import count, percent, points
+from lecun_ablate.studies.seed_study import CORRELATIONS, DIFFERENCE
 
 if TYPE_CHECKING:
-    from lecun_ablate.seed_study import SeedResult, Variant
+    from lecun_ablate.studies.seed_study import SeedResult, Variant
 
 
 def report(result: SeedResult) -> StudyReport:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from lecun_ablate.report.figures import STYLE
 
 if TYPE_CHECKING:
-    from lecun_ablate.search_outcome import StudyResult
+    from lecun_ablate.studies.search_outcome import StudyResult
 
 # test errors after 23 epochs that others report, of their own runs and data preparation
 REPORTED = {

@@ -13,8 +13,8 @@ from lecun_ablate.provenance import machine
 from lecun_ablate.report.figures import png
 
 if TYPE_CHECKING:
-    from lecun_ablate.search_outcome import StudyResult
-    from lecun_ablate.seed_study import SeedResult
+    from lecun_ablate.studies.search_outcome import StudyResult
+    from lecun_ablate.studies.seed_study import SeedResult
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from lecun_ablate.errors import LecunAblateError, NoStoreYet
-from lecun_ablate.mlflow_sqlite import (
+from lecun_ablate.passwords import without_passwords
+from lecun_ablate.tracking.sqlite import (
     DATABASE,
     database_path,
     keep_artifacts_beside,
     refuse_file_store,
 )
-from lecun_ablate.passwords import without_passwords
 
 
 def address(uri: str | None = None) -> str:

@@ -15,10 +15,9 @@ from mlflow.entities import Experiment, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from lecun_ablate.errors import LecunAblateError, nearest
-from lecun_ablate.mlflow_artifacts import Artifacts
-from lecun_ablate.mlflow_sqlite import sql_store
 from lecun_ablate.plan import Plan
-from lecun_ablate.tracking_names import (
+from lecun_ablate.tracking.artifacts import Artifacts
+from lecun_ablate.tracking.names import (
     ARM,
     COMMIT,
     ENVIRONMENT,
@@ -30,6 +29,7 @@ from lecun_ablate.tracking_names import (
     PLAN_FILE,
     STUDIES,
 )
+from lecun_ablate.tracking.sqlite import sql_store
 from lecun_ablate.yaml_file import YamlFile
 
 

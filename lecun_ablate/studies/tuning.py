@@ -14,17 +14,24 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from lecun_ablate import trainers
-from lecun_ablate.arm_search import ArmSearch, Ended, Replica, searches
 from lecun_ablate.data.digits import Digits, Split
 from lecun_ablate.experiment import Arm, arm_name
-from lecun_ablate.mlflow_studies import begin_study, log_trial
-from lecun_ablate.optuna_storage import explained, open_storage
 from lecun_ablate.recipe import content_hash
 from lecun_ablate.runner import seconds_per_epoch
-from lecun_ablate.search_outcome import StudyResult, frame, outcome
-from lecun_ablate.study import SearchStudy, combinations
-from lecun_ablate.study_records import DEFINITION, ID, TRAINER, Records, latest, open_version
-from lecun_ablate.tracking import STUDIES, Store
+from lecun_ablate.studies.arm_search import ArmSearch, Ended, Replica, searches
+from lecun_ablate.studies.optuna_storage import explained, open_storage
+from lecun_ablate.studies.search_outcome import StudyResult, frame, outcome
+from lecun_ablate.studies.study import SearchStudy, combinations
+from lecun_ablate.studies.study_records import (
+    DEFINITION,
+    ID,
+    TRAINER,
+    Records,
+    latest,
+    open_version,
+)
+from lecun_ablate.tracking.store import STUDIES, Store
+from lecun_ablate.tracking.studies import begin_study, log_trial
 from lecun_ablate.trainers.base import Run, Trainer
 
 SECONDS = "wall_seconds"  # an attribute of the first arm's Optuna study

@@ -8,8 +8,8 @@ from typing import Any
 
 from mlflow.entities import Metric
 
-from lecun_ablate.tracking import Store, params
-from lecun_ablate.tracking_names import PARENT, PLAN
+from lecun_ablate.tracking.names import PARENT, PLAN
+from lecun_ablate.tracking.store import Store, params
 
 
 def begin_study(

@@ -1,4 +1,4 @@
-"""The MLflow store: with the mlflow_*.py files, all that imports mlflow.
+"""The MLflow store, for writing.
 
 Three levels of runs: an experiment, under it its arms, under each arm a run per seed. A seed run
 is written whole once its training has ended, and counts only when its status is FINISHED, which is
@@ -25,18 +25,10 @@ import pandas as pd
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 
 from lecun_ablate.lock import exclusive
-from lecun_ablate.mlflow_connection import address
-from lecun_ablate.mlflow_reader import Reader, SeedRun, last_run
-from lecun_ablate.mlflow_sqlite import (
-    create,
-    database_path,
-    follow_moved_artifacts,
-    insert_history,
-    sync_less,
-)
 from lecun_ablate.plan import Plan
 from lecun_ablate.provenance import environment, git_commit
-from lecun_ablate.tracking_names import (
+from lecun_ablate.tracking.connection import address
+from lecun_ablate.tracking.names import (
     ARM,
     COMMIT,
     ENVIRONMENT,
@@ -53,6 +45,14 @@ from lecun_ablate.tracking_names import (
     STATUS,
     STUDIES,
     SUMMARY,
+)
+from lecun_ablate.tracking.reader import Reader, SeedRun, last_run
+from lecun_ablate.tracking.sqlite import (
+    create,
+    database_path,
+    follow_moved_artifacts,
+    insert_history,
+    sync_less,
 )
 
 __all__ = [

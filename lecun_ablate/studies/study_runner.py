@@ -9,14 +9,15 @@ from typing import Any
 import pandas as pd
 
 from lecun_ablate import data as datasets
-from lecun_ablate import runner, seed_study, tuned_arms, tuning
+from lecun_ablate import runner
 from lecun_ablate.experiment import Experiment
-from lecun_ablate.optuna_storage import driving, explained, open_storage
 from lecun_ablate.report import search_report, seed_report
 from lecun_ablate.report.study_report import StudyReport, TextTable, value_text
-from lecun_ablate.study import SearchStudy, SeedStudy
-from lecun_ablate.study_records import Records, latest
-from lecun_ablate.tracking import Store
+from lecun_ablate.studies import seed_study, tuned_arms, tuning
+from lecun_ablate.studies.optuna_storage import driving, explained, open_storage
+from lecun_ablate.studies.study import SearchStudy, SeedStudy
+from lecun_ablate.studies.study_records import Records, latest
+from lecun_ablate.tracking.store import Store
 
 FOLDER = Path("reports", "studies")
 PreparedStudy = tuning.PreparedSearch | seed_study.PreparedSeeds

@@ -15,10 +15,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState, create_trial
 
 from lecun_ablate import runner
-from lecun_ablate.arm_search import MLFLOW_RUN
 from lecun_ablate.data.digits import Digits
 from lecun_ablate.errors import LecunAblateError
-from lecun_ablate.optuna_storage import explained, open_storage
 from lecun_ablate.plan import Plan
 from lecun_ablate.statistics import (
     DIVERGED_ERROR,
@@ -30,9 +28,11 @@ from lecun_ablate.statistics import (
     seeds_table,
     split_variance,
 )
-from lecun_ablate.study import SeedStudy
-from lecun_ablate.study_records import DEFINITION, TRAINER, Records, latest, open_version
-from lecun_ablate.tracking import KEY, PARENT, Store
+from lecun_ablate.studies.arm_search import MLFLOW_RUN
+from lecun_ablate.studies.optuna_storage import explained, open_storage
+from lecun_ablate.studies.study import SeedStudy
+from lecun_ablate.studies.study_records import DEFINITION, TRAINER, Records, latest, open_version
+from lecun_ablate.tracking.store import KEY, PARENT, Store
 from lecun_ablate.trainers.base import EpochReport
 
 SEED, STATUS, SECONDS = "seed", "status", "wall_seconds"
