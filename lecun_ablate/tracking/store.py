@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 
+from lecun_ablate.interrupts import held_back
 from lecun_ablate.lock import exclusive
 from lecun_ablate.plan import Plan
 from lecun_ablate.provenance import environment, git_commit
@@ -114,6 +115,7 @@ class Store(Reader):
                 self.client.restore_experiment(experiment_id)
         self.client.delete_experiment(experiment_id)
 
+    @held_back()
     def ensure_experiment(self, name: str) -> str:
         """Return the id of the MLflow experiment of a name, creating it if need be."""
         found = self.experiment(name)
@@ -123,6 +125,7 @@ class Store(Reader):
             self.client.restore_experiment(found.experiment_id)
         return found.experiment_id
 
+    @held_back()
     def sweep(self, experiment_id: str) -> int:
         """End what killed processes left RUNNING; return how many half-written runs went.
 
@@ -147,6 +150,7 @@ class Store(Reader):
         same = self.search(experiment_id, lecun_ablate__level="experiment", lecun_ablate__plan=key)
         return same[0] if same else None
 
+    @held_back()
     def begin(self, experiment_id: str, plan: Plan) -> str:
         """Return the run of a plan, continued or new, RUNNING, with the plan as an artifact."""
         same = self.plan_run(experiment_id, plan.key)
@@ -167,6 +171,7 @@ class Store(Reader):
 
     # ---- arms
 
+    @held_back()
     def begin_arm(self, experiment_id: str, parent: str, plan: Plan, arm: str) -> str:
         """Return the run of an arm under the plan's run, continued or new."""
         arms = self.search(experiment_id, lecun_ablate__level="arm", mlflow__parentRunId=parent)
@@ -194,6 +199,7 @@ class Store(Reader):
         self.client.set_terminated(old, "FINISHED")
         self.client.delete_run(old)
 
+    @held_back()
     def summarise_arm(
         self,
         experiment_id: str,
@@ -239,6 +245,7 @@ class Store(Reader):
             self._replace_arm(experiment_id, old, run_id)
         return run_id
 
+    @held_back()
     def gather(
         self, experiment_id: str, plan: Plan, arms: Mapping[str, str], frame: pd.DataFrame
     ) -> None:
@@ -267,6 +274,7 @@ class Store(Reader):
 
     # ---- runs
 
+    @held_back()
     def log_run(
         self,
         experiment_id: str,
@@ -325,11 +333,13 @@ class Store(Reader):
         self._infos[run.info.run_id] = run.info
         return run.info.run_id
 
+    @held_back()
     def end(self, run_ids: Sequence[str], status: str = "FINISHED") -> None:
         """Set the final status of runs."""
         for run_id in run_ids:
             self.client.set_terminated(run_id, status)
 
+    @held_back()
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run in one batch."""
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])

@@ -8,10 +8,12 @@ from typing import Any
 
 from mlflow.entities import Metric
 
+from lecun_ablate.interrupts import held_back
 from lecun_ablate.tracking.names import PARENT, PLAN
 from lecun_ablate.tracking.store import Store, params
 
 
+@held_back()
 def begin_study(
     store: Store, experiment_id: str, name: str, key: str, tags: Mapping[str, str]
 ) -> str:
@@ -23,6 +25,7 @@ def begin_study(
     return same[0].info.run_id
 
 
+@held_back()
 def log_trial(
     store: Store,
     experiment_id: str,

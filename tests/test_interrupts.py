@@ -1,0 +1,31 @@
+"""Interruptions that wait."""
+
+import signal
+
+import pytest
+
+from lecun_ablate.interrupts import held_back
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_waits_for_the_end_of_the_outermost_block(which):
+    before = signal.signal(which, signal.default_int_handler)
+    seen = []
+    try:
+        with pytest.raises(KeyboardInterrupt), held_back():
+            with held_back():
+                signal.raise_signal(which)
+                seen.append("inner")
+            seen.append("outer")
+        assert seen == ["inner", "outer"]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(which)
+    finally:
+        signal.signal(which, before)
+
+
+def test_without_an_interruption_nothing_changes():
+    before = signal.getsignal(signal.SIGINT)
+    with held_back():
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before
