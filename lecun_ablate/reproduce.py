@@ -26,10 +26,13 @@ from lecun_ablate.tracking.store import EPOCH_METRICS, SeedRun, Store
 from lecun_ablate.trainers.base import Run, Trainer
 
 COMPARED = tuple(name for name in EPOCH_METRICS if name != "epoch_seconds")
-# Between trainers or instruction sets, sums are rounded in another order, and on-line training
-# lets that grow from epoch to epoch. Largest differences that are still taken for rounding, per
-# dtype: of a loss, relative; of an error, as a fraction of the images.
-BOUNDS = {"float32": (0.05, 0.01), "float64": (1e-6, 0.002)}
+# Between trainers or instruction sets, sums are rounded in another order, and on-line training lets
+# that grow: after 23 epochs hardly, in the loss of tanh (1e-6), but a hundred thousand times as far
+# with LiSHT and ReLU. Largest differences still taken for rounding, per dtype: of a loss, relative;
+# of an error (misses), as a fraction of the images. They are half as much again as the largest that
+# benchmarks/reproduce_bounds.py found between native and torch, seed 0, in 23 epochs: in float32 on
+# USPS 0.22 (ReLU) and 0.0204 (LiSHT); in float64 on the smaller digits 0.0029 and 0.005 (LiSHT).
+BOUNDS = {"float32": (0.33, 0.03), "float64": (0.0045, 0.0075)}
 
 
 @dataclass(frozen=True)

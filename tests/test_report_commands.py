@@ -16,7 +16,7 @@ import lecun_ablate
 from lecun_ablate import api, data
 from lecun_ablate.data import Digits
 from lecun_ablate.registry import registry
-from lecun_ablate.reproduce import Reproduction
+from lecun_ablate.reproduce import Reproduction, _side_by_side
 from lecun_ablate.statistics import compare, seeds_needed, stopping
 from lecun_ablate.tracking.store import Store
 from lecun_ablate.trainers import native
@@ -229,6 +229,13 @@ def test_a_metric_that_one_of_the_times_lacks_is_not_reproduced(pair, command):
     assert status == 1, err
     assert "1 of 6 numbers over 1 epoch differ" in out, err
     assert re.search(r"train_loss\W+1\W+none", out)
+
+
+def test_an_epoch_that_one_of_the_times_lacks_is_shown():
+    whole = pd.DataFrame({"epoch": [1, 2], "test_loss": [0.3, 0.2], "test_error": [0.2, 0.1]})
+    table = _side_by_side(whole, whole[:1])
+    lacking = table[table.then.notna() & table.now.isna()]
+    assert lacking[["epoch", "metric"]].values.tolist() == [[2, "test_error"], [2, "test_loss"]]
 
 
 @pytest.mark.parametrize(
