@@ -28,6 +28,7 @@ from lecun_ablate.data.digits import Digits, Split
 from lecun_ablate.errors import ConfigError, LecunAblateError, NoStoreYet
 from lecun_ablate.experiment import Arm, Experiment
 from lecun_ablate.initial import connectivity
+from lecun_ablate.interrupts import held_back
 from lecun_ablate.network import Network
 from lecun_ablate.plan import Plan
 from lecun_ablate.recipe import Recipe
@@ -368,21 +369,22 @@ def _train(
     histories: dict[int, list[dict[str, float]]] = defaultdict(list)
     reports = trainer.train(runs, digits.train, {"train": digits.train, "test": digits.test})
     for report in reports:
-        arm, seed = members[report.index]
-        histories[report.index].append(metrics(report))
-        if report.last:
-            store.log_run(
-                experiment_id,
-                arms[arm],
-                plan,
-                arm,
-                seed,
-                histories.pop(report.index),
-                _status(report, digits.train),
-                _run_artifacts(report, digits.test, _recipe(plan, arm)),
-            )
-        if progress:
-            progress.epoch(arm, seed, report)
+        with held_back():
+            arm, seed = members[report.index]
+            histories[report.index].append(metrics(report))
+            if report.last:
+                store.log_run(
+                    experiment_id,
+                    arms[arm],
+                    plan,
+                    arm,
+                    seed,
+                    histories.pop(report.index),
+                    _status(report, digits.train),
+                    _run_artifacts(report, digits.test, _recipe(plan, arm)),
+                )
+            if progress:
+                progress.epoch(arm, seed, report)
 
 
 def metrics(report: EpochReport) -> dict[str, float]:
