@@ -32,7 +32,7 @@ from lecun_ablate.interrupts import held_back
 from lecun_ablate.network import Network
 from lecun_ablate.plan import Plan
 from lecun_ablate.recipe import Recipe
-from lecun_ablate.tracking.names import ANSWERS, WEIGHTS
+from lecun_ablate.tracking.names import ANSWERS, NOTE, WEIGHTS
 from lecun_ablate.tracking.store import COMMIT, ENVIRONMENT, EPOCH_METRICS, STATUS, Store
 from lecun_ablate.trainers.base import EpochReport, Run, Trainer
 
@@ -199,7 +199,7 @@ def execute(
             finished = store.finished(experiment_id)
             results = _complete(prepared, store, experiment_id, run_id, arms, finished, progress)
         shown = evidence.weigh(results, store)
-        store.set_tags(run_id, {"mlflow.note.content": evidence.answer(shown)})
+        store.set_tags(run_id, {NOTE: evidence.answer(shown)})
         for name, table in results.frame.groupby("arm", sort=False):
             numbers, tags = evidence.arm_summary(shown, name)
             arms[name] = store.summarise_arm(

@@ -12,7 +12,7 @@ template <class T>
 constexpr int kWidest = VECTOR_BYTES / sizeof(T);
 
 // Vectors of planes are no longer than 32 bytes: half of a 64-byte vector of 8 planes would be
-// idle more often than not, and CPUs have as many lanes' worth of units for the shorter ones.
+// idle more often than not, and CPUs get through as many lanes per cycle with the shorter ones.
 template <class T>
 constexpr int kLanes = (VECTOR_BYTES < 32 ? VECTOR_BYTES : 32) / sizeof(T);
 

@@ -493,16 +493,16 @@ private:
 
     template <class Rule>
     void update_h2_weights(Rule update) {
-        for (int group = 0; group < kGroups; ++group)
+        for (int group = 0; group < kGroups; ++group) {
+            V padding[kGroup];
+            unroll<kGroup>([&](auto o) ALWAYS_INLINE {
+                const T* delta = scalars(h2_delta_) + (group * kGroup + o) * kH2Map;
+                T sum = 0;
+                for (int i = 0; i < kH2Map; ++i) sum += delta[i];
+                padding[o] = broadcast(padding_ * sum);
+            });
             for (int window = 0; window < kWindows; ++window) {
                 if (!open_[group][window]) continue;
-                V padding[kGroup];
-                unroll<kGroup>([&](auto o) ALWAYS_INLINE {
-                    const T* delta = scalars(h2_delta_) + (group * kGroup + o) * kH2Map;
-                    T sum = 0;
-                    for (int i = 0; i < kH2Map; ++i) sum += delta[i];
-                    padding[o] = broadcast(padding_ * sum);
-                });
                 for (int ky = 0; ky < kKernel; ++ky) {
                     auto* weight = weights_.h2_weight[group][window] + ky * kKernel;
                     auto* velocity = velocity_.h2_weight[group][window] + ky * kKernel;
@@ -540,6 +540,7 @@ private:
                     });
                 }
             }
+        }
     }
 
     template <class Rule>
