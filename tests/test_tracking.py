@@ -1,6 +1,8 @@
 """The MLflow store: what takes the place of MLflow's slow ways, where files lie, who may write."""
 
+import json
 import math
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -8,15 +10,25 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from mlflow.entities import Metric, Param
+from mlflow.entities import Dataset, DatasetInput, InputTag
 
 import lecun_ablate
 from lecun_ablate import provenance
 from lecun_ablate.errors import LecunAblateError, NoStoreYet
-from lecun_ablate.tracking.sqlite import insert_history, sql_store
+from lecun_ablate.tracking.ended_run import EndedRun
+from lecun_ablate.tracking.sqlite import sql_store
 from lecun_ablate.tracking.store import Store
 
-VALUES = {"loss": [0.5, 0.25, 0.125], "error": [math.nan, math.inf, -math.inf], "misses": [3.0]}
+TABLES = ("runs", "tags", "params", "metrics", "latest_metrics", "datasets", "inputs", "input_tags")
+ENDED = EndedRun(
+    experiment_id="2",
+    name="tanh seed 0",
+    tags={"lecun_ablate.status": "finished"},
+    values={"lr": 0.03, "activation": "tanh", "tuned_by": None},
+    history={"loss": [0.5, 0.25, 0.125], "error": [math.nan, math.inf, -math.inf], "misses": [3]},
+    data=DatasetInput(Dataset("usps", "0123", "code", "{}"), [InputTag("use", "train/test")]),
+    seconds=2.5,
+)
 
 
 @pytest.fixture
@@ -25,27 +37,32 @@ def store(workplace):
         yield store
 
 
-def test_metrics_and_params_are_stored_as_mlflow_would(store):
-    experiment_id = store.ensure_experiment("any/tiny")
-    points = [
-        Metric(name, value, 1_000 + step, step)
-        for name, values in VALUES.items()
-        for step, value in enumerate(values, 1)
-    ]
-    theirs, ours = (store.client.create_run(experiment_id).info.run_id for _ in range(2))
-    params = [Param("lr", "0.03"), Param("activation", "tanh")]
-    store.client.log_batch(theirs, metrics=points, params=params)
-    insert_history(store.client, ours, points, params)
-    for name, values in VALUES.items():
-        histories = [
-            [(p.value, p.timestamp, p.step) for p in store.client.get_metric_history(run_id, name)]
-            for run_id in (theirs, ours)
-        ]
-        assert repr(histories[0]) == repr(histories[1])
-        assert len(histories[1]) == len(values)
-    data = [store.client.get_run(run_id).data for run_id in (theirs, ours)]
-    assert repr(sorted(data[0].metrics.items())) == repr(sorted(data[1].metrics.items()))
-    assert data[0].params == data[1].params == {"lr": "0.03", "activation": "tanh"}
+def rows(database):
+    """Return MLflow's tables but for ids that are drawn at random."""
+    with closing(sqlite3.connect(database)) as connection:
+        found = {name: connection.execute(f"SELECT * FROM {name}").fetchall() for name in TABLES}
+    drawn = re.compile(r"\b[0-9a-f]{32}\b")
+    return {name: sorted(drawn.sub("id", repr(row)) for row in found[name]) for name in TABLES}
+
+
+@pytest.mark.parametrize("runs", [1, 2])  # the second one finds its data set there
+def test_a_run_is_written_as_mlflow_itself_would(workplace, runs):
+    written = []
+    for way in ("client", "ours"):
+        (workplace / way).mkdir()
+        shutil.copy("mlflow.db", workplace / way)
+        with Store.writing(f"sqlite:///{workplace}/{way}/mlflow.db") as store:
+            assert store.ensure_experiment("any/tiny") == ENDED.experiment_id
+            if way == "client":
+                store.database = None  # as if it were a server
+            for _ in range(runs):
+                run_id = store.write(ENDED, "run", {"notes.txt": "Zürich"})
+            assert store.text(run_id, "notes.txt") == "Zürich"
+            assert [f.path for f in store.client.list_artifacts(run_id)] == ["notes.txt"]
+        written.append(rows(workplace / way / "mlflow.db"))
+    client, ours = (json.dumps(tables).replace("/client/", "/ours/") for tables in written)
+    assert json.loads(ours) == json.loads(client)
+    assert len(written[1]["metrics"]) == 7 * runs and len(written[1]["datasets"]) == 1
 
 
 def test_a_writer_waits_for_the_disk_at_checkpoints_only(store):

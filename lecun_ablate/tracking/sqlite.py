@@ -1,26 +1,18 @@
-"""MLflow's store in an SQLite file: where it is, how it is created, and faster ways to write it."""
+"""MLflow's store in an SQLite file: where it is, how it is created and set up."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
-from mlflow.store.tracking.dbmodels.models import (
-    SqlExperiment,
-    SqlLatestMetric,
-    SqlMetric,
-    SqlParam,
-    SqlRun,
-)
-from sqlalchemy import event, func, insert, literal, select, update
+from mlflow.store.tracking.dbmodels.models import SqlExperiment, SqlRun
+from sqlalchemy import event, func, literal, select, update
 
 from lecun_ablate.errors import LecunAblateError
 
@@ -127,30 +119,3 @@ def sync_less(client: MlflowClient) -> None:
 
 def _set_normal_synchronous(connection: sqlite3.Connection, _: Any) -> None:
     connection.execute("PRAGMA synchronous=NORMAL")
-
-
-def insert_history(
-    client: MlflowClient, run_id: str, metrics: Iterable[Metric], params: Iterable[Param]
-) -> None:
-    """Write what log_batch would into MLflow's tables, at a tenth of its cost.
-
-    log_batch makes an object of every point, and most of the time of writing a run goes there. The
-    run must have none of the metrics and params yet.
-    """
-    store = sql_store(client)
-    rows, latest = [], {}
-    for metric in metrics:
-        is_nan, value = store.sanitize_metric_value(metric.value)
-        row = {
-            "run_uuid": run_id, "key": metric.key, "value": value, "is_nan": is_nan,
-            "timestamp": metric.timestamp, "step": metric.step,
-        }  # fmt: skip
-        rows.append(row)
-        if metric.key not in latest or latest[metric.key]["step"] <= metric.step:
-            latest[metric.key] = row
-    texts = [{"run_uuid": run_id, "key": param.key, "value": param.value} for param in params]
-    tables = {SqlParam: texts, SqlMetric: rows, SqlLatestMetric: list(latest.values())}
-    with store.engine.begin() as connection:
-        for table, values in tables.items():
-            if values:
-                connection.execute(insert(table.__table__), values)

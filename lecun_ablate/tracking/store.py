@@ -15,20 +15,24 @@ import hashlib
 import json
 import tempfile
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.utils.uri import append_to_uri_path
 
 from lecun_ablate.interrupts import held_back
 from lecun_ablate.lock import exclusive
 from lecun_ablate.plan import Plan
 from lecun_ablate.provenance import environment, git_commit
 from lecun_ablate.tracking.connection import address
+from lecun_ablate.tracking.ended_run import EndedRun, insert_run, params
 from lecun_ablate.tracking.names import (
     ARM,
     COMMIT,
@@ -52,7 +56,6 @@ from lecun_ablate.tracking.sqlite import (
     create,
     database_path,
     follow_moved_artifacts,
-    insert_history,
     sync_less,
 )
 
@@ -67,7 +70,6 @@ __all__ = [
     "SeedRun",
     "Store",
     "last_run",
-    "params",
 ]
 
 PROBE = "lecun_ablate.probe"  # an MLflow experiment, always deleted, that is written to try
@@ -77,6 +79,10 @@ BATCH = 1000  # metrics that MLflow takes at once
 
 class Store(Reader):
     """An MLflow store, for reading. `Store.writing()` gives one that may also write."""
+
+    def __init__(self, uri: str | None = None):
+        super().__init__(uri)
+        self._folders: dict[str, str] = {}  # of experiments that have been written to
 
     @classmethod
     @contextlib.contextmanager
@@ -160,7 +166,7 @@ class Store(Reader):
         else:
             about = {PLAN: plan.key, "question": plan.experiment.question, "data": plan.data}
             run_id = self.create(experiment_id, plan.experiment.name, "experiment", about)
-            self._log_data(run_id, plan)
+            self.client.log_inputs(run_id, [_dataset(plan)])
         files: dict[str, str | Path] = {PLAN_FILE: plan.to_json()}
         if plan.experiment.file and plan.experiment.file.is_file():
             files[plan.experiment.file.name] = plan.experiment.file
@@ -295,43 +301,57 @@ class Store(Reader):
             STATUS: status,
             ENVIRONMENT: json.dumps(environment()),
         }
-        run_id = self.create(experiment_id, f"{arm} seed {seed}", "run", tags)
-        now = int(time.time() * 1000)
-        points = [
-            Metric(name, float(row[name]), now, epoch)
-            for epoch, row in enumerate(history, 1)
-            for name in EPOCH_METRICS
-        ]
-        self.log_history(run_id, points, params(_arm_params(plan, arm) | {"seed": seed}))
-        self._log_data(run_id, plan)
-        self.put(run_id, artifacts)
-        self.client.set_terminated(run_id, "FINISHED")
-        return run_id
-
-    def _log_data(self, run_id: str, plan: Plan) -> None:
-        source = json.dumps({"name": plan.data})
-        dataset = Dataset(plan.data, plan.data_digest, "code", source)
-        context = InputTag("mlflow.data.context", "train/test")
-        self.client.log_inputs(run_id, [DatasetInput(dataset, [context])])
+        columns = {name: [float(row[name]) for row in history] for name in EPOCH_METRICS}
+        run = EndedRun(
+            experiment_id,
+            name=f"{arm} seed {seed}",
+            tags=tags,
+            values=_arm_params(plan, arm) | {"seed": seed},
+            history=columns,
+            data=_dataset(plan),
+            seconds=sum(columns["epoch_seconds"]),
+        )
+        return self.write(run, "run", artifacts)
 
     # ---- runs of every level
 
     def create(self, experiment_id: str, name: str, level: str, tags: Mapping[str, str]) -> str:
         """Create a run, RUNNING, and return its id."""
-        everywhere = {
-            LEVEL: level,
-            NAME: name,
-            "mlflow.source.name": "lecun_ablate",
-            "mlflow.source.type": "LOCAL",
-        }
-        if commit := git_commit():
-            everywhere[COMMIT] = commit
-        now = int(time.time() * 1000)
         run = self.client.create_run(
-            experiment_id, start_time=now, tags=everywhere | dict(tags), run_name=name
+            experiment_id,
+            start_time=int(1000 * time.time()),
+            tags=_everywhere(name, level) | dict(tags),
+            run_name=name,
         )
         self._infos[run.info.run_id] = run.info
         return run.info.run_id
+
+    @held_back()
+    def write(self, run: EndedRun, level: str, artifacts: Mapping[str, bytes | str | Path]) -> str:
+        """Write a run that has ended, whole, and return its id."""
+        run = replace(run, tags=_everywhere(run.name, level) | dict(run.tags))
+        if self.database is None:
+            return self._write_by_client(run, artifacts)
+        if run.experiment_id not in self._folders:
+            experiment = self.client.get_experiment(run.experiment_id)
+            self._folders[run.experiment_id] = experiment.artifact_location
+        run_id = uuid.uuid4().hex
+        folder = append_to_uri_path(self._folders[run.experiment_id], run_id, "artifacts")
+        self._infos[run_id] = run.info(run_id, folder)
+        self.put(run_id, artifacts)  # first, since the run counts as soon as it is inserted
+        insert_run(self.client, run, self._infos[run_id])
+        return run_id
+
+    def _write_by_client(self, run: EndedRun, artifacts: Mapping[str, bytes | str | Path]) -> str:
+        created = self.client.create_run(run.experiment_id, run.started, dict(run.tags), run.name)
+        run_id = created.info.run_id
+        self._infos[run_id] = created.info
+        self._log_metrics(run_id, run.metrics, params(run.values))
+        if run.data:
+            self.client.log_inputs(run_id, [run.data])
+        self.put(run_id, artifacts)
+        self.client.set_terminated(run_id, "FINISHED", run.ended)
+        return run_id
 
     @held_back()
     def end(self, run_ids: Sequence[str], status: str = "FINISHED") -> None:
@@ -344,22 +364,29 @@ class Store(Reader):
         """Set tags of a run in one batch."""
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
-    def log_history(self, run_id: str, points: list[Metric], parameters: list[Param]) -> None:
-        """Write the metrics and params of a run that has none yet."""
-        if self.database is None:
-            self._log_metrics(run_id, points, parameters)
-        else:
-            insert_history(self.client, run_id, points, parameters)
-
     def _log_metrics(self, run_id: str, metrics: list[Metric], parameters: list[Param]) -> None:
         self.client.log_batch(run_id, metrics=metrics[:BATCH], params=parameters)
         for i in range(BATCH, len(metrics), BATCH):
             self.client.log_batch(run_id, metrics=metrics[i : i + BATCH])
 
 
-def params(values: Mapping[str, Any]) -> list[Param]:
-    """Return values as MLflow's params; None is left out."""
-    return [Param(name, str(value)) for name, value in values.items() if value is not None]
+def _everywhere(name: str, level: str) -> dict[str, str]:
+    """Return the tags that every run has."""
+    tags = {
+        LEVEL: level,
+        NAME: name,
+        "mlflow.source.name": "lecun_ablate",
+        "mlflow.source.type": "LOCAL",
+    }
+    if commit := git_commit():
+        tags[COMMIT] = commit
+    return tags
+
+
+def _dataset(plan: Plan) -> DatasetInput:
+    source = json.dumps({"name": plan.data})
+    dataset = Dataset(plan.data, plan.data_digest, "code", source)
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "train/test")])
 
 
 def _arm_params(plan: Plan, arm: str) -> dict[str, Any]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow.entities import Metric
-
 from lecun_ablate.interrupts import held_back
+from lecun_ablate.tracking.ended_run import EndedRun
 from lecun_ablate.tracking.names import PARENT, PLAN
-from lecun_ablate.tracking.store import Store, params
+from lecun_ablate.tracking.store import Store
 
 
 @held_back()
@@ -36,13 +34,5 @@ def log_trial(
     history: Mapping[str, Sequence[float]],
 ) -> str:
     """Write a trial's run, whole; `history` holds each metric's values per epoch, from 1."""
-    run_id = store.create(experiment_id, name, "trial", {PARENT: study, **tags})
-    now = int(time.time() * 1000)
-    points = [
-        Metric(metric, float(value), now, epoch)
-        for metric, per_epoch in history.items()
-        for epoch, value in enumerate(per_epoch, 1)
-    ]
-    store.log_history(run_id, points, params(values))
-    store.client.set_terminated(run_id, "FINISHED")
-    return run_id
+    tags = {PARENT: study, **tags}
+    return store.write(EndedRun(experiment_id, name, tags, values, history), "trial", {})
