@@ -15,6 +15,7 @@ import typer
 
 from lecun_ablate.choices import DeviceChoice, TrainerChoice
 from lecun_ablate.errors import ConfigError, LecunAblateError
+from lecun_ablate.tracking import new_store
 
 INTERRUPTED = 130
 PROGRAM = "python -m lecun_ablate"
@@ -73,6 +74,8 @@ def run(
 ) -> None:
     """Train what is missing of an experiment, and compare its arms."""
     _seek_data(experiment, data, components or (), set_ or (), data_dir)
+    if not dry_run:
+        new_store.begin()
     from lecun_ablate.experiment import load_experiment
 
     asked = load_experiment(
@@ -123,6 +126,8 @@ def study(
 ) -> None:
     """Train what is missing of a study: search values for every arm, or repeat one over seeds."""
     _seek_data(file, data, components or (), set_ or (), data_dir)
+    if not dry_run:
+        new_store.begin()
     from lecun_ablate import api, display, study_display
     from lecun_ablate.studies import study_runner
     from lecun_ablate.studies.study import load_study
@@ -367,6 +372,7 @@ def _print_results(evidence: Any, as_json: bool) -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
+    gc.set_threshold(100_000)  # of what imports make, hardly anything is garbage
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as Ctrl-C does
     if Path(sys.argv[0]).name == "__main__.py":  # who holds a lock is told by the command typed
         sys.argv[0] = PROGRAM

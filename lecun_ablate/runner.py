@@ -11,7 +11,7 @@ import time
 import traceback
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -33,7 +33,8 @@ from lecun_ablate.network import Network
 from lecun_ablate.plan import Plan
 from lecun_ablate.recipe import Recipe
 from lecun_ablate.tracking.names import ANSWERS, NOTE, WEIGHTS
-from lecun_ablate.tracking.store import COMMIT, ENVIRONMENT, EPOCH_METRICS, STATUS, Store
+from lecun_ablate.tracking.reader import Finished
+from lecun_ablate.tracking.store import EPOCH_METRICS, Store
 from lecun_ablate.trainers.base import EpochReport, Run, Trainer
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def prepare(
     return Prepared(plan, digits, chosen, notices)
 
 
-def pending(plan: Plan, finished: Mapping[str, Any]) -> list[tuple[str, int]]:
+def pending(plan: Plan, finished: Container[str]) -> list[tuple[str, int]]:
     """Return the (arm, seed) runs still to do, seed by seed, so that arms stay paired."""
     return [run for run, key in plan.keys.items() if key not in finished]
 
@@ -224,7 +225,7 @@ def _complete(
     experiment_id: str,
     run_id: str,
     arms: Mapping[str, str],
-    finished: Mapping[str, Any],
+    finished: Mapping[str, Finished],
     progress: Progress | None,
 ) -> Results:
     """Train what is missing of a plan, and return its results."""
@@ -244,7 +245,7 @@ def _with_earlier_seeds(
     prepared: Prepared,
     store: Store,
     experiment_id: str,
-    finished: Mapping[str, Any],
+    finished: Mapping[str, Finished],
     notice: Callable[[str], None],
 ) -> Prepared:
     """Return the plan with those of its earlier seeds that all of its arms have finished."""
@@ -294,7 +295,7 @@ def _with_seeds(prepared: Prepared, seeds: Sequence[int]) -> Prepared:
 
 
 def _delete_lost(
-    plan: Plan, store: Store, lost: Mapping[str, Any], notice: Callable[[str], None]
+    plan: Plan, store: Store, lost: Mapping[str, Finished], notice: Callable[[str], None]
 ) -> None:
     """Delete the plan's runs that have lost their files: they do not count, and must not twice."""
     gone = [lost[key] for key in plan.keys.values() if key in lost]
@@ -304,7 +305,7 @@ def _delete_lost(
             "the answers and will be trained again"
         )
     for run in gone:
-        store.client.delete_run(run.info.run_id)
+        store.client.delete_run(run.run_id)
 
 
 def load(store: Store, run_id: str) -> Results:
@@ -320,14 +321,14 @@ def load(store: Store, run_id: str) -> Results:
             "no run has finished yet")  # fmt: skip
         raise LecunAblateError(f"{plan.tracking_name}: {why}")
     about = pd.DataFrame(
-        {"arm": arm, "seed": seed, "run_id": r.info.run_id, "status": r.data.tags[STATUS]}
+        {"arm": arm, "seed": seed, "run_id": r.run_id, "status": r.status}
         for (arm, seed), r in wanted.items()
     )
     origins = pd.DataFrame(
         {
-            "run_id": r.info.run_id,
-            "commit": r.data.tags.get(COMMIT),
-            "environment": json.loads(r.data.tags.get(ENVIRONMENT, "{}")),
+            "run_id": r.run_id,
+            "commit": r.commit,
+            "environment": json.loads(r.environment),
         }
         for r in wanted.values()
     )

@@ -39,7 +39,7 @@ def clean_registry(monkeypatch):
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory):
     """The file of an empty MLflow store: creating one takes seconds, copying it does not."""
-    from lecun_ablate.tracking.sqlite import create
+    from lecun_ablate.tracking.new_store import create
 
     database = tmp_path_factory.mktemp("store") / "mlflow.db"
     create(database)

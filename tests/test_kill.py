@@ -60,7 +60,7 @@ def kill_at(folder: Path, reached, how=signal.SIGKILL) -> int:
 
 
 def being_created(folder: Path) -> bool:
-    return (folder / "mlflow.db.creating").exists()
+    return (folder / ".lecun_ablate.lock").exists()
 
 
 def after(runs: int):
@@ -104,7 +104,7 @@ def undisturbed(tmp_path_factory):
 def test_three_kills(tmp_path, monkeypatch, undisturbed):
     """While the store is being created, before any run has finished, and after several."""
     assert kill_at(tmp_path, being_created) == -signal.SIGKILL
-    assert finished_runs(tmp_path) == -1
+    assert finished_runs(tmp_path) < 1
     assert kill_at(tmp_path, after(1)) == -signal.SIGKILL
     done = finished_runs(tmp_path)
     assert 1 <= done < RUNS

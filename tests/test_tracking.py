@@ -15,6 +15,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag
 import lecun_ablate
 from lecun_ablate import provenance
 from lecun_ablate.errors import LecunAblateError, NoStoreYet
+from lecun_ablate.tracking import new_store
 from lecun_ablate.tracking.ended_run import EndedRun
 from lecun_ablate.tracking.sqlite import sql_store
 from lecun_ablate.tracking.store import Store
@@ -79,6 +80,43 @@ def test_artifacts_lie_where_mlflow_looks_for_them(store):
     assert listed == ["notes.txt", "parts"]
     assert store.text(run_id, "notes.txt") == "Zürich"
     assert store.bytes(run_id, "parts/weights.npz") == b"\x00\x01"
+
+
+# ---- new stores
+
+
+def test_a_store_made_by_another_process_is_the_same(workplace, monkeypatch):
+    database = workplace / "new/mlflow.db"
+    database.parent.mkdir()
+    new_store.begin(f"sqlite:///{database}")
+    monkeypatch.setattr(new_store, "make", None)  # this process makes none
+    new_store.create(database)
+    found = []
+    for file in (database, workplace / "mlflow.db"):
+        with closing(sqlite3.connect(file)) as connection:
+            assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+            names = connection.execute("SELECT type, name FROM sqlite_master ORDER BY 1, 2")
+            version = connection.execute("SELECT version_num FROM alembic_version")
+            places = connection.execute("SELECT name, artifact_location FROM experiments")
+            found.append((names.fetchall(), version.fetchall(), places.fetchall()))
+    ours, theirs = found
+    assert ours[:2] == theirs[:2] and ("table", "latest_metrics") in ours[0]
+    assert ours[2] == [("Default", f"{workplace}/new/mlruns/0")]
+
+
+def test_a_store_is_made_here_where_the_other_process_fails(tmp_path, monkeypatch):
+    database = tmp_path / "mlflow.db"
+    monkeypatch.setattr(new_store.sys, "executable", "false")
+    new_store.begin(f"sqlite:///{database}")
+    monkeypatch.setattr(new_store, "make", lambda artifacts: str(artifacts).encode())
+    new_store.create(database)
+    assert database.read_bytes() == str(tmp_path / "mlruns").encode()
+    assert not list(tmp_path.glob("*.creating"))
+
+
+def test_no_store_is_made_where_there_is_one(workplace, monkeypatch):
+    monkeypatch.setattr(new_store.subprocess, "Popen", None)
+    new_store.begin()
 
 
 # ---- folders that move

@@ -26,6 +26,7 @@ from lecun_ablate.statistics.intervals import (
 
 EXACT_UP_TO = 20  # seeds that differ: 2^19 sums
 PERMUTATIONS = 99_999
+SIGNS = 2**17  # random ones held in memory at a time
 
 
 @dataclass(frozen=True)
@@ -152,9 +153,9 @@ def sign_flip_test(
             sums = np.concatenate([sums + value, sums - value])
         return float(np.mean(np.abs(sums) >= reached)), True
     rng = np.random.default_rng(rng_seed)
-    as_far = 0
-    for start in range(0, permutations, 10_000):
-        flips = rng.integers(0, 2, size=(min(10_000, permutations - start), len(values)))
+    as_far, at_a_time = 0, max(1, SIGNS // len(values))
+    for start in range(0, permutations, at_a_time):
+        flips = rng.integers(0, 2, size=(min(at_a_time, permutations - start), len(values)))
         as_far += np.count_nonzero(np.abs((2.0 * flips - 1) @ values) >= reached)
     return (as_far + 1) / (permutations + 1), False
 

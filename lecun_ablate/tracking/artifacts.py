@@ -16,9 +16,9 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from pyarrow import parquet
 
 from lecun_ablate.errors import LecunAblateError
+from lecun_ablate.tracking.address import artifact_folder
 from lecun_ablate.tracking.connection import Connection
 from lecun_ablate.tracking.names import ANSWERS, WEIGHTS
-from lecun_ablate.tracking.sqlite import artifact_folder
 
 
 class Artifacts(Connection):

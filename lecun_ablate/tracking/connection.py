@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,19 +11,8 @@ from mlflow import MlflowClient
 
 from lecun_ablate.errors import LecunAblateError, NoStoreYet
 from lecun_ablate.passwords import without_passwords
-from lecun_ablate.tracking.sqlite import (
-    DATABASE,
-    database_path,
-    keep_artifacts_beside,
-    refuse_file_store,
-)
-
-
-def address(uri: str | None = None) -> str:
-    """Return `uri`, else MLFLOW_TRACKING_URI, else ./mlflow.db; refuse what MLflow cannot open."""
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DATABASE}"
-    refuse_file_store(uri)
-    return uri
+from lecun_ablate.tracking.address import DATABASE, address, database_path
+from lecun_ablate.tracking.sqlite import keep_artifacts_beside
 
 
 class Connection:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import pandas as pd
 from mlflow.entities import Experiment, Run, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.dbmodels.models import SqlMetric
+from sqlalchemy import select
 
 from lecun_ablate.errors import LecunAblateError, nearest
 from lecun_ablate.plan import Plan
@@ -27,10 +30,13 @@ from lecun_ablate.tracking.names import (
     LEVEL,
     PARENT,
     PLAN_FILE,
+    STATUS,
     STUDIES,
 )
 from lecun_ablate.tracking.sqlite import sql_store
 from lecun_ablate.yaml_file import YamlFile
+
+PAGE = 100  # runs asked for at a time: thousands at once take much memory
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,16 @@ class SeedRun:
     def name(self) -> str:
         """The run for people."""
         return f"{self.arm} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What results need of a finished seed run beside its history."""
+
+    run_id: str
+    status: str  # of training: runner.FINISHED, ...
+    commit: str | None
+    environment: str  # JSON of provenance.environment()
 
 
 @dataclass(frozen=True)
@@ -74,38 +90,49 @@ class Reader(Artifacts):
         return [name for name in names if "/" in name and not name.startswith(STUDIES)]
 
     def _experiments(self) -> list[Experiment]:
-        return _all_pages(lambda token: self.client.search_experiments(page_token=token))
+        pages = _pages(lambda token: self.client.search_experiments(page_token=token))
+        return [experiment for page in pages for experiment in page]
 
     def search(self, experiment_id: str, **tags: str) -> list[Run]:
         """Return an experiment's runs with the given tags (dots in keys as '__'), newest first."""
+        return list(self._each(experiment_id, **tags))
+
+    def _each(self, experiment_id: str, **tags: str) -> Iterator[Run]:
+        """Yield what `search` returns, for where there may be thousands."""
         conditions = [f"tags.`{k.replace('__', '.')}` = '{v}'" for k, v in tags.items()]
         return self._runs([experiment_id], " and ".join(conditions))
 
-    def _runs(self, experiment_ids: list[str], condition: str) -> list[Run]:
-        runs = _all_pages(
+    def _runs(self, experiment_ids: list[str], condition: str) -> Iterator[Run]:
+        pages = _pages(
             lambda token: self.client.search_runs(
                 experiment_ids,
                 condition,
                 run_view_type=ViewType.ACTIVE_ONLY,
-                max_results=1000,
+                max_results=PAGE,
                 order_by=["attributes.start_time DESC"],
                 page_token=token,
             )
         )
-        self._infos |= {run.info.run_id: run.info for run in runs}
-        return runs
+        for page in pages:
+            self._infos |= {run.info.run_id: run.info for run in page}
+            yield from page
 
-    def finished(self, experiment_id: str) -> dict[str, Run]:
+    def finished(self, experiment_id: str) -> dict[str, Finished]:
         """Return the seed runs that count, by run key: FINISHED, and with their files."""
         return self.finished_and_lost(experiment_id)[0]
 
-    def finished_and_lost(self, experiment_id: str) -> tuple[dict[str, Run], dict[str, Run]]:
+    def finished_and_lost(
+        self, experiment_id: str
+    ) -> tuple[dict[str, Finished], dict[str, Finished]]:
         """Return the seed runs that count and those that have lost their files, by run key."""
         finished, lost = {}, {}
-        for run in self.search(experiment_id, lecun_ablate__level="run"):
+        for run in self._each(experiment_id, lecun_ablate__level="run"):
             if run.info.status == "FINISHED":
                 kind = finished if self.has_files(run.info.run_id) else lost
-                kind[run.data.tags[KEY]] = run
+                tags = run.data.tags
+                kind[tags[KEY]] = Finished(
+                    run.info.run_id, tags[STATUS], tags.get(COMMIT), tags.get(ENVIRONMENT, "{}")
+                )
         return finished, lost
 
     def experiment_runs(self, experiment_id: str) -> list[Run]:
@@ -190,26 +217,32 @@ class Reader(Artifacts):
 
     def histories(self, run_ids: Sequence[str]) -> pd.DataFrame:
         """Return (run_id, epoch, metrics) of seed runs, a row per run and epoch."""
-        columns = []
-        for metric in EPOCH_METRICS:
-            points = self._points(run_ids, metric)
-            index = pd.MultiIndex.from_tuples([p[:2] for p in points], names=["run_id", "epoch"])
-            columns.append(pd.Series([p[2] for p in points], index=index, name=metric, dtype=float))
-        table = pd.concat(columns, axis=1).reset_index()
-        return table.astype({"train_misses": "int64", "test_misses": "int64", "epoch": "int64"})
+        points = self._points_of_client if self.database is None else self._points_of_database
+        long = pd.DataFrame(points(run_ids), columns=["run_id", "epoch", "metric", "value"])
+        table = long.pivot(index=["run_id", "epoch"], columns="metric", values="value")
+        counts = {"train_misses": "int64", "test_misses": "int64"}
+        return table.reset_index().rename_axis(columns=None).astype(counts)
 
-    def _points(self, run_ids: Sequence[str], metric: str) -> list[tuple[str, int, float]]:
-        if self.database is not None:
-            store, found = sql_store(self.client), []
-            for i in range(0, len(run_ids), 100):  # one query for many runs, below its limit
-                some = list(run_ids[i : i + 100])
-                found += store.get_metric_history_bulk(some, metric, 1_000_000)
-            return [(point.run_id, point.step, point.value) for point in found]
+    def _points_of_database(self, run_ids: Sequence[str]) -> list[tuple[str, int, str, float]]:
+        columns = SqlMetric.run_uuid, SqlMetric.step, SqlMetric.key, SqlMetric.value
+        found = []
+        with sql_store(self.client).engine.connect() as connection:
+            for i in range(0, len(run_ids), PAGE):
+                some = SqlMetric.run_uuid.in_(run_ids[i : i + PAGE])
+                wanted = select(*columns, SqlMetric.is_nan).where(
+                    some, SqlMetric.key.in_(EPOCH_METRICS)
+                )
+                for run_id, epoch, metric, value, is_nan in connection.execute(wanted):
+                    found.append((run_id, epoch, metric, math.nan if is_nan else value))
+        return found
+
+    def _points_of_client(self, run_ids: Sequence[str]) -> list[tuple[str, int, str, float]]:
+        which = [(run_id, metric) for run_id in run_ids for metric in EPOCH_METRICS]
         with ThreadPoolExecutor(8) as pool:
-            histories = pool.map(lambda r: self.client.get_metric_history(r, metric), run_ids)
+            histories = pool.map(lambda pair: self.client.get_metric_history(*pair), which)
             return [
-                (run_id, point.step, point.value)
-                for run_id, history in zip(run_ids, histories, strict=True)
+                (run_id, point.step, metric, point.value)
+                for (run_id, metric), history in zip(which, histories, strict=True)
                 for point in history
             ]
 
@@ -219,11 +252,11 @@ def last_run(run: Run) -> int:
     return int(run.data.tags.get(LAST_RUN, run.info.start_time))
 
 
-def _all_pages(page_of: Callable[[str | None], Any]) -> list[Any]:
-    found, token = [], None
+def _pages(page_of: Callable[[str | None], Any]) -> Iterator[Any]:
+    token = None
     while True:
         page = page_of(token)
-        found += page
+        yield page
         token = page.token
         if not token:
-            return found
+            return

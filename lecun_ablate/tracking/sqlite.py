@@ -1,76 +1,22 @@
-"""MLflow's store in an SQLite file: where it is, how it is created and set up."""
+"""MLflow's store in an SQLite file: how ours differs from what MLflow makes of it."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sqlite3
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.dbmodels.models import SqlExperiment, SqlRun
 from sqlalchemy import event, func, literal, select, update
 
-from lecun_ablate.errors import LecunAblateError
-
-DATABASE = "mlflow.db"
+from lecun_ablate.tracking.address import artifact_folder
 
 
 def sql_store(client: MlflowClient) -> Any:
     """Return the SqlAlchemyStore behind a client: MLflow's own ways to it are many times slower."""
     return client._tracking_client.store
-
-
-def artifact_folder(database: Path) -> Path:
-    """Return where the artifacts of a database file are, so that the two can move together."""
-    return database.parent / "mlruns"
-
-
-def database_path(uri: str) -> Path | None:
-    """Return the file of a sqlite address, or None for other stores."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    return Path(uri.removeprefix("sqlite:///").split("?")[0]).resolve()
-
-
-def refuse_file_store(uri: str) -> None:
-    """Raise where an old MLflow file store would make the client and the UI fail."""
-    if urlsplit(uri).scheme in ("", "file"):
-        raise LecunAblateError(
-            f"MLFLOW_TRACKING_URI={uri}: MLflow no longer writes file stores: use "
-            f"sqlite:///{DATABASE} or a server"
-        )
-    database = database_path(uri)
-    folder = Path("mlruns") if database is None else artifact_folder(database)
-    for meta in folder.glob("*/meta.yaml"):
-        if meta.parent.name.isdigit():
-            raise LecunAblateError(
-                f"{meta}: {folder} holds a store of an old MLflow, beside which neither MLflow's "
-                f"client nor its UI starts: move {folder} away, or convert it with "
-                "`mlflow migrate-filestore`"
-            )
-
-
-def create(database: Path) -> None:
-    """Create an empty store. It appears under its name only when it is whole."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    unfinished = database.with_name(database.name + ".creating")
-    for left in database.parent.glob(unfinished.name + "*"):
-        left.unlink()
-    artifacts = artifact_folder(database)
-    try:
-        artifacts.mkdir(exist_ok=True)
-        store = SqlAlchemyStore(f"sqlite:///{unfinished}", str(artifacts))
-        store.engine.dispose()
-        with contextlib.closing(sqlite3.connect(unfinished)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")  # persists; makes writes faster
-        os.replace(unfinished, database)
-    except (OSError, sqlite3.Error, MlflowException) as error:
-        raise LecunAblateError(f"{database}: cannot be created: {error}") from error
 
 
 def keep_artifacts_beside(client: MlflowClient, database: Path) -> None:

@@ -31,7 +31,7 @@ from lecun_ablate.interrupts import held_back
 from lecun_ablate.lock import exclusive
 from lecun_ablate.plan import Plan
 from lecun_ablate.provenance import environment, git_commit
-from lecun_ablate.tracking.connection import address
+from lecun_ablate.tracking.address import address, database_path
 from lecun_ablate.tracking.ended_run import EndedRun, insert_run, params
 from lecun_ablate.tracking.names import (
     ARM,
@@ -51,13 +51,9 @@ from lecun_ablate.tracking.names import (
     STUDIES,
     SUMMARY,
 )
+from lecun_ablate.tracking.new_store import create
 from lecun_ablate.tracking.reader import Reader, SeedRun, last_run
-from lecun_ablate.tracking.sqlite import (
-    create,
-    database_path,
-    follow_moved_artifacts,
-    sync_less,
-)
+from lecun_ablate.tracking.sqlite import follow_moved_artifacts, sync_less
 
 __all__ = [
     "COMMIT",
@@ -141,7 +137,7 @@ class Store(Reader):
         where = [experiment_id]
         if self.database is not None:  # locked: nobody else can be running anything in it
             where = [experiment.experiment_id for experiment in self._experiments()]
-        dead = self._runs(where, f"attributes.status = 'RUNNING' and tags.`{LEVEL}` LIKE '%'")
+        dead = list(self._runs(where, f"attributes.status = 'RUNNING' and tags.`{LEVEL}` LIKE '%'"))
         halves = [run for run in dead if run.data.tags[LEVEL] in ("run", "trial")]
         for run in dead:
             self.client.set_terminated(run.info.run_id, "KILLED")
@@ -262,7 +258,7 @@ class Store(Reader):
         own = dict(zip(frame.run_id, frame.arm, strict=True))
         alive = {r.info.run_id: r for r in self.search(experiment_id, lecun_ablate__level="arm")}
         elsewhere: dict[str, Counter[str]] = {arm: Counter() for arm in arms}
-        for run in self.search(experiment_id, lecun_ablate__level="run"):
+        for run in self._each(experiment_id, lecun_ablate__level="run"):
             run_id, tags = run.info.run_id, run.data.tags
             arm = own.get(run_id) or (tags[ARM] if tags[PLAN] == plan.key else None)
             if arm is None or tags[PARENT] == arms[arm]:

@@ -1,0 +1,48 @@
+"""Where the MLflow store is. Imports nothing of MLflow's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from lecun_ablate.errors import LecunAblateError
+
+DATABASE = "mlflow.db"
+
+
+def address(uri: str | None = None) -> str:
+    """Return `uri`, else MLFLOW_TRACKING_URI, else ./mlflow.db; refuse what MLflow cannot open."""
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DATABASE}"
+    refuse_file_store(uri)
+    return uri
+
+
+def artifact_folder(database: Path) -> Path:
+    """Return where the artifacts of a database file are, so that the two can move together."""
+    return database.parent / "mlruns"
+
+
+def database_path(uri: str) -> Path | None:
+    """Return the file of a sqlite address, or None for other stores."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(uri.removeprefix("sqlite:///").split("?")[0]).resolve()
+
+
+def refuse_file_store(uri: str) -> None:
+    """Raise where an old MLflow file store would make the client and the UI fail."""
+    if urlsplit(uri).scheme in ("", "file"):
+        raise LecunAblateError(
+            f"MLFLOW_TRACKING_URI={uri}: MLflow no longer writes file stores: use "
+            f"sqlite:///{DATABASE} or a server"
+        )
+    database = database_path(uri)
+    folder = Path("mlruns") if database is None else artifact_folder(database)
+    for meta in folder.glob("*/meta.yaml"):
+        if meta.parent.name.isdigit():
+            raise LecunAblateError(
+                f"{meta}: {folder} holds a store of an old MLflow, beside which neither MLflow's "
+                f"client nor its UI starts: move {folder} away, or convert it with "
+                "`mlflow migrate-filestore`"
+            )
