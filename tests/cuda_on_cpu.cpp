@@ -146,7 +146,7 @@ void functions(int count, const T* x, T* exponential, T* hyperbolic, T* normal, 
     for (int i = 0; i < count; ++i) {
         exponential[i] = Math::exp(x[i]);
         hyperbolic[i] = Math::tanh(x[i]);
-        normal[i] = Math::normal_cdf(x[i]);
+        normal[i] = normal_cdf<Math>(x[i]);
         logarithm[i] = Math::log_one(x[i]);
     }
 }

@@ -42,32 +42,14 @@ struct ElementaryMath {
         return e / (e + 2);
     }
 
-    // erfc(z) = exp(-z^2) p(s) / (1 + 2 z) with s = (z - 3) / (z + 3): Shepherd and Laframboise 1981,
-    // Mathematics of Computation 36; p is the Chebyshev interpolant of native/simd.hpp.
-    LECUN_FORMULA static T normal_cdf(T x) {
-        constexpr T bound = 40;  // the tail is 0 long before
-        const T z = clamp(T(0.70710678118654752440) * (x < 0 ? -x : x), bound);
-        const T s = (z - 3) / (z + 3);
-        T p;
-        if constexpr (kDouble) {
-            constexpr T c[] = {
-                1.25300805826972964, -0.135621106124580685, -0.0475622943534463728,
-                0.129645158702705516, -0.119273663415528533, 0.0683080273458045873,
-                -0.0237705149142336714, 0.00252939178827044538, 0.0018886903120037819,
-                -0.00077983203796111149, -0.000105159490337759744, 0.000125098151748643215,
-                4.94814787557653947e-6, -0.0000200966308759539524, -7.27587574666718295e-7,
-                3.46399753235290422e-6, 3.48991978897442946e-7, -6.05004862393350368e-7,
-                -1.31116613753645882e-7, 9.18624302614384661e-8, 3.29163439676632021e-8,
-                -8.50011950211530655e-9, -4.21010497511919487e-9};
-            p = polynomial(s, c);
-        } else {
-            constexpr T c[] = {1.253008081f,     -0.1356209858f, -0.04756398125f, 0.1296416953f,
-                               -0.1192538743f,   0.06833775691f, -0.02385143506f, 0.0024204604f,
-                               0.002022646218f,  -0.0005971178565f, -0.0001796113463f};
-            p = polynomial(s, c);
-        }
-        const T tail = T(0.5) * exp(-z * z) * p / (2 * z + 1);
-        return x > 0 ? 1 - tail : tail;
+    LECUN_FORMULA static T at_most(T x, T bound) { return x > bound ? bound : x; }
+
+    template <int n>
+    LECUN_FORMULA static T polynomial(T x, const T (&coefficients)[n]) {
+        T sum = coefficients[n - 1];
+#pragma unroll
+        for (int k = n - 2; k >= 0; --k) sum = fused(sum, x, coefficients[k]);
+        return sum;
     }
 
     // A softmax calls it 20 times: no copy for each, or it takes all the registers.
@@ -92,14 +74,6 @@ private:
         int n;
         T rest;  // x = n log 2 + rest with |rest| <= log(2) / 2
     };
-
-    template <int n>
-    LECUN_FORMULA static T polynomial(T x, const T (&coefficients)[n]) {
-        T sum = coefficients[n - 1];
-#pragma unroll
-        for (int k = n - 2; k >= 0; --k) sum = fused(sum, x, coefficients[k]);
-        return sum;
-    }
 
     // x within [-bound, bound]; NaN stays NaN
     LECUN_FORMULA static T clamp(T x, T bound) {

@@ -75,8 +75,8 @@ ALWAYS_INLINE inline V sum_lanes(const V* rows) {
     return a[0];
 }
 
-// min(x, bound) and max(x, bound), except that NaN stays NaN. GCC makes a single instruction of a
-// comparison only where it cannot see that the bound is a constant.
+// A constant that GCC does not see as one: it makes a single instruction of a comparison and a
+// choice only where it cannot.
 template <class V>
 ALWAYS_INLINE inline V hide(V constant) {
 #if defined(__AVX512F__)
@@ -91,27 +91,6 @@ ALWAYS_INLINE inline V hide(V constant) {
 #endif
     return constant;
 }
-template <class V, class T>
-ALWAYS_INLINE inline V at_most(V x, T bound) {
-    const V limit = hide(V{} + bound);
-    return limit < x ? limit : x;
-}
-template <class V, class T>
-ALWAYS_INLINE inline V at_least(V x, T bound) {
-    const V limit = hide(V{} + bound);
-    return limit > x ? limit : x;
-}
-
-// Horner's rule in two interleaved chains, for half the latency.
-template <class T, class V, int n>
-ALWAYS_INLINE inline V polynomial(V x, const T (&coefficients)[n]) {
-    const V square = x * x;
-    V chain[2] = {V{} + coefficients[n - 1], V{} + coefficients[n - 2]};
-    unroll<n - 2>([&](auto k) ALWAYS_INLINE {
-        chain[k % 2] = chain[k % 2] * square + coefficients[n - 3 - k];
-    });
-    return n % 2 ? chain[1] * x + chain[0] : chain[0] * x + chain[1];
-}
 
 // Elementary functions on all lanes at once, without branches, good to a few units in the last
 // place.
@@ -122,6 +101,27 @@ struct VectorMath {
     using Mask = typename VectorTypes<T, lanes>::Mask;
     using Int = typename Float<T>::Int;
     static constexpr bool kDouble = sizeof(T) == 8;
+
+    // min(x, bound) and max(x, bound), except that NaN stays NaN
+    ALWAYS_INLINE static Number at_most(Number x, T bound) {
+        const Number limit = hide(Number{} + bound);
+        return limit < x ? limit : x;
+    }
+    ALWAYS_INLINE static Number at_least(Number x, T bound) {
+        const Number limit = hide(Number{} + bound);
+        return limit > x ? limit : x;
+    }
+
+    // Horner's rule in two interleaved chains, for half the latency.
+    template <int n>
+    ALWAYS_INLINE static Number polynomial(Number x, const T (&coefficients)[n]) {
+        const Number square = x * x;
+        Number chain[2] = {Number{} + coefficients[n - 1], Number{} + coefficients[n - 2]};
+        unroll<n - 2>([&](auto k) ALWAYS_INLINE {
+            chain[k % 2] = chain[k % 2] * square + coefficients[n - 3 - k];
+        });
+        return n % 2 ? chain[1] * x + chain[0] : chain[0] * x + chain[1];
+    }
 
     ALWAYS_INLINE static Number exp(Number x) {
         constexpr T bound = kDouble ? 746 : 105;  // beyond, the result is 0 or infinity
@@ -138,34 +138,6 @@ struct VectorMath {
         const Number scale = power_of_two(r.n);
         const Number e = scale * expm1_reduced(r.rest) + (scale - T(1));
         return e / (e + T(2));
-    }
-
-    ALWAYS_INLINE static Number normal_cdf(Number x) {
-        // erfc(z) = exp(-z^2) p(s) / (1 + 2z) with s = (z - 3) / (z + 3): Shepherd and Laframboise
-        // 1981, Mathematics of Computation 36; p is a Chebyshev interpolant, good to 2^-52 (2^-24)
-        constexpr T bound = 40;  // the tail is 0 long before
-        const Number z = at_most(T(0.70710678118654752440) * (x < Number{} ? -x : x), bound);
-        const Number s = (z - T(3)) / (z + T(3));
-        Number p;
-        if constexpr (kDouble) {
-            constexpr T c[] = {
-                1.25300805826972964, -0.135621106124580685, -0.0475622943534463728,
-                0.129645158702705516, -0.119273663415528533, 0.0683080273458045873,
-                -0.0237705149142336714, 0.00252939178827044538, 0.0018886903120037819,
-                -0.00077983203796111149, -0.000105159490337759744, 0.000125098151748643215,
-                4.94814787557653947e-6, -0.0000200966308759539524, -7.27587574666718295e-7,
-                3.46399753235290422e-6, 3.48991978897442946e-7, -6.05004862393350368e-7,
-                -1.31116613753645882e-7, 9.18624302614384661e-8, 3.29163439676632021e-8,
-                -8.50011950211530655e-9, -4.21010497511919487e-9};
-            p = polynomial(s, c);
-        } else {
-            constexpr T c[] = {1.253008081f,     -0.1356209858f, -0.04756398125f, 0.1296416953f,
-                               -0.1192538743f,   0.06833775691f, -0.02385143506f, 0.0024204604f,
-                               0.002022646218f,  -0.0005971178565f, -0.0001796113463f};
-            p = polynomial(s, c);
-        }
-        const Number tail = T(0.5) * exp(-z * z) * p / (T(2) * z + T(1));
-        return x > Number{} ? T(1) - tail : tail;
     }
 
     static T exp_one(T x) { return exp(Number{} + x)[0]; }
