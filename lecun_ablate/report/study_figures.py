@@ -29,7 +29,7 @@ def validation_error(result: StudyResult) -> Figure:
     a trial; else a point per trial. Diverged trials are crosses.
     """
     fields = list(result.study.search)
-    figure = Figure(figsize=(max(7.5, 4.5 * len(fields)), 4.8), layout="constrained")
+    figure = Figure(figsize=(max(9, 2 + 4.5 * len(fields)), 4.8), layout="constrained")
     with sns.axes_style("ticks", STYLE):
         axes = figure.subplots(1, len(fields), sharey=True, squeeze=False)[0]
     arms = [arm.arm for arm in result.arms]
@@ -50,7 +50,10 @@ def validation_error(result: StudyResult) -> Figure:
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.yaxis.set_minor_formatter(_minor)
     axes[0].set_ylabel("validation error [%]")
-    axes[-1].legend(title=f"best, on {result.study.confirm.seeds} fresh seeds", frameon=False)
+    figure.legend(
+        *axes[-1].get_legend_handles_labels(), loc="outside right upper", frameon=False,
+        title=f"best, on {result.study.confirm.seeds} fresh seeds",
+    )  # fmt: skip
     band = f"bands: sd over {len(result.study.seeds)} seeds" if _is_curve(result) else "trials"
     figure.suptitle(f"{result.study.name} on {result.data} ({band}; x: diverged)")
     return figure
