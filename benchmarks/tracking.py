@@ -31,7 +31,8 @@ from lecun_ablate.initial import SHAPES
 from lecun_ablate.plan import Plan
 from lecun_ablate.recipe import Recipe
 from lecun_ablate.runner import Prepared, execute
-from lecun_ablate.tracking.store import EPOCH_METRICS, Store
+from lecun_ablate.tracking.names import EPOCH_METRICS
+from lecun_ablate.tracking.store import Store
 from lecun_ablate.trainers.base import Trainer
 from lecun_ablate.trainers.cuda import CudaTrainer
 

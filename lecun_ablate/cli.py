@@ -387,8 +387,8 @@ def _main(arguments: list[str]) -> int:
         status = app(arguments, prog_name=PROGRAM, standalone_mode=False) or 0
         if status == INTERRUPTED:
             again = " without --fresh" if "--fresh" in arguments else ""
-            print(f"interrupted: what had finished is kept; run the same command{again} to go on",
-                  file=sys.stderr)  # fmt: skip
+            kept = f": what had finished is kept; run the same command{again} to go on"
+            print("interrupted" + kept * (arguments[0] in ("run", "study")), file=sys.stderr)
         return status
     except typer.TyperException as error:  # a wrong option, say; it prints itself
         error.show()

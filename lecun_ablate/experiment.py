@@ -139,12 +139,18 @@ class GrowingSeeds(BaseModel):
     until: Until
 
 
+def _not_studies(name: str) -> str:
+    if name == "studies":
+        raise ValueError("is where MLflow holds the studies: give the experiment another name")
+    return name
+
+
 class ExperimentFile(BaseModel):
     """The keys of an experiment YAML. The overrides in it are validated as recipes."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Name
+    name: Annotated[Name, AfterValidator(_not_studies)]
     question: str = ""
     data: Data = DEFAULT_DATA
     components: Files = []

@@ -25,7 +25,8 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+", encoding="utf-8", opener=_private)  # noqa: SIM115  (closed below)
     except OSError as error:
-        raise LecunAblateError(f"{path}: cannot be written: {error.strerror}") from None
+        whose = f" (it belongs to {_owner(path)})" if isinstance(error, PermissionError) else ""
+        raise LecunAblateError(f"{path}: cannot be written: {error.strerror}{whose}") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -46,6 +47,13 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
+
+
+def _owner(path: Path) -> str:
+    try:
+        return path.owner()
+    except (OSError, KeyError):
+        return "another user"
 
 
 def _private(path: str, flags: int) -> int:

@@ -21,7 +21,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -106,6 +106,7 @@ class Component:
     origin: str  # where it was registered, for people
     file: Path | None = None  # the user's file of components it came from
     digest: str | None = None  # SHA-256 of its source; None for what is built in
+    source: bytes | None = field(default=None, repr=False)  # of that file, as it was run
 
     def __call__(self, *arguments: Any) -> Any:
         """Call the component without those trailing arguments that it does not take."""
@@ -127,7 +128,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._components: dict[str, dict[str, Component]] = {kind: {} for kind in KINDS}
-        self._loading: tuple[Path, str] | None = None
+        self._loading: tuple[Path, str, bytes] | None = None
 
     def names(self, kind: str) -> list[str]:
         """Return the names of a kind, in order of registration."""
@@ -158,7 +159,7 @@ class Registry:
 
         def enter(thing: Any) -> Any:
             key = name or getattr(thing, "__name__", None)
-            origin, file, digest = self._origin(thing)
+            origin, file, digest, source = self._origin(thing)
             if not isinstance(key, str):
                 raise ConfigError(
                     f"{origin}: {kind} without a name: expected @register({kind!r}, NAME)"
@@ -171,25 +172,25 @@ class Registry:
                 )
             function = thing() if inspect.isclass(thing) else thing
             arity = _arity(KINDS[kind], key, function, origin)
-            components[key] = Component(kind, key, function, arity, origin, file, digest)
+            components[key] = Component(kind, key, function, arity, origin, file, digest, source)
             return thing
 
         return enter
 
-    def _origin(self, thing: Any) -> tuple[str, Path | None, str | None]:
-        """Return where a component comes from: for people, its file of components, its digest."""
+    def _origin(self, thing: Any) -> tuple[str, Path | None, str | None, bytes | None]:
+        """Return where a component comes from: for people, its file, its digest, the source."""
         module = getattr(thing, "__module__", None) or "this session"
         if module.startswith("lecun_ablate."):
-            return module, None, None
+            return module, None, None, None
         if self._loading is not None:
-            path, digest = self._loading
-            return str(path), path, digest
+            path, digest, source = self._loading
+            return str(path), path, digest, source
         try:  # defined in a session or a script of the user's
             lines, first = inspect.getsourcelines(thing)
         except (OSError, TypeError):
-            return module, None, hashlib.sha256(repr(thing).encode()).hexdigest()
+            return module, None, hashlib.sha256(repr(thing).encode()).hexdigest(), None
         digest = hashlib.sha256("".join(lines).encode()).hexdigest()
-        return f"{inspect.getsourcefile(thing)}:{first}", None, digest
+        return f"{inspect.getsourcefile(thing)}:{first}", None, digest, None
 
     def load(self, file: str | Path) -> None:
         """Run a Python file that registers components; loading it again changes nothing.
@@ -211,7 +212,7 @@ class Registry:
         module.__file__ = str(path)
         sys.modules[module.__name__] = module  # so that dataclasses and inspect find their source
         before = {kind: dict(components) for kind, components in self._components.items()}
-        outer, self._loading = self._loading, (path, digest)
+        outer, self._loading = self._loading, (path, digest, source)
         try:
             exec(compile(source, str(path), "exec"), module.__dict__)
             if not any(c.file == path and c.digest == digest for c in self._all()):

@@ -22,7 +22,9 @@ from lecun_ablate.provenance import environment, git_commit
 from lecun_ablate.recipe import Recipe, run_key
 from lecun_ablate.registry import NameTaken, registry
 from lecun_ablate.runner import metrics
-from lecun_ablate.tracking.store import EPOCH_METRICS, SeedRun, Store
+from lecun_ablate.tracking.names import EPOCH_METRICS
+from lecun_ablate.tracking.reader import SeedRun
+from lecun_ablate.tracking.store import Store
 from lecun_ablate.trainers.base import Run, Trainer
 
 COMPARED = tuple(name for name in EPOCH_METRICS if name != "epoch_seconds")

@@ -32,9 +32,9 @@ from lecun_ablate.interrupts import held_back
 from lecun_ablate.network import Network
 from lecun_ablate.plan import Plan
 from lecun_ablate.recipe import Recipe
-from lecun_ablate.tracking.names import ANSWERS, NOTE, WEIGHTS
+from lecun_ablate.tracking.names import ANSWERS, EPOCH_METRICS, NOTE, WEIGHTS
 from lecun_ablate.tracking.reader import Finished
-from lecun_ablate.tracking.store import EPOCH_METRICS, Store
+from lecun_ablate.tracking.store import Store
 from lecun_ablate.trainers.base import EpochReport, Run, Trainer
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Results:
     Columns of `frame`: arm, seed, epoch, the metrics of tracking.names.EPOCH_METRICS (errors as
     fractions, losses as means over the images), status ("finished", "diverged" or "collapsed")
     and run_id. `origins` has a row per run: run_id, the git commit or None, and the environment
-    (tracking.environment) in which it was trained.
+    (provenance.environment) in which it was trained.
     """
 
     plan: Plan
@@ -180,16 +180,18 @@ def execute(
     prepared = _with_earlier_seeds(prepared, store, experiment_id, finished, notice)
     plan = prepared.plan
     _delete_lost(plan, store, lost, notice)
-    run_id = store.begin(experiment_id, plan)
-    arms = {
-        arm.name: store.begin_arm(experiment_id, run_id, plan, arm.name)
-        for arm in plan.experiment.arms
-    }
     # what only results need takes seconds to import, most of them while the trainer is at work
     importing = threading.Thread(target=import_module, args=("lecun_ablate.report.page",))
     importing.start()
     status = "KILLED"
+    begun: list[str] = []  # runs to end; held back: an interruption waits until they are known
+    arms: dict[str, str] = {}
     try:
+        with held_back():
+            begun.append(run_id := store.begin(experiment_id, plan))
+        for arm in plan.experiment.arms:
+            with held_back():
+                arms[arm.name] = store.begin_arm(experiment_id, run_id, plan, arm.name)
         results = _complete(prepared, store, experiment_id, run_id, arms, finished, progress)
         from lecun_ablate.report import evidence
 
@@ -203,9 +205,10 @@ def execute(
         store.set_tags(run_id, {NOTE: evidence.answer(shown)})
         for name, table in results.frame.groupby("arm", sort=False):
             numbers, tags = evidence.arm_summary(shown, name)
-            arms[name] = store.summarise_arm(
-                experiment_id, run_id, prepared.plan, name, arms[name], table, numbers, tags
-            )
+            with held_back():
+                arms[name] = store.summarise_arm(
+                    experiment_id, run_id, prepared.plan, name, arms[name], table, numbers, tags
+                )
         store.gather(experiment_id, prepared.plan, arms, results.final)
         for name, picture in _connectivity_pictures(plan.experiment).items():
             store.put(arms[name], {"connectivity.png": picture})
@@ -215,7 +218,7 @@ def execute(
         status = "FAILED"
         raise
     finally:
-        store.end([*arms.values(), run_id], status)
+        store.end([*arms.values(), *begun], status)
         importing.join()
 
 
@@ -425,12 +428,19 @@ def _run_artifacts(
         "prediction": report.scores["test"].predictions,
     }
     parquet.write_table(pa.table(columns), answers)  # at a fifth of what pandas takes
-    files = {f"components/{c.file.name}": c.file for c in recipe.user_components if c.file}
-    return {
-        WEIGHTS: weights.getvalue(),
-        ANSWERS: answers.getvalue(),
-        **files,
-    }
+    return {WEIGHTS: weights.getvalue(), ANSWERS: answers.getvalue(), **_component_files(recipe)}
+
+
+def _component_files(recipe: Recipe) -> dict[str, bytes]:
+    """Return the files of a recipe's own components, as they were when they were loaded."""
+    files: dict[str, bytes] = {}
+    for component in recipe.user_components:
+        if component.file and component.source is not None:
+            name = component.file.name
+            if files.get(f"components/{name}", component.source) != component.source:
+                name = f"{component.file.stem}_{component.digest[:8]}.py"  # two of one name
+            files[f"components/{name}"] = component.source
+    return files
 
 
 def _connectivity_pictures(experiment: Experiment) -> dict[str, bytes]:

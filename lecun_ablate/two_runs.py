@@ -11,7 +11,8 @@ import pandas as pd
 from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.network import NO_DIGIT
 from lecun_ablate.statistics import TwoRuns, mcnemar
-from lecun_ablate.tracking.store import SeedRun, Store
+from lecun_ablate.tracking.reader import SeedRun
+from lecun_ablate.tracking.store import Store
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def compare_runs(store: Store, first_id: str, second_id: str) -> RunComparison:
     differing = pd.DataFrame(
         {"image": rows, "label": labels[rows], "first": one[rows], "second": two[rows]}
     ).astype(object)
-    differing = differing.where(differing != NO_DIGIT, None)
+    for answer in ("first", "second"):
+        differing[answer] = differing[answer].where(differing[answer] != NO_DIGIT, None)
     errors = float(np.mean(one != labels)), float(np.mean(two != labels))
     return RunComparison(first, second, errors, mcnemar(one, two, labels), differing)

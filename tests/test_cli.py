@@ -247,6 +247,15 @@ def test_a_fallback_cannot_be_missed(command, monkeypatch, tmp_path):
     assert json.loads(command("show", "notebook/digits", "--json")[1])["data"] == "digits"
 
 
+def test_names_that_cannot_be_found_again_are_refused(command, workplace):
+    (workplace / "x.yaml").write_text("name: studies\ndata: digits\n")
+    status, _, err = command("run", "x.yaml")
+    assert status == 2 and "x.yaml:1: name" in err and "another name" in err
+    (workplace / "x.yaml").write_text("data: digits\n")
+    status, _, err = command("show", "x.yaml")
+    assert status == 2 and "x.yaml: name is missing" in err
+
+
 def test_an_old_file_store_is_refused_with_the_way_out(command, workplace):
     (workplace / "mlruns/0").mkdir(parents=True)
     (workplace / "mlruns/0/meta.yaml").write_text("name: old")

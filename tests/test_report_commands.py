@@ -18,8 +18,10 @@ from lecun_ablate.data import Digits
 from lecun_ablate.registry import registry
 from lecun_ablate.reproduce import Reproduction, _side_by_side
 from lecun_ablate.statistics import compare, seeds_needed, stopping
+from lecun_ablate.tracking.reader import SeedRun
 from lecun_ablate.tracking.store import Store
 from lecun_ablate.trainers import native
+from lecun_ablate.two_runs import compare_runs
 
 YAML = """
 # python -m lecun_ablate run pair.yaml
@@ -150,6 +152,7 @@ def test_compare_counts_the_digits_on_which_two_runs_differ(pair, command):
                               "error": np.mean(one != labels)}  # fmt: skip
     rows = [row["image"] for row in found["differing_digits"]]
     assert rows == np.flatnonzero(one != two).tolist()
+    assert all(isinstance(row[k], int) for row in found["differing_digits"] for k in row)
     text = command("compare", *ids)[1]
     assert "McNemar" in text and "tanh seed 0" in text and "that takes seeds" in text
 
@@ -277,6 +280,60 @@ def test_components_of_ones_own_come_from_the_store(workplace, command):
     status, out, _ = command("reproduce", frame.run_id[0], "--components", "own.py")
     assert status == 1
     assert "activation 'bent': of own.py then," in out and "own.py now: other code" in out
+
+
+def test_image_255_is_no_digit_without_answer():
+    """An answer of 255 is none, but the image of that number is one like any other."""
+
+    class Made:
+        def seed_run(self, run_id):
+            params = {"data_digest": "x", "data": "made up"}
+            return SeedRun(run_id, "tanh", 0, "key", params, None, {})
+
+        def labels(self, run_id):
+            return np.full(300, 3, np.uint8)
+
+        def predictions(self, run_id):
+            answers = np.full(300, 3, np.uint8)
+            if run_id == "b":
+                answers[[7, 255]] = 255, 4
+            return answers
+
+    found = compare_runs(Made(), "a", "b").as_json()["differing_digits"]
+    assert found == [
+        {"image": 7, "label": 3, "first": 3, "second": None},
+        {"image": 255, "label": 3, "first": 3, "second": 4},
+    ]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_components_are_stored_as_they_were_trained(workplace, command):
+    """Two files of one name, one of them edited while its runs are in training."""
+    for folder, text in {"a": OWN, "b": OWN.replace("bent", "curved")}.items():
+        (workplace / folder).mkdir()
+        (workplace / folder / "own.py").write_text(text)
+    (workplace / "own.yaml").write_text(
+        "name: own\ndata: tiny\ncomponents: [a/own.py, b/own.py]\nseeds: 1\n"
+        "recipe: {activation: bent, output_activation: curved, epochs: 2}\n"
+    )
+
+    class Editing:
+        def begin(self, plan, todo):
+            (workplace / "a/own.py").write_text(OWN.replace("tanh(x)\n", "tanh(2 * x)\n"))
+
+        def epoch(self, *arguments):
+            (workplace / "b/own.py").unlink(missing_ok=True)
+
+        def end(self):
+            pass
+
+    frame = lecun_ablate.run("own.yaml", device="cpu", progress=Editing())
+    for name in ("bent", "curved"):
+        del registry._components["activation"][name]
+    status, out, err = command("reproduce", frame.run_id[0])
+    assert status == 0, out + err
+    for name in ("bent", "curved"):
+        del registry._components["activation"][name]
 
 
 @pytest.mark.usefixtures("tiny")

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+import signal
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,8 @@ from lecun_ablate import api, runner
 from lecun_ablate.data import Split
 from lecun_ablate.errors import ConfigError, LecunAblateError
 from lecun_ablate.experiment import load_experiment
-from lecun_ablate.tracking.store import EPOCH_METRICS, Store
+from lecun_ablate.tracking.names import EPOCH_METRICS
+from lecun_ablate.tracking.store import Store
 from lecun_ablate.trainers.base import EpochReport, Scores
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -269,6 +271,34 @@ def test_a_kill_while_an_arm_is_replaced(experiment, monkeypatch, moment):
     for arm in arms:
         history = Store().client.get_metric_history(arm.info.run_id, "test_error_n")
         assert [(point.step, point.value) for point in history] == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("moment", ["_create_arm", "_replace_arm"])
+def test_an_interruption_leaves_no_run_running(experiment, monkeypatch, moment):
+    """It comes once the runs are known that have to be marked."""
+    if moment == "_replace_arm":
+        execute(experiment)
+    original = getattr(Store, moment)
+
+    def interrupted(self, *arguments):
+        signal.raise_signal(signal.SIGINT)
+        return original(self, *arguments)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Store, moment, interrupted)
+            execute(experiment, seeds=3)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    store = Store()
+    top = store.experiment_runs(store.experiment("small/tiny").experiment_id)[0]
+    runs = store.search(top.info.experiment_id)
+    assert top.info.status == "KILLED"
+    assert {run.info.status for run in runs} <= {"KILLED", "FINISHED"}
+    assert len(runs) == (9 if moment == "_replace_arm" else 2)
+    execute(experiment, seeds=3)
+    assert len(parents()) == 6
 
 
 def test_runs_without_their_files_are_trained_again(experiment):

@@ -88,6 +88,7 @@ def test_artifacts_lie_where_mlflow_looks_for_them(store):
 def test_a_store_made_by_another_process_is_the_same(workplace, monkeypatch):
     database = workplace / "new/mlflow.db"
     database.parent.mkdir()
+    monkeypatch.setattr(new_store, "usable_cores", lambda: 2)
     new_store.begin(f"sqlite:///{database}")
     monkeypatch.setattr(new_store, "make", None)  # this process makes none
     new_store.create(database)
@@ -107,6 +108,7 @@ def test_a_store_made_by_another_process_is_the_same(workplace, monkeypatch):
 def test_a_store_is_made_here_where_the_other_process_fails(tmp_path, monkeypatch):
     database = tmp_path / "mlflow.db"
     monkeypatch.setattr(new_store.sys, "executable", "false")
+    monkeypatch.setattr(new_store, "usable_cores", lambda: 2)
     new_store.begin(f"sqlite:///{database}")
     monkeypatch.setattr(new_store, "make", lambda artifacts: str(artifacts).encode())
     new_store.create(database)
@@ -116,7 +118,10 @@ def test_a_store_is_made_here_where_the_other_process_fails(tmp_path, monkeypatc
 
 def test_no_store_is_made_where_there_is_one(workplace, monkeypatch):
     monkeypatch.setattr(new_store.subprocess, "Popen", None)
+    monkeypatch.setattr(new_store, "usable_cores", lambda: 2)
     new_store.begin()
+    with pytest.raises(TypeError):  # where there is none, one would be
+        new_store.begin(f"sqlite:///{workplace}/other.db")
 
 
 # ---- folders that move
@@ -164,6 +169,45 @@ def test_a_folder_can_be_moved_and_copied(here, monkeypatch, command, how):
         info = store.client.get_run(run_id).info
         assert Path(info.artifact_uri).is_relative_to(new), "where MLflow's UI looks"
         assert "weights.npz" in [entry.path for entry in store.client.list_artifacts(run_id)]
+
+
+def test_a_database_copied_without_its_files_leaves_them_alone(here, monkeypatch):
+    old, before = here
+    new = old.with_name("there")
+    new.mkdir()
+    for name in ("mlflow.db", "pair.yaml"):
+        shutil.copy(old / name, new)
+    left = content(old)
+    monkeypatch.chdir(new)
+    for seeds in (2, 3):  # the second finds a folder of its own
+        more = lecun_ablate.run("pair.yaml", trainer="torch", device="cpu", seeds=seeds)
+        assert set(before.run_id) < set(more.run_id), "trained once only"
+        assert content(old) == left
+    store = Store()
+    for run_id in set(more.run_id) - set(before.run_id):
+        place = Path(store.client.get_run(run_id).info.artifact_uri)
+        assert place.is_relative_to(new) and (place / "weights.npz").exists()
+    assert all(len(store.predictions(run_id)) == 20 for run_id in more.run_id.unique())
+
+
+def test_a_database_that_was_written_is_whole_by_itself(workplace):
+    with Store.writing() as store:
+        store.ensure_experiment("any/tiny")
+    shutil.copy("mlflow.db", "copy.db")  # without SQLite's log
+    with closing(sqlite3.connect("copy.db")) as connection:
+        assert ("any/tiny",) in connection.execute("SELECT name FROM experiments").fetchall()
+
+
+def test_a_store_that_cannot_be_written_to_the_end_is_no_bug(here, command):
+    with closing(sqlite3.connect("mlflow.db")) as connection:
+        connection.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON metrics "
+            "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+        )
+    status, _, err = command("run", "pair.yaml", "--seeds", "2", "--device", "cpu")
+    assert status == 1 and "bug" not in err
+    assert "mlflow.db: cannot be written: " in err and "database or disk is full" in err
+    assert "what had finished is kept: run the same command again" in err
 
 
 def test_artifacts_lie_beside_a_database_that_is_elsewhere(workplace, tiny, monkeypatch):

@@ -32,7 +32,8 @@ from lecun_ablate.studies.arm_search import MLFLOW_RUN
 from lecun_ablate.studies.optuna_storage import explained, open_storage
 from lecun_ablate.studies.study import SeedStudy
 from lecun_ablate.studies.study_records import DEFINITION, TRAINER, Records, latest, open_version
-from lecun_ablate.tracking.store import KEY, PARENT, Store
+from lecun_ablate.tracking.names import KEY, PARENT
+from lecun_ablate.tracking.store import Store
 from lecun_ablate.trainers.base import EpochReport
 
 SEED, STATUS, SECONDS = "seed", "status", "wall_seconds"

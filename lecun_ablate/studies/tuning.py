@@ -30,7 +30,8 @@ from lecun_ablate.studies.study_records import (
     latest,
     open_version,
 )
-from lecun_ablate.tracking.store import STUDIES, Store
+from lecun_ablate.tracking.names import STUDIES
+from lecun_ablate.tracking.store import Store
 from lecun_ablate.tracking.studies import begin_study, log_trial
 from lecun_ablate.trainers.base import Run, Trainer
 

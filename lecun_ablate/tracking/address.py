@@ -38,7 +38,9 @@ def refuse_file_store(uri: str) -> None:
             f"sqlite:///{DATABASE} or a server"
         )
     database = database_path(uri)
-    folder = Path("mlruns") if database is None else artifact_folder(database)
+    if database is None:
+        return
+    folder = artifact_folder(database)
     for meta in folder.glob("*/meta.yaml"):
         if meta.parent.name.isdigit():
             raise LecunAblateError(

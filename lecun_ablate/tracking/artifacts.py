@@ -85,7 +85,7 @@ class Artifacts(Connection):
         """Write artifacts: name -> bytes, text, or a file to copy."""
         if not artifacts:
             return
-        place = self._place(run_id)
+        place = self._own_place(run_id)
         if not urlsplit(place).scheme:  # a folder: MLflow's uploader is many times slower
             _write_files(Path(place), artifacts)
             return
@@ -102,18 +102,26 @@ class Artifacts(Connection):
 
     def _place(self, run_id: str) -> str:
         """Return where a run's artifacts are: a path, or the address of a remote place."""
-        if run_id not in self._infos:
-            self._infos[run_id] = self.client.get_run(run_id).info
-        info = self._infos[run_id]
+        stored = local_file_uri_to_path(self._info(run_id).artifact_uri)
+        moved = self._own_place(run_id)
+        # A database that was copied without its files finds them where they have stayed.
+        return stored if Path(stored).is_dir() and not Path(moved).is_dir() else moved
+
+    def _own_place(self, run_id: str) -> str:
+        """Return the same, but never a folder that belongs to another copy of the database."""
+        info = self._info(run_id)
         stored = local_file_uri_to_path(info.artifact_uri)
         if self.database is None or urlsplit(stored).scheme:
             return stored
         beside = artifact_folder(self.database)
         if Path(stored).is_relative_to(beside):
             return stored
-        moved = beside / info.experiment_id / run_id / "artifacts"
-        # A database that another program uses from elsewhere keeps its files there.
-        return stored if Path(stored).is_dir() and not moved.is_dir() else str(moved)
+        return str(beside / info.experiment_id / run_id / "artifacts")
+
+    def _info(self, run_id: str) -> RunInfo:
+        if run_id not in self._infos:
+            self._infos[run_id] = self.client.get_run(run_id).info
+        return self._infos[run_id]
 
 
 def _write_files(folder: Path, contents: Mapping[str, bytes | str | Path]) -> None:

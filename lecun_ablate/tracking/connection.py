@@ -37,18 +37,20 @@ class Connection:
         return str(self.database or without_passwords(self.uri))
 
     @contextlib.contextmanager
-    def explained(self, what: str) -> Iterator[None]:
+    def explained(self, what: str, way_out: str | None = None) -> Iterator[None]:
         """Turn whatever goes wrong into a LecunAblateError: the store, `what`, the way out."""
         try:
             yield
+        except LecunAblateError:
+            raise
         except Exception as error:  # SQLAlchemy, requests and MLflow each have errors of their own
-            way_out = (
-                "; if it was left by an interrupted `mlflow` command, move it away"
+            way_out = way_out or (
+                "if it was left by an interrupted `mlflow` command, move it away"
                 if self.database
-                else "; is the server running?"
+                else "is the server running?"
             )
             first = without_passwords(str(error).strip().split("\n")[0])
-            raise LecunAblateError(f"{self.where}: {what}: {first}{way_out}") from error
+            raise LecunAblateError(f"{self.where}: {what}: {first}; {way_out}") from error
 
     def link(self, experiment_id: str) -> str:
         """Return the address of an experiment in the MLflow UI."""

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.dbmodels.models import SqlMetric
 from sqlalchemy import select
 
-from lecun_ablate.errors import LecunAblateError, nearest
+from lecun_ablate.errors import ConfigError, LecunAblateError, nearest
 from lecun_ablate.plan import Plan
 from lecun_ablate.tracking.artifacts import Artifacts
 from lecun_ablate.tracking.names import (
@@ -85,7 +85,7 @@ class Reader(Artifacts):
         return self.client.get_experiment_by_name(name)
 
     def experiment_names(self) -> list[str]:
-        """Return the names of all the experiments that hold results of ours, studies left out."""
+        """Return the names of all experiments that are like ours, NAME/DATA, studies left out."""
         names = [experiment.name for experiment in self._experiments()]
         return [name for name in names if "/" in name and not name.startswith(STUDIES)]
 
@@ -147,7 +147,10 @@ class Reader(Artifacts):
         runs. Raises LecunAblateError with the nearest names.
         """
         if name_or_id.endswith((".yaml", ".yml")):
-            name_or_id = str(YamlFile(name_or_id).content.get("name"))
+            file = YamlFile(name_or_id)
+            if "name" not in file.content:
+                raise ConfigError(f"{name_or_id}: name is missing: expected an experiment's file")
+            name_or_id = str(file.content["name"])
         names = self.experiment_names()
         hits = [name for name in names if name_or_id in (name, name.rsplit("/", 1)[0])]
         runs = [

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
 from mlflow.store.tracking.dbmodels.models import SqlExperiment, SqlRun
-from sqlalchemy import event, func, literal, select, update
+from sqlalchemy import event, select, update
 
 from lecun_ablate.tracking.address import artifact_folder
 
@@ -42,13 +42,21 @@ def follow_moved_artifacts(client: MlflowClient, database: Path) -> None:
             connection.execute(
                 update(SqlExperiment).where(of_experiment).values(artifact_location=str(new))
             )
-            rest = func.substr(SqlRun.artifact_uri, len(old) + 1)
-            connection.execute(
-                update(SqlRun)
+            runs = connection.execute(
+                select(SqlRun.run_uuid, SqlRun.artifact_uri)
                 .where(SqlRun.experiment_id == experiment_id)
                 .where(SqlRun.artifact_uri.startswith(old, autoescape=True))
-                .values(artifact_uri=literal(str(new)).concat(rest))
             )
+            for run_id, place in runs.all():
+                if (new / run_id).is_dir():  # else its files have stayed where they were
+                    there = str(new) + place[len(old) :]
+                    of_run = SqlRun.run_uuid == run_id
+                    connection.execute(update(SqlRun).where(of_run).values(artifact_uri=there))
+
+
+def close(client: MlflowClient) -> None:
+    """Close all connections, so that SQLite moves into the file what stands in its log."""
+    sql_store(client).engine.dispose()
 
 
 def sync_less(client: MlflowClient) -> None:

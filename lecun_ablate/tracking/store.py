@@ -2,7 +2,8 @@
 
 Three levels of runs: an experiment, under it its arms, under each arm a run per seed. A seed run
 is written whole once its training has ended, and counts only when its status is FINISHED, which is
-the last thing written: whatever a killed process leaves behind is swept away by the next one.
+the last thing written, after its files. What a killed process leaves half-written on a server, the
+next one sweeps away; beside an SQLite file, a folder of files that no run names can be left.
 
 A seed run that several plans share stands under the arm that trained it; the others' arms link to
 that arm. Whatever is read starts from run keys, so every plan finds all of its runs.
@@ -11,13 +12,14 @@ that arm. Whatever is read starts from run keys, so every plan finds all of its 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,29 +50,27 @@ from lecun_ablate.tracking.names import (
     PLAN_FILE,
     SEEDS,
     STATUS,
-    STUDIES,
     SUMMARY,
 )
 from lecun_ablate.tracking.new_store import create
-from lecun_ablate.tracking.reader import Reader, SeedRun, last_run
-from lecun_ablate.tracking.sqlite import follow_moved_artifacts, sync_less
-
-__all__ = [
-    "COMMIT",
-    "ENVIRONMENT",
-    "EPOCH_METRICS",
-    "KEY",
-    "PARENT",
-    "STATUS",
-    "STUDIES",
-    "SeedRun",
-    "Store",
-    "last_run",
-]
+from lecun_ablate.tracking.reader import Reader
+from lecun_ablate.tracking.sqlite import close, follow_moved_artifacts, sync_less
 
 PROBE = "lecun_ablate.probe"  # an MLflow experiment, always deleted, that is written to try
 SUMMARISED = ("train_loss", "train_error", "test_loss", "test_error")
 BATCH = 1000  # metrics that MLflow takes at once
+
+
+def _writes(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Hold interruptions back while a method writes; say what is wrong where it cannot."""
+
+    @functools.wraps(method)
+    def guarded(self: Store, *arguments: Any, **named: Any) -> Any:
+        way_out = "what had finished is kept: run the same command again"
+        with held_back(), self.explained("cannot be written", way_out):
+            return method(self, *arguments, **named)
+
+    return guarded
 
 
 class Store(Reader):
@@ -100,11 +100,15 @@ class Store(Reader):
             store = cls(uri)
             if database is not None:
                 sync_less(store.client)
-            with store.explained("cannot be written"):
-                store._probe()
+            try:
+                with store.explained("cannot be written"):
+                    store._probe()
+                    if database is not None:
+                        follow_moved_artifacts(store.client, database)
+                yield store
+            finally:
                 if database is not None:
-                    follow_moved_artifacts(store.client, database)
-            yield store
+                    close(store.client)
 
     def _probe(self) -> None:
         """Write something that is nobody else's and that nobody sees."""
@@ -117,7 +121,7 @@ class Store(Reader):
                 self.client.restore_experiment(experiment_id)
         self.client.delete_experiment(experiment_id)
 
-    @held_back()
+    @_writes
     def ensure_experiment(self, name: str) -> str:
         """Return the id of the MLflow experiment of a name, creating it if need be."""
         found = self.experiment(name)
@@ -127,7 +131,7 @@ class Store(Reader):
             self.client.restore_experiment(found.experiment_id)
         return found.experiment_id
 
-    @held_back()
+    @_writes
     def sweep(self, experiment_id: str) -> int:
         """End what killed processes left RUNNING; return how many half-written runs went.
 
@@ -152,7 +156,7 @@ class Store(Reader):
         same = self.search(experiment_id, lecun_ablate__level="experiment", lecun_ablate__plan=key)
         return same[0] if same else None
 
-    @held_back()
+    @_writes
     def begin(self, experiment_id: str, plan: Plan) -> str:
         """Return the run of a plan, continued or new, RUNNING, with the plan as an artifact."""
         same = self.plan_run(experiment_id, plan.key)
@@ -173,7 +177,7 @@ class Store(Reader):
 
     # ---- arms
 
-    @held_back()
+    @_writes
     def begin_arm(self, experiment_id: str, parent: str, plan: Plan, arm: str) -> str:
         """Return the run of an arm under the plan's run, continued or new."""
         arms = self.search(experiment_id, lecun_ablate__level="arm", mlflow__parentRunId=parent)
@@ -201,7 +205,7 @@ class Store(Reader):
         self.client.set_terminated(old, "FINISHED")
         self.client.delete_run(old)
 
-    @held_back()
+    @_writes
     def summarise_arm(
         self,
         experiment_id: str,
@@ -247,7 +251,7 @@ class Store(Reader):
             self._replace_arm(experiment_id, old, run_id)
         return run_id
 
-    @held_back()
+    @_writes
     def gather(
         self, experiment_id: str, plan: Plan, arms: Mapping[str, str], frame: pd.DataFrame
     ) -> None:
@@ -276,7 +280,6 @@ class Store(Reader):
 
     # ---- runs
 
-    @held_back()
     def log_run(
         self,
         experiment_id: str,
@@ -322,7 +325,7 @@ class Store(Reader):
         self._infos[run.info.run_id] = run.info
         return run.info.run_id
 
-    @held_back()
+    @_writes
     def write(self, run: EndedRun, level: str, artifacts: Mapping[str, bytes | str | Path]) -> str:
         """Write a run that has ended, whole, and return its id."""
         run = replace(run, tags=_everywhere(run.name, level) | dict(run.tags))
@@ -335,7 +338,7 @@ class Store(Reader):
         folder = append_to_uri_path(self._folders[run.experiment_id], run_id, "artifacts")
         self._infos[run_id] = run.info(run_id, folder)
         self.put(run_id, artifacts)  # first, since the run counts as soon as it is inserted
-        insert_run(self.client, run, self._infos[run_id])
+        insert_run(self.client, run, run.info(run_id, self._place(run_id)))
         return run_id
 
     def _write_by_client(self, run: EndedRun, artifacts: Mapping[str, bytes | str | Path]) -> str:
@@ -349,13 +352,19 @@ class Store(Reader):
         self.client.set_terminated(run_id, "FINISHED", run.ended)
         return run_id
 
-    @held_back()
+    @_writes
     def end(self, run_ids: Sequence[str], status: str = "FINISHED") -> None:
-        """Set the final status of runs."""
+        """Set the final status of runs: of all that can be written, if one cannot."""
+        failures = []
         for run_id in run_ids:
-            self.client.set_terminated(run_id, status)
+            try:
+                self.client.set_terminated(run_id, status)
+            except Exception as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
-    @held_back()
+    @_writes
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run in one batch."""
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])

@@ -23,7 +23,6 @@ def begin_study(
     return same[0].info.run_id
 
 
-@held_back()
 def log_trial(
     store: Store,
     experiment_id: str,
