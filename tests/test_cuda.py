@@ -518,6 +518,7 @@ def test_a_gpu_that_cannot_be_used_leaves_the_torch_trainer(fake_gpu, change, re
 
 
 @pytest.mark.gpu
+@on_cpu
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_gpu_computes_the_bits_of_the_cpu(name, dtype):
