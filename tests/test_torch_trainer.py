@@ -1,6 +1,8 @@
 """The torch trainer: what holds for it alone. The suite for every trainer stands elsewhere."""
 
+import gc
 import hashlib
+import weakref
 from collections import Counter
 from contextlib import contextmanager
 from typing import ClassVar
@@ -148,7 +150,7 @@ def on_device(group: _Group, epochs: int = 1) -> Tensor:
         orders, rows = group.orders.take(epoch, range(len(group.runs)))
         order = torch.from_numpy(orders[rows]).T.contiguous()
         group.presentation = group.presentation or _Presentation(group, order)
-        group.presentation.epoch(order)
+        group.presentation.epoch(group, order)
     return group.weights
 
 
@@ -166,6 +168,23 @@ def test_an_order_kept_on_the_device_is_the_same_order(name):
     assert torch.equal(ordinary.weights, on_device(other, epochs=2))
 
 
+def test_a_dropped_group_is_freed_at_once():
+    """Its memory on a GPU, and that of its graph, is wanted by the next one."""
+    gc.disable()
+    try:
+        (group,) = groups(Recipe(), 1, graph_steps=0)
+        on_device(group)
+        dropped = [weakref.ref(x) for x in (group, group.presentation, group.weights, group.space)]
+        group = group.keep([0, 2])
+        assert [found() for found in dropped] == [None] * 4
+        on_device(group)
+        dropped = [weakref.ref(x) for x in (group, group.presentation, group.weights, group.space)]
+        del group
+        assert [found() for found in dropped] == [None] * 4
+    finally:
+        gc.enable()
+
+
 class FakeGraph:
     """A CUDA graph on the CPU: what is recorded is undone, and a replay does it."""
 
@@ -177,8 +196,8 @@ class FakeGraph:
 
     def replay(self):
         self.replays += 1
-        for _ in range(self.presentation.steps):
-            self.presentation.step()
+        for _ in range(self.group.presentation.steps):
+            self.group.presentation.step(self.group)
 
 
 @pytest.fixture
@@ -188,7 +207,7 @@ def fake_graphs(monkeypatch):
     def use(group: _Group):
         @contextmanager
         def record(graph):
-            graph.presentation = group.presentation
+            graph.group = group
             tensors = [group.weights, group.presentation.at, *group.state.values()]
             before = [t.clone() for t in tensors]
             try:
@@ -294,7 +313,7 @@ def test_a_step_is_some_sixty_operations(replicas):
     on_device(group)
     group.presentation.at.zero_()
     with Operations() as seen:
-        group.presentation.step()
+        group.presentation.step(group)
     no_kernel = {"empty", "empty_strided", "new_empty", "detach", "_unsafe_view"}
     assert sum(count for name, count in seen.names.items() if name not in no_kernel) <= 70
 
@@ -356,7 +375,7 @@ def test_nothing_on_a_gpu_waits_within_an_epoch(name):
     group._answers("test")
     torch.cuda.set_sync_debug_mode("error")
     try:
-        group.presentation.epoch(order)
+        group.presentation.epoch(group, order)
         group._answers("test")
     finally:
         torch.cuda.set_sync_debug_mode("default")

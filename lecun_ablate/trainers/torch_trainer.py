@@ -208,7 +208,7 @@ class _Group:
         if labels.is_cuda:
             order = torch.from_numpy(orders.T[:, rows].copy()).to(labels.device)  # (n, R)
             self.presentation = self.presentation or _Presentation(self, order)
-            self.presentation.epoch(order)
+            self.presentation.epoch(self, order)
         elif len(orders) == 1:  # all replicas see the same pattern
             for pattern, digit in zip(orders[0], splits.fit.labels[orders[0]], strict=True):
                 self.step(windows[pattern : pattern + 1], self.codes[:, digit])
@@ -283,10 +283,12 @@ class _Presentation:
 
     On a GPU, steps are captured as a CUDA graph and replayed. Only a user's optimizer is left out:
     it may keep its state in new tensors, of which a graph would know nothing.
+
+    It is handed its group with every call and does not keep it: the two would keep each other, and
+    a dropped group's memory on the GPU, until Python looks for cycles.
     """
 
     def __init__(self, group: _Group, order: Tensor):
-        self.group = group
         self.order = torch.empty_like(order)  # (n, R)
         self.at = torch.zeros(1, dtype=torch.int64, device=order.device)
         self.replica = torch.arange(order.shape[1], device=order.device)
@@ -295,36 +297,35 @@ class _Presentation:
         self.steps = group.graph_steps if recipe.component("optimizer").builtin else 0
         self.graph: Any = None
 
-    def step(self) -> None:
+    def step(self, group: _Group) -> None:
         """Present to every replica the pattern whose turn it is."""
         pattern = self.order.index_select(0, self.at)[0]  # (R,)
         self.at += 1
-        codes = self.group.codes[self.replica, self.labels[pattern]]
-        self.group.step(self.windows[pattern], codes)
+        group.step(self.windows[pattern], group.codes[self.replica, self.labels[pattern]])
 
-    def epoch(self, order: Tensor) -> None:
+    def epoch(self, group: _Group, order: Tensor) -> None:
         """Present every pattern once; order: (n, R)."""
         self.order.copy_(order)
         self.at.zero_()
         left = len(order)
         if self.steps and self.graph is None and left >= WARM_UP + self.steps:
             for _ in range(WARM_UP):  # steps that count: a capture needs all tensors in place
-                self.step()
+                self.step(group)
             left -= WARM_UP
-            self._capture()
+            self._capture(group)
         while self.graph and left >= self.steps:
             self.graph.replay()
             left -= self.steps
         for _ in range(left):
-            self.step()
+            self.step(group)
 
-    def _capture(self) -> None:
+    def _capture(self, group: _Group) -> None:
         """Record steps without running them; where that fails, as a user's component can, go on."""
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):
                 for _ in range(self.steps):
-                    self.step()
+                    self.step(group)
         except Exception:  # what is wrong in earnest comes again in the next step
             self.steps = 0
         else:
