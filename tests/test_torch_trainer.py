@@ -196,13 +196,19 @@ class FakeGraph:
 
     def replay(self):
         self.replays += 1
-        for _ in range(self.group.presentation.steps):
+        for _ in range(self.group.graph_steps):
             self.group.presentation.step(self.group)
 
 
 @pytest.fixture
 def fake_graphs(monkeypatch):
-    """CUDA graphs for the groups given to it. An error while one records passes through."""
+    """CUDA graphs for the groups given to it. An error while one records passes through.
+
+    It leaves the stream that a capture is on, as PyTorch does where ending a capture fails.
+    """
+    stream = ["the worker's"]
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream[-1])
+    monkeypatch.setattr(torch.cuda, "set_stream", stream.append)
 
     def use(group: _Group):
         @contextmanager
@@ -210,8 +216,11 @@ def fake_graphs(monkeypatch):
             graph.group = group
             tensors = [group.weights, group.presentation.at, *group.state.values()]
             before = [t.clone() for t in tensors]
+            outside = torch.cuda.current_stream()
+            torch.cuda.set_stream("the capture's")
             try:
                 yield
+                torch.cuda.set_stream(outside)
             finally:
                 for tensor, old in zip(tensors, before, strict=True):
                     tensor.copy_(old)
@@ -245,7 +254,10 @@ def test_only_an_optimizer_of_a_users_own_is_not_captured(fake_graphs):
 
 
 def test_a_capture_that_fails_leaves_ordinary_steps(fake_graphs):
-    """As with a component that asks the device for a number while a graph is recorded."""
+    """As with a component that asks the device for a number while a graph is recorded.
+
+    The steps are on the worker's stream again, and the group's successors do not try it once more.
+    """
     recording = []
 
     def asks(x):
@@ -255,7 +267,7 @@ def test_a_capture_that_fails_leaves_ordinary_steps(fake_graphs):
 
     registry.register("activation", "asks")(asks)
     plain, failing = (groups(Recipe(activation="asks"), 1, graph_steps=n)[0] for n in (0, 5))
-    expected = on_device(plain)
+    expected = on_device(plain).clone()
     fake_graphs(failing)
     inner = torch.cuda.graph
 
@@ -271,6 +283,8 @@ def test_a_capture_that_fails_leaves_ordinary_steps(fake_graphs):
     torch.cuda.graph = record  # undone by the fixture
     assert torch.equal(on_device(failing), expected)
     assert failing.presentation.graph is None
+    assert torch.cuda.current_stream() == "the worker's"
+    assert torch.equal(on_device(failing.keep([0, 2])), on_device(plain.keep([0, 2])))
     assert len(FakeGraph.made) == 1
 
 
@@ -362,6 +376,24 @@ def test_a_graph_computes_what_its_steps_do(name, dtype):
         return [r.state.parameters["h2_weight"].tobytes() for r in reports]
 
     assert weights(20) == weights(0)
+
+
+@pytest.mark.gpu
+def test_a_component_that_asks_the_gpu_for_a_number_is_not_captured():
+    """The real failure of a capture: what it leaves behind must not show in the numbers."""
+    registry.register("activation", "asks")(lambda x: x.tanh() if x.sum().item() < 1e9 else x)
+    runs = [Run(Recipe(activation="asks"), seed) for seed in range(3)]
+    splits = _Splits(split(100, 0), {"test": TEST}, torch.device("cuda"))
+    plain, failing = (_Group(runs, splits, graph_steps=steps) for steps in (0, 20))
+    stream = torch.cuda.current_stream()
+    for epoch in (1, 2, 3):
+        for group in (plain, failing):
+            group.epoch(epoch)
+        assert torch.cuda.current_stream() == stream
+        assert failing.graph_steps == 0
+        assert torch.equal(failing.weights, plain.weights)
+        if epoch == 2:
+            plain, failing = plain.keep([0, 2]), failing.keep([0, 2])
 
 
 @pytest.mark.gpu

@@ -156,8 +156,9 @@ class _Group:
     def __init__(self, runs: Sequence[Run], splits: _Splits, graph_steps: int = GRAPH_STEPS):
         self.runs = runs
         self.splits = splits
-        self.graph_steps = graph_steps
         self.recipe = recipe = runs[0].recipe
+        # a user's optimizer may keep its state in new tensors, of which a graph would know nothing
+        self.graph_steps = graph_steps if recipe.component("optimizer").builtin else 0
         self.dtype = getattr(torch, recipe.dtype)
         device = splits.device
         rows = np.zeros((len(runs), LAYOUT.width), dtype=recipe.dtype)
@@ -281,8 +282,7 @@ class _Group:
 class _Presentation:
     """An epoch whose place in the order is kept on the device, so that nothing waits for the host.
 
-    On a GPU, steps are captured as a CUDA graph and replayed. Only a user's optimizer is left out:
-    it may keep its state in new tensors, of which a graph would know nothing.
+    On a GPU, the group's `graph_steps` are captured as a CUDA graph and replayed.
 
     It is handed its group with every call and does not keep it: the two would keep each other, and
     a dropped group's memory on the GPU, until Python looks for cycles.
@@ -294,7 +294,6 @@ class _Presentation:
         self.replica = torch.arange(order.shape[1], device=order.device)
         fit, recipe = group.splits.fit, group.recipe
         self.windows, self.labels = group.splits.windows(fit, recipe), group.splits.labels(fit)
-        self.steps = group.graph_steps if recipe.component("optimizer").builtin else 0
         self.graph: Any = None
 
     def step(self, group: _Group) -> None:
@@ -308,28 +307,35 @@ class _Presentation:
         self.order.copy_(order)
         self.at.zero_()
         left = len(order)
-        if self.steps and self.graph is None and left >= WARM_UP + self.steps:
+        if group.graph_steps and self.graph is None and left >= WARM_UP + group.graph_steps:
             for _ in range(WARM_UP):  # steps that count: a capture needs all tensors in place
                 self.step(group)
             left -= WARM_UP
             self._capture(group)
-        while self.graph and left >= self.steps:
+        while self.graph and left >= group.graph_steps:
             self.graph.replay()
-            left -= self.steps
+            left -= group.graph_steps
         for _ in range(left):
             self.step(group)
 
     def _capture(self, group: _Group) -> None:
-        """Record steps without running them; where that fails, as a user's component can, go on."""
+        """Record steps without running them.
+
+        Where that fails, as a user's component can make it, the group and what `keep` makes of it
+        go on without a graph.
+        """
         graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph):
-                for _ in range(self.steps):
+                for _ in range(group.graph_steps):
                     self.step(group)
         except Exception:  # what is wrong in earnest comes again in the next step
-            self.steps = 0
+            group.graph_steps = 0
         else:
             self.graph = graph
+        finally:
+            torch.cuda.set_stream(stream)  # where ending a capture fails, PyTorch leaves its own
 
 
 def _train_group(
