@@ -147,10 +147,9 @@ def on_device(group: _Group, epochs: int = 1) -> Tensor:
     """Train a group as on a GPU, its place in the order kept in a tensor; return its weights."""
     group.presentation = None
     for epoch in range(1, epochs + 1):
-        orders, rows = group.orders.take(epoch, range(len(group.runs)))
-        order = torch.from_numpy(orders[rows]).T.contiguous()
-        group.presentation = group.presentation or _Presentation(group, order)
-        group.presentation.epoch(group, order)
+        orders, rows = map(torch.from_numpy, group.orders.take(epoch, range(len(group.runs))))
+        group.presentation = group.presentation or _Presentation(group)
+        group.presentation.epoch(group, orders, rows)
     return group.weights
 
 
@@ -402,12 +401,11 @@ def test_nothing_on_a_gpu_waits_within_an_epoch(name):
     runs = [Run(Recipe(**RECIPES[name]), seed) for seed in range(3)]
     group = _Group(runs, _Splits(FIT, {"test": TEST}, torch.device("cuda")), graph_steps=0)
     group.epoch(1)  # makes what is kept
-    orders, rows = group.orders.take(2, range(3))
-    order = torch.from_numpy(orders[rows]).T.contiguous().cuda()
+    orders, rows = (torch.from_numpy(array).cuda() for array in group.orders.take(2, range(3)))
     group._answers("test")
     torch.cuda.set_sync_debug_mode("error")
     try:
-        group.presentation.epoch(group, order)
+        group.presentation.epoch(group, orders, rows)
         group._answers("test")
     finally:
         torch.cuda.set_sync_debug_mode("default")

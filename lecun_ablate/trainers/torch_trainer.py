@@ -207,9 +207,9 @@ class _Group:
         orders, rows = self.orders.take(epoch, range(len(self.runs)))
         windows, labels = splits.windows(splits.fit, self.recipe), splits.labels(splits.fit)
         if labels.is_cuda:
-            order = torch.from_numpy(orders.T[:, rows].copy()).to(labels.device)  # (n, R)
-            self.presentation = self.presentation or _Presentation(self, order)
-            self.presentation.epoch(self, order)
+            self.presentation = self.presentation or _Presentation(self)
+            on_device = (torch.from_numpy(array).to(labels.device) for array in (orders, rows))
+            self.presentation.epoch(self, *on_device)
         elif len(orders) == 1:  # all replicas see the same pattern
             for pattern, digit in zip(orders[0], splits.fit.labels[orders[0]], strict=True):
                 self.step(windows[pattern : pattern + 1], self.codes[:, digit])
@@ -288,12 +288,13 @@ class _Presentation:
     a dropped group's memory on the GPU, until Python looks for cycles.
     """
 
-    def __init__(self, group: _Group, order: Tensor):
-        self.order = torch.empty_like(order)  # (n, R)
-        self.at = torch.zeros(1, dtype=torch.int64, device=order.device)
-        self.replica = torch.arange(order.shape[1], device=order.device)
-        fit, recipe = group.splits.fit, group.recipe
-        self.windows, self.labels = group.splits.windows(fit, recipe), group.splits.labels(fit)
+    def __init__(self, group: _Group):
+        fit, device = group.splits.fit, group.splits.device
+        self.windows = group.splits.windows(fit, group.recipe)
+        self.labels = group.splits.labels(fit)
+        self.replica = torch.arange(len(group.runs), device=device)
+        self.order = torch.empty(len(fit), len(group.runs), dtype=torch.int64, device=device)
+        self.at = torch.zeros(1, dtype=torch.int64, device=device)
         self.graph: Any = None
 
     def step(self, group: _Group) -> None:
@@ -302,11 +303,14 @@ class _Presentation:
         self.at += 1
         group.step(self.windows[pattern], group.codes[self.replica, self.labels[pattern]])
 
-    def epoch(self, group: _Group, order: Tensor) -> None:
-        """Present every pattern once; order: (n, R)."""
-        self.order.copy_(order)
+    def epoch(self, group: _Group, orders: Tensor, rows: Tensor) -> None:
+        """Present every pattern once; orders, rows: on the device, as from Orders.take.
+
+        The replicas' orders are put side by side here: hundreds would keep the host for long.
+        """
+        self.order.copy_(orders.T[:, rows])
         self.at.zero_()
-        left = len(order)
+        left = len(self.order)
         if group.graph_steps and self.graph is None and left >= WARM_UP + group.graph_steps:
             for _ in range(WARM_UP):  # steps that count: a capture needs all tensors in place
                 self.step(group)
