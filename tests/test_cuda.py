@@ -9,6 +9,7 @@ import hashlib
 import io
 import re
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -108,6 +109,22 @@ def test_batches_of_any_size_give_the_same_bits():
     together = bits(Cpu(resident=100), runs)
     assert bits(Cpu(resident=1), runs) == together
     assert bits(Cpu(resident=4), runs[::-1])[::-1] == together
+
+
+@on_cpu
+def test_one_batch_is_drawn_after_the_other(monkeypatch):
+    """All at once, under Python's lock, they would all start as late as the last."""
+    drawn, start = [], initial.start
+
+    def noted(recipe, seed):
+        drawn.append(seed)
+        time.sleep(0.01)  # the other threads' turn
+        return start(recipe, seed)
+
+    monkeypatch.setattr(initial, "start", noted)
+    bits(Cpu(resident=4), [Run(Recipe(epochs=1), seed) for seed in range(6)], test=None)
+    batches = [drawn[i : i + 2] for i in range(0, 6, 2)]
+    assert sorted(batches) == [[0, 1], [2, 3], [4, 5]]
 
 
 # The bits of the scores and weights below, on every processor, by every compiler: a change calls

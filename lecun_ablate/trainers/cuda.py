@@ -6,6 +6,7 @@ compiled for the CPU. PyTorch holds the memory in either case, so all else here 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -77,6 +78,7 @@ class CudaTrainer:
             launcher = Gpu()
         self.launcher = launcher
         self.threads = threads
+        self._making = threading.Lock()
 
     def identity(self) -> dict[str, Any]:
         """Return what of the trainer decides a run's numbers; see trainers.base."""
@@ -157,7 +159,8 @@ class CudaTrainer:
         place = self.launcher.torch_device
         stream = torch.cuda.Stream(place) if place.type == "cuda" else None
         with torch.cuda.stream(stream) if stream else nullcontext():
-            batch = _Batch(runs, self.launcher.kernels(_choices(runs[0].recipe)), data, place)
+            with self._making:  # one by one, so that the first starts while the next is drawn
+                batch = _Batch(runs, self.launcher.kernels(_choices(runs[0].recipe)), data, place)
             begin = runs[0].state.epoch if runs[0].state else 0
             active = list(range(len(runs)))
             for epoch in range(begin + 1, runs[0].last_epoch + 1):
