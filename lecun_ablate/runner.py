@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import shlex
 import threading
 import time
@@ -404,17 +403,10 @@ def metrics(report: EpochReport) -> dict[str, float]:
 
 
 def _status(report: EpochReport, train: Split) -> str:
-    """Tell how a run ended.
-
-    A run has collapsed that is not clearly better on the training split than always naming the
-    most frequent digit: better by less than 3 standard deviations of such a guess's error. A
-    network that has learnt nothing does not name one digit exactly always.
-    """
+    """Tell how a run ended; one has collapsed that has learnt nothing of the training split."""
     if report.diverged:
         return DIVERGED
-    guess = 1 - max(train.class_counts) / len(train)
-    margin = 3 * math.sqrt(guess * (1 - guess) / len(train))
-    return COLLAPSED if report.scores["train"].error >= guess - margin else FINISHED
+    return COLLAPSED if report.scores["train"].error >= train.guessing else FINISHED
 
 
 def _run_artifacts(

@@ -219,6 +219,21 @@ def test_what_is_finished_is_used_whoever_would_train_today(files, command, anot
     assert status == 0, err
 
 
+def test_seeds_with_which_nothing_is_learnt_are_counted(files, command):
+    study = ("study", "studies/noise.yaml", "--set", "governs=weights",
+             "--set", "recipe.activation=relu")  # fmt: skip
+    status, out, err = command(*study, "--set", "recipe.lr=3", "--json")
+    assert status == 0, err
+    (variant,) = json.loads(out)["variants"]
+    by_seed = lecun_ablate.load_results("noise").set_index("seed").status
+    assert variant["collapsed"] == (by_seed == "collapsed").sum() > 0 == variant["diverged"]
+    (record,) = records().values()
+    assert {t.params["seed"]: t.user_attrs["status"] for t in record.trials} == by_seed.to_dict()
+    wild = ("--set", "recipe.lr=1e9", "--set", "recipe.output_activation=identity")
+    status, _, err = command(*study, *wild, "--fresh")
+    assert status == 1 and "every run of weights diverged" in err
+
+
 def test_seeds_that_another_trainer_has_trained_are_shown(files, command, another_trainer):
     study = ("study", "studies/noise.yaml", "--set", "governs=both", "--trainer", "torch")
     status, out, _ = command(*study, "--json")
@@ -482,7 +497,7 @@ def test_a_study_from_python(files):
     frame = api.study("studies/rates.yaml")
     assert list(frame.columns) == [
         "arm", "index", "number", "lr", "validation_error", "validation_error_sd", "diverged",
-        "run_id",
+        "collapsed", "run_id",
     ]  # fmt: skip
     assert len(frame) == 6
 

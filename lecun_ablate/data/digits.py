@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -29,6 +30,16 @@ class Split:
     def class_counts(self) -> list[int]:
         """How many images each of the ten digits has."""
         return np.bincount(self.labels, minlength=10).tolist()
+
+    @property
+    def guessing(self) -> float:
+        """The error from which a network has not clearly learnt anything.
+
+        That of always naming the most frequent digit, less 3 standard deviations of such a
+        guess's error: a network that has learnt nothing does not name one digit exactly always.
+        """
+        error = 1 - max(self.class_counts) / len(self)
+        return error - 3 * math.sqrt(error * (1 - error) / len(self))
 
     def take(self, rows: np.ndarray) -> Split:
         """Return the given rows as a split of their own."""

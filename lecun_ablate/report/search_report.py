@@ -41,7 +41,7 @@ def _table(result: StudyResult) -> TextTable:
     columns = ["arm", *(f"best {field}" for field in fields)]
     columns += [f"{f}: within 1 s.e." for f in fields if f in _numeric(result)]
     columns += ["validation error", *(f"own {field}" for field in fields), "its validation error",
-                "best - own [points]", "trials", "pruned", "diverged"]  # fmt: skip
+                "best - own [points]", "trials", "pruned", "diverged", "collapsed"]  # fmt: skip
     return TextTable(columns, [_row(arm, result) for arm in result.arms])
 
 
@@ -65,6 +65,7 @@ def _row(arm: ArmOutcome, result: StudyResult) -> list[str]:
         str(arm.trials["complete"] + arm.trials["pruned"]),
         str(arm.trials["pruned"]),
         str(arm.trials["diverged"]),
+        str(arm.trials["collapsed"]),
     ]
 
 
@@ -88,9 +89,12 @@ def _notes(result: StudyResult) -> list[str]:
         "The test split was not touched.",
         f"Errors are means +- standard errors over {study.confirm.seeds} fresh seeds, on which the "
         f"{_confirmed(result)}, and its own values, were trained again; these seeds chose the "
-        "winner. Best - own is paired by seed.",
-        "Within 1 s.e.: from the smallest to the largest value among the trials whose score is "
-        "no more than one standard error (of a score) above the winner's.",
+        "winner. The error is without that luck: each half of the seeds judges what the other half "
+        "would have chosen. Best - own is paired by seed.",
+        "Within 1 s.e.: from the smallest to the largest value among the trials whose score, of "
+        f"{count(len(study.seeds), 'seed')}, is no more than one standard error above the "
+        "winner's; not all between them scored so well.",
+        "Collapsed: trials of which a seed ended without having learnt anything.",
     ]
     for arm in result.arms:
         lines += _notes_on(arm, result)
@@ -128,6 +132,13 @@ def _notes_on(arm: ArmOutcome, result: StudyResult) -> list[str]:
                     f"{end} end of the search space ({getattr(study.search[field], end):g}): "
                     "there may be a better one beyond it, so widen the range."
                 )
+    if arm.failing:
+        each = ", ".join(f"{f.failed} of {f.runs} at {_named(f.values)}" for f in arm.failing)
+        lines.append(
+            f"{arm.arm}: of the runs over fresh seeds, these diverged or learnt nothing: {each}. "
+            "Values nearby may fail as well with seeds that were not tried: an experiment of many "
+            "seeds will tell."
+        )
     if arm.importances:
         shares = ", ".join(f"{field} {share:.0%}" for field, share in arm.importances.items())
         number = arm.trials["complete"] - arm.trials["diverged"]
@@ -137,6 +148,10 @@ def _notes_on(arm: ArmOutcome, result: StudyResult) -> list[str]:
             "diverged ones left out)."
         )
     return lines
+
+
+def _named(values: dict[str, Any]) -> str:
+    return ", ".join(f"{field} {value_text(value)}" for field, value in values.items())
 
 
 def _touches(searched: Range, end: str, values: list[float]) -> bool:

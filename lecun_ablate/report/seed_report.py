@@ -44,7 +44,7 @@ def report(result: SeedResult) -> StudyReport:
 
 def _distributions(variants: list[Variant]) -> TextTable:
     columns = ["the seed governs", "seeds", "mean test error", "95 % interval", "sd [points]",
-               "5 - 95 % of seeds", "best", "worst", "diverged"]  # fmt: skip
+               "5 - 95 % of seeds", "best", "worst", "diverged", "collapsed"]  # fmt: skip
     rows = []
     for variant in variants:
         one = variant.description
@@ -60,6 +60,7 @@ def _distributions(variants: list[Variant]) -> TextTable:
                 percent(one.best),
                 percent(one.worst),
                 str(variant.diverged),
+                str(variant.collapsed),
             ]
         )
     return TextTable(columns, rows)

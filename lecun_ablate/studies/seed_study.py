@@ -33,6 +33,7 @@ from lecun_ablate.studies.optuna_storage import explained, open_storage
 from lecun_ablate.studies.study import SeedStudy
 from lecun_ablate.studies.study_records import DEFINITION, TRAINER, Records, latest, open_version
 from lecun_ablate.tracking.names import KEY, PARENT
+from lecun_ablate.tracking.names import STATUS as RUN_STATUS
 from lecun_ablate.tracking.store import Store
 from lecun_ablate.trainers.base import EpochReport
 
@@ -76,8 +77,9 @@ class Variant:
     """What the seed does where it governs some of the random choices. Errors are fractions."""
 
     governs: str
-    errors: np.ndarray  # (seeds,), of the test split; a diverged run counts as DIVERGED_ERROR
-    diverged: int
+    errors: np.ndarray  # (seeds,), of the test split; all below is about these
+    diverged: int  # how many more there are, without an error of their own
+    collapsed: int  # how many of these have learnt nothing
     description: Description
     split: VarianceSplit | None  # None for a single seed
     wrong_ranking: float | None
@@ -255,7 +257,7 @@ class _Recorder:
         if report.last and seed not in _seeds(self._records[arm]):
             key = {KEY: self._plan.keys[arm, seed]}
             run = self._store.search(self._experiment_id, **key)[0]
-            status = "diverged" if report.diverged else "finished"
+            status = run.data.tags[RUN_STATUS]
             error = report.scores["test"].error
             _record(self._records[arm], seed, error, status, run.info.run_id)
         if self._progress:
@@ -285,14 +287,18 @@ def _record(record: optuna.Study, seed: int, error: float, status: str, run_id: 
 
 def _variant(what: str, runs: pd.DataFrame, digits: Digits, store: Store) -> Variant:
     diverged = runs.status == "diverged"
-    errors = runs.test_error.where(~diverged, DIVERGED_ERROR).to_numpy(float)
+    if diverged.all():
+        raise LecunAblateError(f"every run of {what} diverged: there is nothing to describe")
+    ended = runs[~diverged]
+    errors = ended.test_error.to_numpy(float)
     several = len(errors) > 1
-    predictions = np.stack([store.predictions(run_id) for run_id in runs.run_id])
+    predictions = np.stack([store.predictions(run_id) for run_id in ended.run_id])
     described = describe(errors)
     return Variant(
         governs=what,
         errors=errors,
         diverged=int(diverged.sum()),
+        collapsed=int((ended.status == "collapsed").sum()),
         description=described,
         split=split_variance(predictions, digits.test.labels) if several else None,
         wrong_ranking=chance_of_wrong_ranking(errors, DIFFERENCE) if several else None,

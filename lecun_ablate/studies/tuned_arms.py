@@ -81,8 +81,9 @@ def apply(
             f"{study.file} has not been run to its end on {digits.name}: it has no values yet for "
             f"{', '.join(waiting)}; run it first ({command}), or let `run --tune` do so"
         )
+    guessing = digits.holdout()[1].guessing
     arms = tuple(
-        _tuned(arm, outcome(done[partners[arm.name]]), study, version, digits)
+        _tuned(arm, outcome(done[partners[arm.name]], guessing), study, version, digits)
         for arm in experiment.arms
     )
     return replace(experiment, arms=arms)

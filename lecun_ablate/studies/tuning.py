@@ -245,8 +245,10 @@ def run(
         images=(len(prepared.fit), len(prepared.validation)),
         version=version,
         trainer=_trainer_names(found),
-        arms=[outcome(search) for search in found],
-        frame=pd.concat([frame(search) for search in found], ignore_index=True),
+        arms=[outcome(search, prepared.validation.guessing) for search in found],
+        frame=pd.concat(
+            [frame(search, prepared.validation.guessing) for search in found], ignore_index=True
+        ),
         seconds=found[0].record.user_attrs.get(SECONDS, 0.0),
         run_id=run_id,
         experiment_id=experiment_id,
