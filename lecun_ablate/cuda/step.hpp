@@ -292,11 +292,14 @@ private:
                                       const T* value, T* delta, T* bias) {
         T (*weight)[above] = weights;
         team_.each(units, [=, this](int i) {
+            // Loaded once: for all the compiler knows, a stored weight could change any of them.
+            const T own = value[i];
             T sum = 0;
 #pragma unroll 10
             for (int k = 0; k < above; ++k) {
-                sum = fused(weight[i][k], above_delta[k], sum);
-                update(weight[i][k], value[i] * above_delta[k]);
+                const T delta_above = above_delta[k];
+                sum = fused(weight[i][k], delta_above, sum);
+                update(weight[i][k], own * delta_above);
             }
             delta[i] *= sum;
             update(bias[i], delta[i]);
