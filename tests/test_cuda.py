@@ -6,9 +6,11 @@ for the CPU (cuda_on_cpu.cpp). Here: no result depends on who runs which task wh
 
 import ctypes
 import hashlib
+import importlib
 import io
 import re
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +33,9 @@ from lecun_ablate.registry import registry
 from lecun_ablate.trainers import cuda
 from lecun_ablate.trainers.base import Run
 from lecun_ablate.trainers.cuda import CudaTrainer
+from lecun_ablate.trainers.torch_trainer import TorchTrainer
 
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 on_cpu = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 
 
@@ -529,6 +533,67 @@ def test_a_gpu_that_cannot_be_used_leaves_the_torch_trainer(fake_gpu, change, re
     assert reason in notices[0]
     with pytest.raises(ConfigError, match=re.escape(f"--trainer cuda: {reason}; valid here: auto")):
         trainers.choose({"a": Recipe()}, "cuda")
+
+
+# ---- the benchmark, whose clock is made up here ------------------------------------------------
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """The module benchmarks/gpu.py."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("gpu")
+
+
+def test_an_epoch_is_timed_while_all_runs_are_at_work(bench):
+    """Two batches, the second later: each alone takes 1 s for an epoch, together 2 s."""
+    first, second = [1, 2, 4, 6, 8], [4, 6, 8, 9, 10]  # together from 2 to 8
+    assert bench.epoch_seconds(np.array([first] * 3 + [second] * 3, float)) == 2
+    assert bench.epoch_seconds(np.array([[5, 7, 9, 11.0]])) == (11 - 5) / 3
+    with pytest.raises(RuntimeError, match="never all at work"):
+        bench.epoch_seconds(np.array([[1, 2], [2, 3.0]]))
+
+
+def test_what_the_benchmark_makes_of_an_epoch(bench, monkeypatch):
+    """A trainer whose start takes long and never the same time: only its epochs count."""
+    now, seen = [0.0], []
+    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    class Trainer:
+        def train(self, runs, fit, splits):
+            seen.append(len(fit))
+            now[0] += 1000 * len(seen)
+            for epoch in range(1, runs[0].last_epoch + 1):
+                now[0] += 0.5 + 2e-3 * len(fit) + 1e-3 * sum(map(len, splits.values()))
+                for index in range(len(runs)):
+                    yield SimpleNamespace(index=index, epoch=epoch, diverged=False)
+
+    found = bench.epoch_of(Trainer(), "float32", 3, (40, 120))
+    assert found == pytest.approx((0.5 + 2e-3 * 7291, 1e-3 * (7291 + 2007)))
+    assert seen == [40, 40, 120]
+    found = bench.epoch_of(Trainer(), "float32", 3, (7291,))
+    assert found == pytest.approx((0.5 + 2e-3 * 7291, 1e-3 * (7291 + 2007)))
+
+
+@on_cpu
+def test_the_benchmark_times_every_trainer(bench, monkeypatch):
+    monkeypatch.setattr(bench, "random_split", lambda n, seed: split(40, seed))
+    monkeypatch.setattr(bench, "TRAIN", 40)
+    for trainer in (CudaTrainer(Cpu(resident=100)), TorchTrainer("cpu", threads=1)):
+        training, _ = bench.epoch_of(trainer, "float32", 5, (20, 40))
+        assert 0 < training < 60
+    arrived = bench.moments(trainer, bench.runs_of("float64", 2, epochs=3), FIT, {})
+    assert (np.diff(arrived) > 0).all()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_benchmark_says_that_there_is_no_gpu():
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "gpu.py"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3
+    assert re.fullmatch(r"This needs a GPU: .*\n", done.stderr)
+    assert done.stdout == ""
 
 
 # ---- on a GPU ----------------------------------------------------------------------------------
