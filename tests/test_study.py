@@ -46,7 +46,7 @@ def test_the_learning_rate_study(monkeypatch):
         (arm.name, arm.recipe) for arm in activation.arms
     ]
     assert {arm.recipe.epochs for arm in study.arms} == {23}
-    assert study.search == {"lr": Range(low=0.001, high=1, log=True)}
+    assert study.search == {"lr": Range(low=0.001, high=10, log=True)}
     assert (study.trials, study.seeds, study.pruner) == (32, (0, 1, 2), None)
     assert study.confirm.trials == 5 and study.confirm_seeds == tuple(range(3, 23))
 
