@@ -403,12 +403,13 @@ def test_nothing_on_a_gpu_waits_within_an_epoch(name):
     group.epoch(1)  # makes what is kept
     orders, rows = (torch.from_numpy(array).cuda() for array in group.orders.take(2, range(3)))
     group._answers("test")
-    torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode("error")  # what waits raises
     try:
         group.presentation.epoch(group, orders, rows)
-        group._answers("test")
+        digits, _ = group._answers("test")
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert digits.shape == (3, len(TEST))
 
 
 # The last bits of trained weights: a change calls for a new `numerics` in TorchTrainer. The
