@@ -386,9 +386,11 @@ def _main(arguments: list[str]) -> int:
         # typer returns the status of a command that exits, and 130 for a KeyboardInterrupt
         status = app(arguments, prog_name=PROGRAM, standalone_mode=False) or 0
         if status == INTERRUPTED:
-            again = " without --fresh" if "--fresh" in arguments else ""
-            kept = f": what had finished is kept; run the same command{again} to go on"
-            print("interrupted" + kept * (arguments[0] in ("run", "study")), file=sys.stderr)
+            kept = ""
+            if arguments[0] in ("run", "study"):
+                again = " without --fresh" if "--fresh" in arguments else ""
+                kept = f": what had finished is kept; run the same command{again} to go on"
+            print(f"interrupted{kept}", file=sys.stderr)
         return status
     except typer.TyperException as error:  # a wrong option, say; it prints itself
         error.show()

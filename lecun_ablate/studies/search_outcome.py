@@ -92,7 +92,8 @@ def outcome(search: ArmSearch, guessing: float) -> ArmOutcome:
         [[search.confirmed(label)[seed] for seed in study.confirm_seeds] for label in candidates]
     )
     labels = list(candidates)
-    winner = labels[int(np.argmin(errors.mean(axis=1)))]
+    best = int(np.argmin(errors.mean(axis=1)))
+    winner = labels[best]
     confirmed = compare(_held_out(errors), errors[labels.index(search.own_label)])
     budget = search.budget()
     chosen = budget.get(int(winner)) if winner.isdigit() else None
@@ -101,8 +102,7 @@ def outcome(search: ArmSearch, guessing: float) -> ArmOutcome:
     within = {}
     if score is not None and not chosen.user_attrs[DIVERGED]:
         # a score is a mean over the trial's seeds; its spread is known best from the fresh ones
-        spread_of_winner = spread(errors[labels.index(winner)])
-        within = _within(search, score + spread_of_winner / len(study.seeds) ** 0.5)
+        within = _within(search, score + spread(errors[best]) / len(study.seeds) ** 0.5)
     states = Counter(trial.state for trial in budget.values())
     failed = search.record.get_trials(deepcopy=False, states=(TrialState.FAIL,))
     return ArmOutcome(

@@ -338,7 +338,8 @@ class Store(Reader):
         folder = append_to_uri_path(self._folders[run.experiment_id], run_id, "artifacts")
         self._infos[run_id] = run.info(run_id, folder)
         self.put(run_id, artifacts)  # first, since the run counts as soon as it is inserted
-        insert_run(self.client, run, run.info(run_id, self._place(run_id)))
+        self._infos[run_id] = run.info(run_id, self._place(run_id))  # may be beside a copy
+        insert_run(self.client, run, self._infos[run_id])
         return run_id
 
     def _write_by_client(self, run: EndedRun, artifacts: Mapping[str, bytes | str | Path]) -> str:
