@@ -8,6 +8,7 @@
 // The choices that a kernel is compiled for are variables here: one call at a time.
 #include <algorithm>
 #include <barrier>
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <random>
@@ -45,7 +46,15 @@ struct Ordered {
         for (int i = 0; i < count; ++i) task(i);
     }
     void barrier() const {}
-    void prefetch(const void*, int) const {}
+    template <class Body>
+    void narrow(Body body) const {
+        body(*this);
+    }
+    template <class Value>
+    void copy(Value* to, const Value* from) const {
+        *to = *from;
+    }
+    void copied() const {}
 };
 
 // A barrier that is left out, but for the very first, and after how many it comes again; -1: none.
@@ -74,7 +83,15 @@ struct Disordered {
         for (const auto& task : *tasks) task();
         tasks->clear();
     }
-    void prefetch(const void*, int) const {}
+    template <class Body>
+    void narrow(Body body) const {
+        body(*this);
+    }
+    template <class Value>
+    void copy(Value* to, const Value* from) const {
+        *to = *from;
+    }
+    void copied() const {}
 };
 
 struct Threads {
@@ -86,7 +103,15 @@ struct Threads {
         for (int i = thread; i < count; i += threads) task(i);
     }
     void barrier() const { all->arrive_and_wait(); }
-    void prefetch(const void*, int) const {}
+    template <class Body>
+    void narrow(Body body) const {
+        if (thread == 0) body(Ordered());
+    }
+    template <class Value>
+    void copy(Value* to, const Value* from) const {
+        *to = *from;
+    }
+    void copied() const {}
 };
 
 // Calls body(team) as `schedule` says.
@@ -110,18 +135,34 @@ void with_team(int schedule, Body body) {
     }
 }
 
+// A block's memory, of exactly the bytes that a launch gives it: the weights are cut off after the
+// last pair of planes, and velocities follow.
+template <class Memory, class T>
+class BlockMemory {
+public:
+    BlockMemory(const Settings<T>& settings, bool momentum) {
+        const int pairs = settings.connections.pairs();
+        const int weights = sizeof(Weights<T>) / sizeof(T) - (kMostPairs - pairs) * kTaps;
+        const int cut_off = (kMostPairs - pairs) * kTaps * sizeof(T);
+        const int bytes = sizeof(Memory) - cut_off + momentum * weights * sizeof(T);
+        bytes_ = std::make_unique<std::byte[]>(bytes);  // aligned as `new` aligns: 16
+    }
+    Memory& operator*() { return *reinterpret_cast<Memory*>(bytes_.get()); }
+
+private:
+    std::unique_ptr<std::byte[]> bytes_;
+};
+
 template <class T>
 void train(Named named, int schedule, int networks, T* parameters, T* velocity,
            const Settings<T>* settings, const T* images, const int* labels, const int* orders,
            const int* order_rows, int steps) {
     Choices<T>::set(named);
     for (int network = 0; network < networks; ++network) {
-        const auto memory = std::make_unique<TrainingMemory<T>>();
-        const auto fast_velocity = std::make_unique<Parameters<T>>();
+        BlockMemory<TrainingMemory<T>, T> memory(settings[network], named.momentum);
         with_team(schedule, [&](auto team) {
-            train_network<Choices<T>>(team, network, *memory, reinterpret_cast<T*>(&*fast_velocity),
-                                      parameters, velocity, settings, images, labels, orders,
-                                      order_rows, steps);
+            train_network<Choices<T>>(team, network, *memory, parameters, velocity, settings,
+                                      images, labels, orders, order_rows, steps);
         });
     }
 }
@@ -131,8 +172,9 @@ void evaluate(Named named, int schedule, int blocks, const T* parameters,
               const Settings<T>* settings, const T* images, const int* labels, int patterns,
               const int* order_rows, unsigned char* predictions, double* losses) {
     Choices<T>::set(named);
+    const int chunks = (patterns + kImagesPerBlock - 1) / kImagesPerBlock;
     for (int block = 0; block < blocks; ++block) {
-        const auto memory = std::make_unique<EvaluationMemory<T>>();
+        BlockMemory<EvaluationMemory<T>, T> memory(settings[block / chunks], false);
         with_team(schedule, [&](auto team) {
             evaluate_network<Choices<T>>(team, block, *memory, parameters, settings, images, labels,
                                          patterns, order_rows, predictions, losses);
@@ -184,7 +226,7 @@ extern "C" void sizes(int* bytes) {
         sizeof(TrainingMemory<float>),    sizeof(TrainingMemory<double>),
         sizeof(EvaluationMemory<float>),  sizeof(EvaluationMemory<double>),
         sizeof(Settings<float>),          sizeof(Settings<double>),
-        kParameters<double>,              kImagesPerBlock,
+        kParameters,                      kImagesPerBlock,
     };
     std::copy(std::begin(known), std::end(known), bytes);
 }

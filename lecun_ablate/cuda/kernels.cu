@@ -12,26 +12,59 @@ struct Choices {
     static constexpr bool momentum = MOMENTUM;
 };
 
+// Read afresh for every phase: else the compiler keeps the places of all phases' tasks in registers
+// throughout, and has none left for the sums.
+__device__ int thread_index() {
+    int thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    return thread;
+}
+
+template <int threads, class Task>
+__device__ void each_of(int count, Task task) {
+#pragma unroll 1
+    for (int i = thread_index(); i < count; i += threads) task(i);
+}
+
+struct Warp {
+    template <class Task>
+    __device__ void each(int count, Task task) const {
+        each_of<32>(count, task);
+    }
+    __device__ void barrier() const { __syncwarp(); }
+};
+
 struct Block {
     template <class Task>
     __device__ void each(int count, Task task) const {
-        // Read afresh for every phase: else the compiler keeps the places of all phases' tasks in
-        // registers throughout, and has none left for the sums.
-        int thread;
-        asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-#pragma unroll 1
-        for (int i = thread; i < count; i += kThreads) task(i);
+        each_of<THREADS>(count, task);
     }
     __device__ void barrier() const { __syncthreads(); }
 
-    // Asks for values that the next step reads, one cache line of 128 bytes per thread.
-    template <class Value>
-    __device__ void prefetch(const Value* values, int count) const {
-        const int at = threadIdx.x * int(128 / sizeof(Value));
-        if (at < count)
-            asm volatile("prefetch.global.L1 [%0];" ::"l"(__cvta_generic_to_global(values + at)));
+    // Calls body(team) for one warp of the block.
+    template <class Body>
+    __device__ void narrow(Body body) const {
+        if (thread_index() < 32) body(Warp());
     }
-    static constexpr int kThreads = THREADS;
+
+    // Starts to copy a value from global memory into shared memory; `copied` waits for this
+    // thread's copies.
+    template <class Value>
+    __device__ void copy(Value* to, const Value* from) const {
+#if __CUDA_ARCH__ >= 800
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(
+                         unsigned(__cvta_generic_to_shared(to))),
+                     "l"(__cvta_generic_to_global(from)), "n"(sizeof(Value))
+                     : "memory");
+#else
+        *to = *from;
+#endif
+    }
+    __device__ void copied() const {
+#if __CUDA_ARCH__ >= 800
+        asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+    }
 };
 
 using T = Choices::Scalar;
@@ -50,9 +83,8 @@ train(T* parameters, T* velocity, const Settings<T>* settings, const T* images, 
       const int* orders, const int* order_rows, int steps) {
     extern __shared__ __align__(16) char shared[];
     auto& memory = *reinterpret_cast<TrainingMemory<T>*>(shared);
-    T* fast_velocity = reinterpret_cast<T*>(&memory + 1);  // there only with momentum
-    train_network<Choices>(Block(), blockIdx.x, memory, fast_velocity, parameters, velocity,
-                           settings, images, labels, orders, order_rows, steps);
+    train_network<Choices>(Block(), blockIdx.x, memory, parameters, velocity, settings, images,
+                           labels, orders, order_rows, steps);
 }
 
 extern "C" __global__ void
