@@ -41,6 +41,8 @@ struct Choices {
 };
 
 struct Ordered {
+    using Narrow = Ordered;
+
     template <class Task>
     void each(int count, Task task) const {
         for (int i = 0; i < count; ++i) task(i);
@@ -62,6 +64,8 @@ int left_out = -1, period = 1;
 
 // Collects the tasks between two barriers and runs them in another order.
 struct Disordered {
+    using Narrow = Disordered;
+
     std::vector<std::function<void()>>* tasks;
     std::mt19937* random;  // null: in reverse
     int* barriers;         // how many there have been
@@ -95,6 +99,8 @@ struct Disordered {
 };
 
 struct Threads {
+    using Narrow = Ordered;
+
     int thread, threads;
     std::barrier<>* all;
 

@@ -35,13 +35,15 @@ struct Warp {
 };
 
 struct Block {
+    using Narrow = Warp;
+
     template <class Task>
     __device__ void each(int count, Task task) const {
         each_of<THREADS>(count, task);
     }
     __device__ void barrier() const { __syncthreads(); }
 
-    // Calls body(team) for one warp of the block.
+    // Calls body(narrow) for one warp of the block.
     template <class Body>
     __device__ void narrow(Body body) const {
         if (thread_index() < 32) body(Warp());

@@ -230,7 +230,7 @@ public:
         h3_partial_sums();
         team_.barrier();
         // The rest is little work in many phases: one warp does it, whose barriers cost less.
-        team_.narrow([=, this](auto narrow) {
+        team_.narrow([=, this](typename Team::Narrow narrow) {
             h3_and_outputs(narrow);
             then(narrow);
         });
@@ -241,7 +241,7 @@ public:
     // One pattern: forward, backward, update. A layer's deltas are taken with the weights above it
     // before these change.
     LECUN_FORMULA void train(int place) {
-        forward(place, [=, this](auto narrow) {
+        forward(place, [=, this](typename Team::Narrow narrow) {
             output_deltas(narrow, m_.labels[place]);
             narrow.barrier();
             narrow.each(kH3, [=, this](int i) {
@@ -665,7 +665,7 @@ LECUN_FORMULA void evaluate_network(
     team.barrier();
     for (int image = 0; image < count; ++image) {
         if (image + 1 < count) fetch(image + 1);
-        net.forward(image % 2, [=, &memory](auto narrow) {
+        net.forward(image % 2, [=, &memory](typename Team::Narrow narrow) {
             narrow.each(kOutputs,
                         [=, &memory](int i) { memory.outputs[image][i] = memory.out[i]; });
         });
