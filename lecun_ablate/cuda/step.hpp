@@ -42,7 +42,7 @@ static_assert(kParameters == 10960, "one number per trainable tensor element, no
 template <class T>
 struct Weights {
     T h1_weight[kPlanes][kTaps];
-    T h1_bias[kPlanes][kH1][kH1];
+    T h1_bias[kH1Units];  // in the order of h1_place
     T h2_bias[kH2Units];
     T h3_weight[kH2Units][kH3];
     T h3_bias[kH3];
@@ -68,6 +68,13 @@ struct Settings {
     Connections connections;
 };
 
+// Where the units of half a row of H1 are, four neighbours, among the 64 of their plane. Even rows
+// come first, and halves change places, so that tasks for all rows and tasks for the even or the odd
+// ones both find them in different banks.
+LECUN_FORMULA int h1_place(int y, int half) {
+    return (y / 2 + y % 2 * (kH1 / 2)) * kH1 + (half ^ (y & 1)) * 4;
+}
+
 // Neighbouring numbers that are loaded or stored at once. They start at a multiple of n.
 template <int n, class T>
 struct alignas(n * sizeof(T) < 16 ? n * sizeof(T) : 16) Pack {
@@ -88,6 +95,7 @@ LECUN_FORMULA void load_h1_row(const T* from, T (&row)[kH1Row]) {
     }
 }
 
+constexpr int kH1Group = 2;   // planes of H1 computed together
 constexpr int kH2Slices = 4;  // of the planes that a plane of H2 sees: one partial sum each
 constexpr int kH3Slices = 12, kSliceUnits = kH2Units / kH3Slices;
 constexpr int kOutSlices = 3, kSliceH3 = kH3 / kOutSlices;
@@ -102,7 +110,7 @@ struct ForwardMemory {
     static constexpr int kH2Plane = (kH2 + 1) * kH2;
 
     alignas(16) T h1[kPlanes * kH1Plane + kPad * kH1Row];
-    alignas(16) T h2_sums[kH2Slices][kH2Units];
+    alignas(16) T h2_sums[kH2Slices][kH2Units];  // [slice][unit of a plane][plane]
     alignas(16) T h2[kH2Units];
     alignas(16) T h3[kH3];
     T out[kOutputs];
@@ -127,14 +135,14 @@ struct TrainingMemory : ForwardMemory<T> {
     using Forward = ForwardMemory<T>;
     static constexpr int kH1DeltaPlane = kH1 * kH1 + 4;  // as with kH1Plane
 
-    alignas(16) T h1_delta[kPlanes * kH1DeltaPlane];
+    alignas(16) T h1_delta[kPlanes * kH1DeltaPlane];  // planes in the order of h1_place
     alignas(16) T h2_delta[kPlanes * Forward::kH2Plane + kH2];
     alignas(16) T h3_delta[kH3];
     alignas(16) T out_delta[kOutputs];
     alignas(16) Weights<T> weights;  // at the end, since it may be cut off
 
-    LECUN_FORMULA T* h1_delta_row(int plane, int y) {
-        return h1_delta + plane * kH1DeltaPlane + y * kH1;
+    LECUN_FORMULA T* h1_delta_half(int plane, int y, int half) {
+        return h1_delta + plane * kH1DeltaPlane + h1_place(y, half);
     }
     // The row of units; -1 and 4 are zeros.
     LECUN_FORMULA T* h2_delta_row(int plane, int y) {
@@ -221,7 +229,8 @@ public:
         team_.each(kH2Units, [=, this](int i) {
             T sum = m_.weights.h2_bias[i];
 #pragma unroll
-            for (int slice = 0; slice < kH2Slices; ++slice) sum += m_.h2_sums[slice][i];
+            for (int slice = 0; slice < kH2Slices; ++slice)
+                sum += m_.h2_sums[slice][i % kH2Map * kPlanes + i / kH2Map];
             const auto unit = activate<Math>(Choices::hidden, sum);
             m_.h2[i] = unit.value;
             if constexpr (Memory::kTraining) *h2_delta_of(i) = unit.slope;
@@ -274,9 +283,14 @@ private:
     // Calls visit(its place in Weights, its place in global memory) for every parameter.
     template <class Visit>
     LECUN_FORMULA void each_parameter(const Connections& connections, Visit visit) {
-        team_.each(kH1Parameters + kDenseParameters, [=](int i) {
-            visit(i, i < kH1Parameters ? i : i + kH2Weights);
+        team_.each(kPlanes * kTaps, [=](int i) { visit(i, i); });
+        team_.each(kH1Units, [=](int i) {
+            const int plane = i / (kH1 * kH1), y = i / kH1 % kH1, x = i % kH1;
+            const int place = plane * kH1 * kH1 + h1_place(y, x / 4) + x % 4;
+            visit(kPlanes * kTaps + place, kPlanes * kTaps + i);
         });
+        team_.each(kDenseParameters,
+                   [=](int i) { visit(kH1Parameters + i, kH1Parameters + kH2Weights + i); });
         team_.each(connections.pairs() * kTaps, [=, &connections](int i) {
             const int pair = i / kTaps, tap = i % kTaps;
             const int dense = connections.h2_of[pair] * kPlanes + connections.h1_of[pair];
@@ -286,21 +300,34 @@ private:
 
     // w -= lr v with v = momentum v + gradient
     LECUN_FORMULA void update(T& weight, T gradient) {
-        if (Choices::momentum) {
-            T& velocity = velocity_[&weight - flat(m_.weights)];
-            velocity = fused(momentum_, velocity, gradient);
-            gradient = velocity;
-        }
-        weight = fused(rate_, gradient, weight);
+        weight = update(&weight, Pack<1, T>{weight}, Pack<1, T>{gradient}).at[0];
     }
 
-    // A task: half a row of one plane. The threads of a warp have different rows or planes.
+    // The same for neighbours, which have been loaded from `place` and shall be stored there.
+    template <int n>
+    LECUN_FORMULA Pack<n, T> update(const T* place, Pack<n, T> weight, Pack<n, T> gradient) {
+        if (Choices::momentum) {
+            T* velocities = velocity_ + (place - flat(m_.weights));
+            auto velocity = Pack<n, T>::load(velocities);
+#pragma unroll
+            for (int i = 0; i < n; ++i)
+                velocity.at[i] = fused(momentum_, velocity.at[i], gradient.at[i]);
+            velocity.store(velocities);
+            gradient = velocity;
+        }
+#pragma unroll
+        for (int i = 0; i < n; ++i) weight.at[i] = fused(rate_, gradient.at[i], weight.at[i]);
+        return weight;
+    }
+
+    // A task: half a row of two planes. The threads of a warp have different rows or planes.
     LECUN_FORMULA void h1_forward(int place) {
-        constexpr int tile = 4, halves = kH1 / tile;
+        constexpr int tile = 4, halves = kH1 / tile, group = kH1Group;
         constexpr int inputs = kStride * (tile - 1) + kKernel;
-        team_.each(halves * kPlanes * kH1, [=, this](int task) {
-            const int half = task / (kPlanes * kH1), plane = task / kH1 % kPlanes, y = task % kH1;
-            T sum[tile] = {};
+        team_.each(halves * kPlanes / group * kH1, [=, this](int task) {
+            const int half = task / (kPlanes / group * kH1), y = task % kH1;
+            const int first = task / kH1 % (kPlanes / group) * group;
+            T sum[group][tile] = {};
 #pragma unroll
             for (int ky = 0; ky < kKernel; ++ky) {
                 T row[inputs];
@@ -308,34 +335,46 @@ private:
                 for (int x = 0; x < inputs; ++x)
                     row[x] = m_.images[place][kStride * y + ky][kStride * tile * half + x];
 #pragma unroll
-                for (int kx = 0; kx < kKernel; ++kx) {
-                    const T w = m_.weights.h1_weight[plane][ky * kKernel + kx];
+                for (int plane = 0; plane < group; ++plane)
 #pragma unroll
-                    for (int x = 0; x < tile; ++x) sum[x] = fused(row[kStride * x + kx], w, sum[x]);
+                    for (int kx = 0; kx < kKernel; ++kx) {
+                        const T w = m_.weights.h1_weight[first + plane][ky * kKernel + kx];
+#pragma unroll
+                        for (int x = 0; x < tile; ++x)
+                            sum[plane][x] = fused(row[kStride * x + kx], w, sum[plane][x]);
+                    }
+            }
+#pragma unroll
+            for (int plane = 0; plane < group; ++plane) {
+                const auto bias = Pack<tile, T>::load(h1_bias(first + plane, y, half));
+                Pack<tile, T> slope;
+                Pack<2, T> value[tile / 2];
+#pragma unroll
+                for (int x = 0; x < tile; ++x) {
+                    const auto unit = activate<Math>(Choices::hidden, sum[plane][x] + bias.at[x]);
+                    value[x / 2].at[x % 2] = unit.value;
+                    slope.at[x] = unit.slope;
                 }
-            }
-            const auto bias = Pack<tile, T>::load(&m_.weights.h1_bias[plane][y][tile * half]);
-            Pack<tile, T> slope;
-            Pack<2, T> value[tile / 2];
 #pragma unroll
-            for (int x = 0; x < tile; ++x) {
-                const auto unit = activate<Math>(Choices::hidden, sum[x] + bias.at[x]);
-                value[x / 2].at[x % 2] = unit.value;
-                slope.at[x] = unit.slope;
+                for (int x = 0; x < tile; x += 2)
+                    value[x / 2].store(m_.h1_row(first + plane, y + kPad) + kPad + tile * half + x);
+                if constexpr (Memory::kTraining)
+                    slope.store(m_.h1_delta_half(first + plane, y, half));
             }
-#pragma unroll
-            for (int x = 0; x < tile; x += 2)
-                value[x / 2].store(m_.h1_row(plane, y + kPad) + kPad + tile * half + x);
-            if constexpr (Memory::kTraining) slope.store(m_.h1_delta_row(plane, y) + tile * half);
         });
     }
 
-    // A task: two rows of one plane, over a quarter of the planes of H1 that it sees.
+    LECUN_FORMULA T* h1_bias(int plane, int y, int half) {
+        return m_.weights.h1_bias + plane * kH1 * kH1 + h1_place(y, half);
+    }
+
+    // A task: two rows of one plane, over a quarter of the planes of H1 that it sees. Planes of H2
+    // that see the same planes are neighbours in a warp, in the paper's scheme, and load the same.
     LECUN_FORMULA void h2_partial_sums() {
         constexpr int tile = 2, halves = kH2 / tile, rows = kStride * (tile - 1) + kKernel;
         team_.each(kPlanes * kH2Slices * halves, [=, this](int task) {
-            const int half = task % halves, slice = task / halves % kH2Slices;
-            const int plane = task / (halves * kH2Slices);
+            const int plane = task % kPlanes, half = task / kPlanes % halves;
+            const int slice = task / (kPlanes * halves);
             const int begin = m_.connections.first_of_h2[plane];
             const int seen = m_.connections.first_of_h2[plane + 1] - begin;
             T sum[tile][kH2] = {};
@@ -363,18 +402,21 @@ private:
                     }
                 }
             }
-            T* sums = m_.h2_sums[slice] + plane * kH2Map + half * tile * kH2;
 #pragma unroll
             for (int y = 0; y < tile; ++y)
-                Pack<kH2, T>{sum[y][0], sum[y][1], sum[y][2], sum[y][3]}.store(sums + y * kH2);
+#pragma unroll
+                for (int x = 0; x < kH2; ++x)
+                    m_.h2_sums[slice][((half * tile + y) * kH2 + x) * kPlanes + plane] = sum[y][x];
         });
     }
 
-    // A task: two units, over a slice of the units of H2.
+    // A task: two units, over a slice of the units of H2. Each half of a warp has a slice.
     LECUN_FORMULA void h3_partial_sums() {
-        constexpr int tile = 2, tiles = kH3 / tile;
-        team_.each(kH3Slices * tiles, [=, this](int task) {
-            const int slice = task / tiles, first = slice * kSliceUnits, unit = task % tiles * tile;
+        constexpr int tile = 2, tiles = kH3 / tile, half_warp = 16;
+        team_.each(kH3Slices * half_warp, [=, this](int task) {
+            if (task % half_warp >= tiles) return;
+            const int slice = task / half_warp, first = slice * kSliceUnits;
+            const int unit = task % half_warp * tile;
             T sum[tile] = {};
 #pragma unroll
             for (int i = 0; i < kSliceUnits; i += 4) {
@@ -426,13 +468,9 @@ private:
     template <class Narrow>
     LECUN_FORMULA void output_deltas(Narrow narrow, int label) {
         narrow.each(kOutputs, [=, this](int i) {
-            T gradient[kOutputs];
-            loss_gradient<Math>(Choices::loss, m_.out, m_.targets[label], gradient);
-            T own = 0;
-#pragma unroll
-            for (int k = 0; k < kOutputs; ++k)  // gradient[i], but kept in registers
-                if (k == i) own = gradient[k];
-            m_.out_delta[i] *= own;
+            const T* targets = m_.targets[label];
+            const LossSlope<Math> slope(Choices::loss, m_.out, targets);
+            m_.out_delta[i] *= slope(m_.out[i], targets[i]);
             update(m_.weights.out_bias[i], m_.out_delta[i]);
         });
     }
@@ -442,30 +480,27 @@ private:
     template <int above>
     LECUN_FORMULA T dense_backward(const T* above_delta, T (&weights)[above], T value, T slope,
                                    T& bias) {
-        Pack<2, T> sum = {};  // of the even and of the odd units above
-#pragma unroll 5
-        for (int k = 0; k < above; k += 2) {
-            const auto delta = Pack<2, T>::load(above_delta + k);
-            auto weight = Pack<2, T>::load(weights + k);
-            Pack<2, T> gradient;
+        using Pair = Pack<2, T>;
+        constexpr int chunk = 5;  // pairs
+        Pair sum = {};  // of the even and of the odd units above
+#pragma unroll 1
+        for (int first = 0; first < above; first += 2 * chunk) {
+            // All are loaded before the first is stored: for all the compiler knows, a stored
+            // weight could change any of them.
+            Pair weight[chunk], gradient[chunk];
 #pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                sum.at[i] = fused(weight.at[i], delta.at[i], sum.at[i]);
-                gradient.at[i] = value * delta.at[i];
-            }
-            if (Choices::momentum) {
-                T* place = velocity_ + (weights + k - flat(m_.weights));
-                auto velocity = Pack<2, T>::load(place);
+            for (int k = 0; k < chunk; ++k) {
+                weight[k] = Pair::load(weights + first + 2 * k);
+                const Pair delta = Pair::load(above_delta + first + 2 * k);
 #pragma unroll
-                for (int i = 0; i < 2; ++i)
-                    velocity.at[i] = fused(momentum_, velocity.at[i], gradient.at[i]);
-                velocity.store(place);
-                gradient = velocity;
+                for (int i = 0; i < 2; ++i) {
+                    sum.at[i] = fused(weight[k].at[i], delta.at[i], sum.at[i]);
+                    gradient[k].at[i] = value * delta.at[i];
+                }
             }
 #pragma unroll
-            for (int i = 0; i < 2; ++i)
-                weight.at[i] = fused(rate_, gradient.at[i], weight.at[i]);
-            weight.store(weights + k);
+            for (int k = 0; k < chunk; ++k)
+                update(weights + first + 2 * k, weight[k], gradient[k]).store(weights + first + 2 * k);
         }
         const T delta = slope * (sum.at[0] + sum.at[1]);
         update(bias, delta);
@@ -474,74 +509,76 @@ private:
 
     // The unit of H1 at (y, x) reaches the units of H2 at (v, u) through the tap
     // (y + 2 - 2 v, x + 2 - 2 u): even rows through even ky alone, odd rows through odd ky. A task:
-    // a row of a plane. Even and odd rows are different code, so warps have either.
+    // the two even or the two odd rows in half a plane. They are different code, so warps have
+    // either.
     LECUN_FORMULA void h1_deltas() {
-        constexpr int pairs = kH1 / 2, apart = 64;
-        static_assert(kPlanes * pairs <= apart);
-        team_.each(apart + kPlanes * pairs, [=, this](int task) {
-            const int row = task % apart;
-            if (row >= kPlanes * pairs) return;
-            if (task < apart)
-                h1_delta_row<0>(row / pairs, row % pairs);
+        constexpr int warp = 32;
+        static_assert(2 * kPlanes <= warp);
+        team_.each(warp + 2 * kPlanes, [=, this](int task) {
+            const int plane = task % warp / 2, half = task % 2;
+            if (plane >= kPlanes) return;
+            if (task < warp)
+                h1_delta_rows<0>(plane, half);
             else
-                h1_delta_row<1>(row / pairs, row % pairs);
+                h1_delta_rows<1>(plane, half);
         });
     }
 
     template <int odd>
-    LECUN_FORMULA void h1_delta_row(int plane, int half_y) {
-        T sum[kH1] = {};
+    LECUN_FORMULA void h1_delta_rows(int plane, int half) {
+        constexpr int tile = 2;  // rows, which see tile + 2 rows of H2, or one less from odd ky
+        T sum[tile][kH1] = {};
 #pragma unroll 1
         for (int pair = m_.connections.first_of_h1[plane];
              pair < m_.connections.first_of_h1[plane + 1]; ++pair) {
             const int out = m_.connections.h2_of[pair];
+            Pack<kH2, T> delta[tile + 2];
 #pragma unroll
-            for (int near = odd ? 1 : 0; near < 3; ++near) {
+            for (int v = odd; v < tile + 2; ++v)
+                delta[v] = Pack<kH2, T>::load(m_.h2_delta_row(out, half * tile - 1 + v));
+#pragma unroll
+            for (int near = odd; near < 3; ++near) {
                 const int ky = 4 + odd - 2 * near;
-                const auto delta = Pack<kH2, T>::load(m_.h2_delta_row(out, half_y - 1 + near));
 #pragma unroll
                 for (int kx = 0; kx < kKernel; ++kx) {
                     const T w = m_.weights.h2_weight[pair][ky * kKernel + kx];
 #pragma unroll
                     for (int u = 0; u < kH2; ++u) {
                         const int x = 2 * u + kx - kPad;
-                        if (x >= 0 && x < kH1) sum[x] = fused(w, delta.at[u], sum[x]);
+                        if (x < 0 || x >= kH1) continue;
+#pragma unroll
+                        for (int y = 0; y < tile; ++y)
+                            sum[y][x] = fused(w, delta[y + near].at[u], sum[y][x]);
                     }
                 }
             }
         }
-        const int y = 2 * half_y + odd;
 #pragma unroll
-        for (int x = 0; x < kH1; x += 4) {
-            T* place = m_.h1_delta_row(plane, y) + x;
-            T* bias_place = &m_.weights.h1_bias[plane][y][x];
-            auto delta = Pack<4, T>::load(place);
-            auto bias = Pack<4, T>::load(bias_place);
+        for (int row = 0; row < tile; ++row)
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                delta.at[i] *= sum[x + i];
-                T step = delta.at[i];
-                if (Choices::momentum) {
-                    T& velocity = velocity_[bias_place + i - flat(m_.weights)];
-                    step = velocity = fused(momentum_, velocity, step);
-                }
-                bias.at[i] = fused(rate_, step, bias.at[i]);
+            for (int x = 0; x < kH1; x += 4) {
+                const int y = 2 * (half * tile + row) + odd;
+                T* place = m_.h1_delta_half(plane, y, x / 4);
+                T* bias = h1_bias(plane, y, x / 4);
+                auto delta = Pack<4, T>::load(place);
+#pragma unroll
+                for (int i = 0; i < 4; ++i) delta.at[i] *= sum[row][x + i];
+                delta.store(place);
+                update(bias, Pack<4, T>::load(bias), delta).store(bias);
             }
-            delta.store(place);
-            bias.store(bias_place);
-        }
     }
 
     // Updates the weights of both convolutions. A task: the kernel between a plane of H2 and one of
-    // H1, or one row of a kernel of H1; the latter start with a new warp.
+    // H1, or one row of the kernels of two planes of H1; the latter start with a new warp.
     LECUN_FORMULA void update_kernels(int place) {
         constexpr int warp = 32;
         const int pairs = m_.connections.pairs(), h1_tasks = (pairs + warp - 1) / warp * warp;
-        team_.each(h1_tasks + kPlanes * kKernel, [=, this](int task) {
+        team_.each(h1_tasks + kPlanes / kH1Group * kKernel, [=, this](int task) {
             if (task < pairs) {
                 update_h2_kernel(task);
             } else if (task >= h1_tasks) {
-                update_h1_kernel(place, (task - h1_tasks) / kKernel, (task - h1_tasks) % kKernel);
+                const int row = task - h1_tasks;
+                update_h1_kernels(place, row / kKernel * kH1Group, row % kKernel);
             }
         });
     }
@@ -577,24 +614,30 @@ private:
         for (int tap = 0; tap < kTaps; ++tap) update(m_.weights.h2_weight[pair][tap], sum[tap]);
     }
 
-    LECUN_FORMULA void update_h1_kernel(int place, int plane, int ky) {
-        T sum[kKernel] = {};
+    LECUN_FORMULA void update_h1_kernels(int place, int first, int ky) {
+        T sum[kH1Group][kKernel] = {};
 #pragma unroll 1
         for (int y = 0; y < kH1; ++y) {
             const T* row = m_.images[place][kStride * y + ky];
 #pragma unroll
-            for (int x = 0; x < kH1; x += 4) {
-                const auto delta = Pack<4, T>::load(m_.h1_delta_row(plane, y) + x);
+            for (int half = 0; half < 2; ++half)
 #pragma unroll
-                for (int i = 0; i < 4; ++i)
+                for (int plane = 0; plane < kH1Group; ++plane) {
+                    const auto delta =
+                        Pack<4, T>::load(m_.h1_delta_half(first + plane, y, half));
 #pragma unroll
-                    for (int kx = 0; kx < kKernel; ++kx)
-                        sum[kx] = fused(row[kStride * (x + i) + kx], delta.at[i], sum[kx]);
-            }
+                    for (int i = 0; i < 4; ++i)
+#pragma unroll
+                        for (int kx = 0; kx < kKernel; ++kx)
+                            sum[plane][kx] = fused(row[kStride * (4 * half + i) + kx], delta.at[i],
+                                                   sum[plane][kx]);
+                }
         }
 #pragma unroll
-        for (int kx = 0; kx < kKernel; ++kx)
-            update(m_.weights.h1_weight[plane][ky * kKernel + kx], sum[kx]);
+        for (int plane = 0; plane < kH1Group; ++plane)
+#pragma unroll
+            for (int kx = 0; kx < kKernel; ++kx)
+                update(m_.weights.h1_weight[first + plane][ky * kKernel + kx], sum[plane][kx]);
     }
 
     Team team_;
