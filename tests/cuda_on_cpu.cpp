@@ -40,7 +40,38 @@ struct Choices {
     }
 };
 
-struct Ordered {
+// What all teams here have in common; `Own` is the team itself.
+template <class Own>
+struct Team {
+    using Beside = Own;
+
+    template <int n, class Scalar, class Wanted, class Sum, class Finish>
+    void each_shared(int count, Wanted wanted, Sum sum, Finish finish) const {
+        own().each(count, [=](int task) {
+            if (!wanted(task)) return;
+            Scalar sums[2][n] = {};
+            for (int part = 0; part < 2; ++part) sum(task, part, sums[part]);
+            for (int part = 0; part < 2; ++part) {
+                Scalar total[n / 2];
+                for (int k = 0; k < n / 2; ++k)
+                    total[k] = sums[0][part * n / 2 + k] + sums[1][part * n / 2 + k];
+                finish(task, part, total);
+            }
+        });
+    }
+    template <class Value>
+    void copy(Value* to, const Value* from) const {
+        *to = *from;
+    }
+    void copied() const {}
+    Own beside() const { return own(); }
+    Own from(int) const { return own(); }
+
+private:
+    const Own& own() const { return static_cast<const Own&>(*this); }
+};
+
+struct Ordered : Team<Ordered> {
     using Narrow = Ordered;
 
     template <class Task>
@@ -52,18 +83,13 @@ struct Ordered {
     void narrow(Body body) const {
         body(*this);
     }
-    template <class Value>
-    void copy(Value* to, const Value* from) const {
-        *to = *from;
-    }
-    void copied() const {}
 };
 
 // A barrier that is left out, but for the very first, and after how many it comes again; -1: none.
 int left_out = -1, period = 1;
 
 // Collects the tasks between two barriers and runs them in another order.
-struct Disordered {
+struct Disordered : Team<Disordered> {
     using Narrow = Disordered;
 
     std::vector<std::function<void()>>* tasks;
@@ -91,14 +117,9 @@ struct Disordered {
     void narrow(Body body) const {
         body(*this);
     }
-    template <class Value>
-    void copy(Value* to, const Value* from) const {
-        *to = *from;
-    }
-    void copied() const {}
 };
 
-struct Threads {
+struct Threads : Team<Threads> {
     using Narrow = Ordered;
 
     int thread, threads;
@@ -113,11 +134,6 @@ struct Threads {
     void narrow(Body body) const {
         if (thread == 0) body(Ordered());
     }
-    template <class Value>
-    void copy(Value* to, const Value* from) const {
-        *to = *from;
-    }
-    void copied() const {}
 };
 
 // Calls body(team) as `schedule` says.
@@ -129,7 +145,7 @@ void with_team(int schedule, Body body) {
         std::vector<std::function<void()>> tasks;
         std::mt19937 random(schedule);
         int barriers = 0;
-        const Disordered team = {&tasks, schedule > 1 ? &random : nullptr, &barriers};
+        const Disordered team = {{}, &tasks, schedule > 1 ? &random : nullptr, &barriers};
         body(team);
         team.flush();
     } else {
@@ -137,7 +153,7 @@ void with_team(int schedule, Body body) {
         std::barrier<> all(threads);
         std::vector<std::jthread> running;
         for (int i = 0; i < threads; ++i)
-            running.emplace_back([&, i] { body(Threads{i, threads, &all}); });
+            running.emplace_back([&, i] { body(Threads{{}, i, threads, &all}); });
     }
 }
 

@@ -20,33 +20,38 @@ __device__ int thread_index() {
     return thread;
 }
 
-template <int threads, class Task>
-__device__ void each_of(int count, Task task) {
+// `threads` threads of the block from `begin` on; the first task goes to their `first`.
+template <int begin, int threads>
+struct Group {
+    int first = 0;
+
+    template <class Task>
+    __device__ void each(int count, Task task) const {
+        int i = thread_index() - begin;
+        if (i < 0 || i >= threads) return;
+        i -= first;
+        if (i < 0) i += threads;
 #pragma unroll 1
-    for (int i = thread_index(); i < count; i += threads) task(i);
-}
-
-struct Warp {
-    template <class Task>
-    __device__ void each(int count, Task task) const {
-        each_of<32>(count, task);
+        for (; i < count; i += threads) task(i);
     }
-    __device__ void barrier() const { __syncwarp(); }
-};
 
-struct Block {
-    using Narrow = Warp;
-
-    template <class Task>
-    __device__ void each(int count, Task task) const {
-        each_of<THREADS>(count, task);
-    }
-    __device__ void barrier() const { __syncthreads(); }
-
-    // Calls body(narrow) for one warp of the block.
-    template <class Body>
-    __device__ void narrow(Body body) const {
-        if (thread_index() < 32) body(Warp());
+    // Two neighbours share a task: each calls sum(task, part, its n sums), and finish(task, part,
+    // the half of the totals that is its part). Tasks that are not `wanted` are left out.
+    template <int n, class Scalar, class Wanted, class Sum, class Finish>
+    __device__ void each_shared(int count, Wanted wanted, Sum sum, Finish finish) const {
+        each(2 * count, [=](int i) {
+            const int task = i / 2, part = i % 2;
+            if (!wanted(task)) return;
+            Scalar own[n] = {}, total[n / 2];
+            sum(task, part, own);
+            const unsigned both = 3u << (thread_index() & 30);
+#pragma unroll
+            for (int k = 0; k < n / 2; ++k) {
+                const Scalar kept = part ? own[k + n / 2] : own[k];
+                total[k] = kept + __shfl_xor_sync(both, part ? own[k] : own[k + n / 2], 1);
+            }
+            finish(task, part, total);
+        });
     }
 
     // Starts to copy a value from global memory into shared memory; `copied` waits for this
@@ -67,6 +72,26 @@ struct Block {
         asm volatile("cp.async.wait_all;" ::: "memory");
 #endif
     }
+};
+
+constexpr int kWarp = 32;
+
+struct Warp : Group<0, kWarp> {
+    __device__ void barrier() const { __syncwarp(); }
+};
+
+struct Block : Group<0, THREADS> {
+    using Narrow = Warp;
+    using Beside = Group<kWarp, THREADS - kWarp>;
+
+    __device__ void barrier() const { __syncthreads(); }
+
+    template <class Body>
+    __device__ void narrow(Body body) const {
+        if (thread_index() < kWarp) body(Warp());
+    }
+    __device__ Beside beside() const { return {}; }
+    __device__ Group<0, THREADS> from(int thread) const { return {thread % THREADS}; }
 };
 
 using T = Choices::Scalar;

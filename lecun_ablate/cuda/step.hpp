@@ -13,6 +13,11 @@
 // added in a fixed order; so the results do not depend on the number of threads, and with a team
 // of one this is an ordinary C++ function.
 //
+// A team has smaller ones: `team.narrow(body)` calls body(one warp), whose barriers cost less, and
+// `team.beside()` is all other threads. `team.from(n)` gives the first task to thread n, so that two
+// rows of tasks in one phase go to different threads. In `each_shared` two neighbouring threads
+// share a task.
+//
 // A GPU's multiprocessor does 128 multiply-adds per clock but loads only 32 words from shared
 // memory, so loads are what limits it. A task therefore computes a tile of results in registers and
 // uses every value that it loads several times. Strides are chosen so that the threads of a warp
@@ -68,11 +73,13 @@ struct Settings {
     Connections connections;
 };
 
-// Where the units of half a row of H1 are, four neighbours, among the 64 of their plane. Even rows
-// come first, and halves change places, so that tasks for all rows and tasks for the even or the odd
-// ones both find them in different banks.
-LECUN_FORMULA int h1_place(int y, int half) {
-    return (y / 2 + y % 2 * (kH1 / 2)) * kH1 + (half ^ (y & 1)) * 4;
+// Where the units of half a row of H1 are, four neighbours. Even rows come before odd ones, and from
+// plane to plane and row to row things move on, so that tasks for all rows, and tasks for the even
+// or the odd rows of several planes, find them in different banks.
+LECUN_FORMULA int h1_place(int plane, int y, int half) {
+    constexpr int quads = kH1 * kH1 / 4;
+    const int quad = 2 * (y / 2 + y % 2 * (kH1 / 2)) + (half ^ (y & 1));
+    return (plane * quads + (quad + plane) % quads) * 4;
 }
 
 // Neighbouring numbers that are loaded or stored at once. They start at a multiple of n.
@@ -110,7 +117,7 @@ struct ForwardMemory {
     static constexpr int kH2Plane = (kH2 + 1) * kH2;
 
     alignas(16) T h1[kPlanes * kH1Plane + kPad * kH1Row];
-    alignas(16) T h2_sums[kH2Slices][kH2Units];  // [slice][unit of a plane][plane]
+    alignas(16) T h2_sums[kH2Slices][kH2Units];  // in the order of Network::h2_sum
     alignas(16) T h2[kH2Units];
     alignas(16) T h3[kH3];
     T out[kOutputs];
@@ -133,17 +140,13 @@ template <class T>
 struct TrainingMemory : ForwardMemory<T> {
     static constexpr bool kTraining = true;
     using Forward = ForwardMemory<T>;
-    static constexpr int kH1DeltaPlane = kH1 * kH1 + 4;  // as with kH1Plane
 
-    alignas(16) T h1_delta[kPlanes * kH1DeltaPlane];  // planes in the order of h1_place
+    alignas(16) T h1_delta[kH1Units];  // in the order of h1_place
     alignas(16) T h2_delta[kPlanes * Forward::kH2Plane + kH2];
     alignas(16) T h3_delta[kH3];
     alignas(16) T out_delta[kOutputs];
     alignas(16) Weights<T> weights;  // at the end, since it may be cut off
 
-    LECUN_FORMULA T* h1_delta_half(int plane, int y, int half) {
-        return h1_delta + plane * kH1DeltaPlane + h1_place(y, half);
-    }
     // The row of units; -1 and 4 are zeros.
     LECUN_FORMULA T* h2_delta_row(int plane, int y) {
         return h2_delta + plane * Forward::kH2Plane + (y + 1) * kH2;
@@ -209,28 +212,25 @@ public:
         team_.barrier();
     }
 
-    // Starts to copy a pattern into one of the two places for images. It is there after the
-    // next forward pass, or `team.copied()` and a barrier.
-    LECUN_FORMULA void fetch(int place, const T* image, const int* label) {
-        team_.each(kPixels, [=, this](int i) {
-            team_.copy(&m_.images[place][i / kImage + kPad][i % kImage + kPad], image + i);
+    // Starts to copy a pattern into one of the two places for images. It is there after
+    // `team.copied()` and a barrier.
+    template <class Some>
+    LECUN_FORMULA void fetch(Some some, int place, const T* image, const int* label) {
+        some.each(kPixels, [=, this](int i) {
+            some.copy(&m_.images[place][i / kImage + kPad][i % kImage + kPad], image + i);
         });
-        team_.each(1, [=, this](int) { team_.copy(&m_.labels[place], label); });
+        some.each(1, [=, this](int) { some.copy(&m_.labels[place], label); });
     }
 
-    // From the image in `place` to the outputs, which only the threads of `team_.narrow` may read
-    // before the next barrier. `then(narrow)` goes on with these threads.
-    template <class Then>
-    LECUN_FORMULA void forward(int place, Then then) {
-        h1_forward(place);
-        team_.barrier();
+    // From H1 to what H3 and the outputs are made of.
+    LECUN_FORMULA void forward() {
         h2_partial_sums();
         team_.barrier();
         team_.each(kH2Units, [=, this](int i) {
             T sum = m_.weights.h2_bias[i];
 #pragma unroll
             for (int slice = 0; slice < kH2Slices; ++slice)
-                sum += m_.h2_sums[slice][i % kH2Map * kPlanes + i / kH2Map];
+                sum += *h2_sum(slice, i / kH2Map, i % kH2Map);
             const auto unit = activate<Math>(Choices::hidden, sum);
             m_.h2[i] = unit.value;
             if constexpr (Memory::kTraining) *h2_delta_of(i) = unit.slope;
@@ -238,19 +238,17 @@ public:
         team_.barrier();
         h3_partial_sums();
         team_.barrier();
-        // The rest is little work in many phases: one warp does it, whose barriers cost less.
-        team_.narrow([=, this](typename Team::Narrow narrow) {
-            h3_and_outputs(narrow);
-            then(narrow);
-        });
-        team_.copied();
-        team_.barrier();
     }
 
     // One pattern: forward, backward, update. A layer's deltas are taken with the weights above it
-    // before these change.
-    LECUN_FORMULA void train(int place) {
-        forward(place, [=, this](typename Team::Narrow narrow) {
+    // before these change. `fetch_next(some)` starts to copy the next pattern.
+    template <class Fetch>
+    LECUN_FORMULA void train(int place, Fetch fetch_next) {
+        h1_forward(team_, place);
+        team_.barrier();
+        forward();
+        team_.narrow([=, this](typename Team::Narrow narrow) {
+            h3_and_outputs(narrow);
             output_deltas(narrow, m_.labels[place]);
             narrow.barrier();
             narrow.each(kH3, [=, this](int i) {
@@ -258,6 +256,8 @@ public:
                                                 m_.h3_delta[i], m_.weights.h3_bias[i]);
             });
         });
+        fetch_next(team_.beside());
+        team_.barrier();
         team_.each(kH2Units, [=, this](int i) {
             T* delta = h2_delta_of(i);
             *delta = dense_backward(m_.h3_delta, m_.weights.h3_weight[i], m_.h2[i], *delta,
@@ -267,13 +267,97 @@ public:
         h1_deltas();
         team_.barrier();
         update_kernels(place);
+        team_.copied();
         team_.barrier();
+    }
+
+    // A task: half a row of two planes. The threads of a warp have different rows or planes.
+    template <class Some>
+    LECUN_FORMULA void h1_forward(Some some, int place) {
+        constexpr int tile = 4, halves = kH1 / tile, group = kH1Group;
+        constexpr int inputs = kStride * (tile - 1) + kKernel;
+        some.each(halves * kPlanes / group * kH1, [=, this](int task) {
+            const int half = task / (kPlanes / group * kH1), y = task % kH1;
+            const int first = task / kH1 % (kPlanes / group) * group;
+            T sum[group][tile] = {};
+#pragma unroll
+            for (int ky = 0; ky < kKernel; ++ky) {
+                T row[inputs];
+#pragma unroll
+                for (int x = 0; x < inputs; ++x)
+                    row[x] = m_.images[place][kStride * y + ky][kStride * tile * half + x];
+#pragma unroll
+                for (int plane = 0; plane < group; ++plane)
+#pragma unroll
+                    for (int kx = 0; kx < kKernel; ++kx) {
+                        const T w = m_.weights.h1_weight[first + plane][ky * kKernel + kx];
+#pragma unroll
+                        for (int x = 0; x < tile; ++x)
+                            sum[plane][x] = fused(row[kStride * x + kx], w, sum[plane][x]);
+                    }
+            }
+#pragma unroll
+            for (int plane = 0; plane < group; ++plane) {
+                const auto bias = Pack<tile, T>::load(m_.weights.h1_bias + h1_place(first + plane, y, half));
+                Pack<tile, T> slope;
+                Pack<2, T> value[tile / 2];
+#pragma unroll
+                for (int x = 0; x < tile; ++x) {
+                    const auto unit = activate<Math>(Choices::hidden, sum[plane][x] + bias.at[x]);
+                    value[x / 2].at[x % 2] = unit.value;
+                    slope.at[x] = unit.slope;
+                }
+#pragma unroll
+                for (int x = 0; x < tile; x += 2)
+                    value[x / 2].store(m_.h1_row(first + plane, y + kPad) + kPad + tile * half + x);
+                if constexpr (Memory::kTraining)
+                    slope.store(m_.h1_delta + h1_place(first + plane, y, half));
+            }
+        });
+    }
+
+    // H3 and the outputs are little work in many phases.
+    template <class Narrow>
+    LECUN_FORMULA void h3_and_outputs(Narrow narrow) {
+        narrow.each(kH3, [=, this](int i) {
+            T sum = m_.weights.h3_bias[i];
+#pragma unroll
+            for (int slice = 0; slice < kH3Slices; ++slice) sum += m_.h3_sums()[slice][i];
+            const auto unit = activate<Math>(Choices::hidden, sum);
+            m_.h3[i] = unit.value;
+            if constexpr (Memory::kTraining) m_.h3_delta[i] = unit.slope;
+        });
+        narrow.barrier();
+        narrow.each(kOutSlices * kOutputs, [=, this](int task) {
+            const int slice = task / kOutputs, i = task % kOutputs;
+            T sum = 0;
+#pragma unroll
+            for (int j = slice * kSliceH3, n = 0; n < kSliceH3; ++j, ++n)
+                sum = fused(m_.h3[j], m_.weights.out_weight[j][i], sum);
+            m_.out_sums()[slice][i] = sum;
+        });
+        narrow.barrier();
+        narrow.each(kOutputs, [=, this](int i) {
+            T sum = m_.weights.out_bias[i];
+#pragma unroll
+            for (int slice = 0; slice < kOutSlices; ++slice) sum += m_.out_sums()[slice][i];
+            const auto unit = activate<Math>(Choices::output, sum);
+            m_.out[i] = unit.value;
+            if constexpr (Memory::kTraining) m_.out_delta[i] = unit.slope;
+        });
+        narrow.barrier();
     }
 
 private:
     template <class Struct>
     LECUN_FORMULA static T* flat(Struct& tensors) {
         return reinterpret_cast<T*>(&tensors);
+    }
+
+    // Planes are neighbours, and so are the halves of a plane.
+    LECUN_FORMULA T* h2_sum(int slice, int plane, int unit) {
+        constexpr int half = kH2Map / 2;
+        return m_.h2_sums[slice] + (unit % half * 2 + unit / half) * kPlanes + plane;
     }
 
     LECUN_FORMULA T* h2_delta_of(int unit) {
@@ -286,7 +370,7 @@ private:
         team_.each(kPlanes * kTaps, [=](int i) { visit(i, i); });
         team_.each(kH1Units, [=](int i) {
             const int plane = i / (kH1 * kH1), y = i / kH1 % kH1, x = i % kH1;
-            const int place = plane * kH1 * kH1 + h1_place(y, x / 4) + x % 4;
+            const int place = h1_place(plane, y, x / 4) + x % 4;
             visit(kPlanes * kTaps + place, kPlanes * kTaps + i);
         });
         team_.each(kDenseParameters,
@@ -320,61 +404,13 @@ private:
         return weight;
     }
 
-    // A task: half a row of two planes. The threads of a warp have different rows or planes.
-    LECUN_FORMULA void h1_forward(int place) {
-        constexpr int tile = 4, halves = kH1 / tile, group = kH1Group;
-        constexpr int inputs = kStride * (tile - 1) + kKernel;
-        team_.each(halves * kPlanes / group * kH1, [=, this](int task) {
-            const int half = task / (kPlanes / group * kH1), y = task % kH1;
-            const int first = task / kH1 % (kPlanes / group) * group;
-            T sum[group][tile] = {};
-#pragma unroll
-            for (int ky = 0; ky < kKernel; ++ky) {
-                T row[inputs];
-#pragma unroll
-                for (int x = 0; x < inputs; ++x)
-                    row[x] = m_.images[place][kStride * y + ky][kStride * tile * half + x];
-#pragma unroll
-                for (int plane = 0; plane < group; ++plane)
-#pragma unroll
-                    for (int kx = 0; kx < kKernel; ++kx) {
-                        const T w = m_.weights.h1_weight[first + plane][ky * kKernel + kx];
-#pragma unroll
-                        for (int x = 0; x < tile; ++x)
-                            sum[plane][x] = fused(row[kStride * x + kx], w, sum[plane][x]);
-                    }
-            }
-#pragma unroll
-            for (int plane = 0; plane < group; ++plane) {
-                const auto bias = Pack<tile, T>::load(h1_bias(first + plane, y, half));
-                Pack<tile, T> slope;
-                Pack<2, T> value[tile / 2];
-#pragma unroll
-                for (int x = 0; x < tile; ++x) {
-                    const auto unit = activate<Math>(Choices::hidden, sum[plane][x] + bias.at[x]);
-                    value[x / 2].at[x % 2] = unit.value;
-                    slope.at[x] = unit.slope;
-                }
-#pragma unroll
-                for (int x = 0; x < tile; x += 2)
-                    value[x / 2].store(m_.h1_row(first + plane, y + kPad) + kPad + tile * half + x);
-                if constexpr (Memory::kTraining)
-                    slope.store(m_.h1_delta_half(first + plane, y, half));
-            }
-        });
-    }
-
-    LECUN_FORMULA T* h1_bias(int plane, int y, int half) {
-        return m_.weights.h1_bias + plane * kH1 * kH1 + h1_place(y, half);
-    }
-
     // A task: two rows of one plane, over a quarter of the planes of H1 that it sees. Planes of H2
     // that see the same planes are neighbours in a warp, in the paper's scheme, and load the same.
     LECUN_FORMULA void h2_partial_sums() {
         constexpr int tile = 2, halves = kH2 / tile, rows = kStride * (tile - 1) + kKernel;
         team_.each(kPlanes * kH2Slices * halves, [=, this](int task) {
-            const int plane = task % kPlanes, half = task / kPlanes % halves;
-            const int slice = task / (kPlanes * halves);
+            const int half = task % halves, plane = task / halves % kPlanes;
+            const int slice = task / (halves * kPlanes);
             const int begin = m_.connections.first_of_h2[plane];
             const int seen = m_.connections.first_of_h2[plane + 1] - begin;
             T sum[tile][kH2] = {};
@@ -406,7 +442,7 @@ private:
             for (int y = 0; y < tile; ++y)
 #pragma unroll
                 for (int x = 0; x < kH2; ++x)
-                    m_.h2_sums[slice][((half * tile + y) * kH2 + x) * kPlanes + plane] = sum[y][x];
+                    *h2_sum(slice, plane, (half * tile + y) * kH2 + x) = sum[y][x];
         });
     }
 
@@ -432,37 +468,6 @@ private:
             }
             Pack<tile, T>{sum[0], sum[1]}.store(&m_.h3_sums()[slice][unit]);
         });
-    }
-
-    template <class Narrow>
-    LECUN_FORMULA void h3_and_outputs(Narrow narrow) {
-        narrow.each(kH3, [=, this](int i) {
-            T sum = m_.weights.h3_bias[i];
-#pragma unroll
-            for (int slice = 0; slice < kH3Slices; ++slice) sum += m_.h3_sums()[slice][i];
-            const auto unit = activate<Math>(Choices::hidden, sum);
-            m_.h3[i] = unit.value;
-            if constexpr (Memory::kTraining) m_.h3_delta[i] = unit.slope;
-        });
-        narrow.barrier();
-        narrow.each(kOutSlices * kOutputs, [=, this](int task) {
-            const int slice = task / kOutputs, i = task % kOutputs;
-            T sum = 0;
-#pragma unroll
-            for (int j = slice * kSliceH3, n = 0; n < kSliceH3; ++j, ++n)
-                sum = fused(m_.h3[j], m_.weights.out_weight[j][i], sum);
-            m_.out_sums()[slice][i] = sum;
-        });
-        narrow.barrier();
-        narrow.each(kOutputs, [=, this](int i) {
-            T sum = m_.weights.out_bias[i];
-#pragma unroll
-            for (int slice = 0; slice < kOutSlices; ++slice) sum += m_.out_sums()[slice][i];
-            const auto unit = activate<Math>(Choices::output, sum);
-            m_.out[i] = unit.value;
-            if constexpr (Memory::kTraining) m_.out_delta[i] = unit.slope;
-        });
-        narrow.barrier();
     }
 
     template <class Narrow>
@@ -509,28 +514,33 @@ private:
 
     // The unit of H1 at (y, x) reaches the units of H2 at (v, u) through the tap
     // (y + 2 - 2 v, x + 2 - 2 u): even rows through even ky alone, odd rows through odd ky. A task:
-    // the two even or the two odd rows in half a plane. They are different code, so warps have
-    // either.
+    // the two even or the two odd rows in half a plane; of its two threads, each sums over half of
+    // the planes of H2 and ends one row. Even and odd rows are different code, so warps have either.
     LECUN_FORMULA void h1_deltas() {
-        constexpr int warp = 32;
-        static_assert(2 * kPlanes <= warp);
-        team_.each(warp + 2 * kPlanes, [=, this](int task) {
-            const int plane = task % warp / 2, half = task % 2;
-            if (plane >= kPlanes) return;
-            if (task < warp)
-                h1_delta_rows<0>(plane, half);
-            else
-                h1_delta_rows<1>(plane, half);
-        });
+        constexpr int tasks = 2 * kPlanes, apart = 32;
+        team_.template each_shared<2 * kH1, T>(
+            apart + tasks, [=](int task) { return task % apart < tasks; },
+            [=, this](int task, int part, T (&sum)[2 * kH1]) {
+                const int plane = task % apart / 2, half = task % 2;
+                if (task < apart)
+                    sum_h1_delta<0>(plane, half, part, sum);
+                else
+                    sum_h1_delta<1>(plane, half, part, sum);
+            },
+            [=, this](int task, int part, const T (&sum)[kH1]) {
+                const int plane = task % apart / 2, half = task % 2;
+                end_h1_delta(plane, 2 * (2 * half + part) + task / apart, sum);
+            });
     }
 
+    // sum: (2, 8), the two rows
     template <int odd>
-    LECUN_FORMULA void h1_delta_rows(int plane, int half) {
+    LECUN_FORMULA void sum_h1_delta(int plane, int half, int part, T (&sum)[2 * kH1]) {
         constexpr int tile = 2;  // rows, which see tile + 2 rows of H2, or one less from odd ky
-        T sum[tile][kH1] = {};
+        const int first = m_.connections.first_of_h1[plane];
+        const int seen_by = m_.connections.first_of_h1[plane + 1] - first;
 #pragma unroll 1
-        for (int pair = m_.connections.first_of_h1[plane];
-             pair < m_.connections.first_of_h1[plane + 1]; ++pair) {
+        for (int pair = first + seen_by * part / 2; pair < first + seen_by * (part + 1) / 2; ++pair) {
             const int out = m_.connections.h2_of[pair];
             Pack<kH2, T> delta[tile + 2];
 #pragma unroll
@@ -548,39 +558,46 @@ private:
                         if (x < 0 || x >= kH1) continue;
 #pragma unroll
                         for (int y = 0; y < tile; ++y)
-                            sum[y][x] = fused(w, delta[y + near].at[u], sum[y][x]);
+                            sum[y * kH1 + x] =
+                                fused(w, delta[y + near].at[u], sum[y * kH1 + x]);
                     }
                 }
             }
         }
+    }
+
+    // From what reaches a row of H1 to its deltas and the updates of its biases.
+    LECUN_FORMULA void end_h1_delta(int plane, int y, const T (&sum)[kH1]) {
 #pragma unroll
-        for (int row = 0; row < tile; ++row)
+        for (int half = 0; half < 2; ++half) {
+            T* place = m_.h1_delta + h1_place(plane, y, half);
+            T* bias = m_.weights.h1_bias + h1_place(plane, y, half);
+            auto delta = Pack<4, T>::load(place);
 #pragma unroll
-            for (int x = 0; x < kH1; x += 4) {
-                const int y = 2 * (half * tile + row) + odd;
-                T* place = m_.h1_delta_half(plane, y, x / 4);
-                T* bias = h1_bias(plane, y, x / 4);
-                auto delta = Pack<4, T>::load(place);
-#pragma unroll
-                for (int i = 0; i < 4; ++i) delta.at[i] *= sum[row][x + i];
-                delta.store(place);
-                update(bias, Pack<4, T>::load(bias), delta).store(bias);
-            }
+            for (int i = 0; i < 4; ++i) delta.at[i] *= sum[4 * half + i];
+            delta.store(place);
+            update(bias, Pack<4, T>::load(bias), delta).store(bias);
+        }
     }
 
     // Updates the weights of both convolutions. A task: the kernel between a plane of H2 and one of
-    // H1, or one row of the kernels of two planes of H1; the latter start with a new warp.
+    // H1; or one row of the kernels of two planes of H1, where each of two threads sums over half of
+    // the rows of units and updates one plane.
     LECUN_FORMULA void update_kernels(int place) {
         constexpr int warp = 32;
-        const int pairs = m_.connections.pairs(), h1_tasks = (pairs + warp - 1) / warp * warp;
-        team_.each(h1_tasks + kPlanes / kH1Group * kKernel, [=, this](int task) {
-            if (task < pairs) {
-                update_h2_kernel(task);
-            } else if (task >= h1_tasks) {
-                const int row = task - h1_tasks;
-                update_h1_kernels(place, row / kKernel * kH1Group, row % kKernel);
-            }
-        });
+        const int pairs = m_.connections.pairs();
+        team_.each(pairs, [=, this](int pair) { update_h2_kernel(pair); });
+        team_.from((pairs + warp - 1) / warp * warp).template each_shared<2 * kKernel, T>(
+            kPlanes / 2 * kKernel, [](int) { return true; },
+            [=, this](int task, int part, T (&sum)[2 * kKernel]) {
+                sum_h1_kernels(place, task / kKernel * 2, task % kKernel, part, sum);
+            },
+            [=, this](int task, int part, const T (&sum)[kKernel]) {
+                T* weights = m_.weights.h1_weight[task / kKernel * 2 + part];
+#pragma unroll
+                for (int kx = 0; kx < kKernel; ++kx)
+                    update(weights[task % kKernel * kKernel + kx], sum[kx]);
+            });
     }
 
     LECUN_FORMULA void update_h2_kernel(int pair) {
@@ -614,30 +631,28 @@ private:
         for (int tap = 0; tap < kTaps; ++tap) update(m_.weights.h2_weight[pair][tap], sum[tap]);
     }
 
-    LECUN_FORMULA void update_h1_kernels(int place, int first, int ky) {
-        T sum[kH1Group][kKernel] = {};
+    // sum: (2, 5), a row of the kernels of planes `first` and `first` + 1
+    LECUN_FORMULA void sum_h1_kernels(int place, int first, int ky, int part,
+                                      T (&sum)[2 * kKernel]) {
+        constexpr int rows = kH1 / 2;
 #pragma unroll 1
-        for (int y = 0; y < kH1; ++y) {
+        for (int y = part * rows; y < (part + 1) * rows; ++y) {
             const T* row = m_.images[place][kStride * y + ky];
 #pragma unroll
             for (int half = 0; half < 2; ++half)
 #pragma unroll
-                for (int plane = 0; plane < kH1Group; ++plane) {
+                for (int plane = 0; plane < 2; ++plane) {
                     const auto delta =
-                        Pack<4, T>::load(m_.h1_delta_half(first + plane, y, half));
+                        Pack<4, T>::load(m_.h1_delta + h1_place(first + plane, y, half));
 #pragma unroll
                     for (int i = 0; i < 4; ++i)
 #pragma unroll
-                        for (int kx = 0; kx < kKernel; ++kx)
-                            sum[plane][kx] = fused(row[kStride * (4 * half + i) + kx], delta.at[i],
-                                                   sum[plane][kx]);
+                        for (int kx = 0; kx < kKernel; ++kx) {
+                            T& tap = sum[plane * kKernel + kx];
+                            tap = fused(row[kStride * (4 * half + i) + kx], delta.at[i], tap);
+                        }
                 }
         }
-#pragma unroll
-        for (int plane = 0; plane < kH1Group; ++plane)
-#pragma unroll
-            for (int kx = 0; kx < kKernel; ++kx)
-                update(m_.weights.h1_weight[first + plane][ky * kKernel + kx], sum[plane][kx]);
     }
 
     Team team_;
@@ -663,17 +678,15 @@ LECUN_FORMULA void train_network(
     T* own_velocity = Choices::momentum ? velocity + offset : nullptr;
     Network<Choices, Team, TrainingMemory<T>> net(team, memory, settings[network]);
     net.load(parameters + offset, own_velocity, settings[network]);
-    const auto fetch = [=, &net](int step) {
-        const int pattern = order[step];
-        net.fetch(step % 2, images + (long long)pattern * kPixels, labels + pattern);
-    };
-    fetch(0);
+    const auto image_of = [=](int step) { return images + (long long)order[step] * kPixels; };
+    net.fetch(team, 0, image_of(0), labels + order[0]);
     team.copied();
     team.barrier();
-    for (int step = 0; step < steps; ++step) {
-        if (step + 1 < steps) fetch(step + 1);
-        net.train(step % 2);
-    }
+    for (int step = 0; step < steps; ++step)
+        net.train(step % 2, [=, &net](typename Team::Beside beside) {
+            const int next = step + 1;
+            if (next < steps) net.fetch(beside, next % 2, image_of(next), labels + order[next]);
+        });
     net.store(parameters + offset, own_velocity);
 }
 
@@ -700,18 +713,28 @@ LECUN_FORMULA void evaluate_network(
     const Settings<T>& own = settings[network];
     Network<Choices, Team, EvaluationMemory<T>> net(team, memory, own);
     net.load(parameters + (long long)network * kParameters, nullptr, own);
-    const auto fetch = [=, &net](int image) {
-        net.fetch(image % 2, images + (long long)(first + image) * kPixels, labels + first + image);
-    };
-    fetch(0);
+    // The first layer of an image is computed beside the last ones of the image before.
+    const T* chunk_images = images + (long long)first * kPixels;
+    net.fetch(team, 0, chunk_images, labels + first);
+    team.copied();
+    team.barrier();
+    net.h1_forward(team, 0);
+    if (count > 1) net.fetch(team, 1, chunk_images + kPixels, labels + first + 1);
     team.copied();
     team.barrier();
     for (int image = 0; image < count; ++image) {
-        if (image + 1 < count) fetch(image + 1);
-        net.forward(image % 2, [=, &memory](typename Team::Narrow narrow) {
+        net.forward();
+        team.narrow([=, &net, &memory](typename Team::Narrow narrow) {
+            net.h3_and_outputs(narrow);
             narrow.each(kOutputs,
                         [=, &memory](int i) { memory.outputs[image][i] = memory.out[i]; });
         });
+        if (image + 1 < count) net.h1_forward(team.beside(), (image + 1) % 2);
+        const int next = image + 2;
+        if (next < count)
+            net.fetch(team.beside(), next % 2, chunk_images + next * kPixels, labels + first + next);
+        team.copied();
+        team.barrier();
     }
     team.each(count, [=, &memory, &own](int image) {
         const double* out = memory.outputs[image];
