@@ -486,7 +486,7 @@ private:
     LECUN_FORMULA T dense_backward(const T* above_delta, T (&weights)[above], T value, T slope,
                                    T& bias) {
         using Pair = Pack<2, T>;
-        constexpr int chunk = 5;  // pairs
+        constexpr int chunk = above % 15 ? 5 : 15;  // pairs
         Pair sum = {};  // of the even and of the odd units above
 #pragma unroll 1
         for (int first = 0; first < above; first += 2 * chunk) {
