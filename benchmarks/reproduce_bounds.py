@@ -65,16 +65,18 @@ def main() -> None:
             if arm.name in (options.arm or [arm.name]) and arm.name != "mse"  # that is tanh
         }
         one, other = (histories(t, arms, options.seeds, digits) for t in ("native", "torch"))
-        losses, errors = ([f"{split}_{what}" for split in ("train", "test")]
-                          for what in ("loss", "error"))  # fmt: skip
+        losses, errors = (
+            [f"{split}_{what}" for split in ("train", "test")] for what in ("loss", "error")
+        )
         relative = (other[losses] / one[losses] - 1).abs().max(axis=1)
         points = 100 * (other[errors] - one[errors]).abs().max(axis=1)
         for arm in arms:
             ended = np.isfinite(relative[arm]).all()
             print(
                 f"| {dtype} | {arm} | {relative[arm].max():.2g} | {points[arm].max():.3f} |"
-                + ("" if ended else " diverged"), flush=True,
-            )  # fmt: skip
+                + ("" if ended else " diverged"),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

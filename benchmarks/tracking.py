@@ -41,9 +41,13 @@ IDENTITY = {"name": "cuda", "device": "cuda", "instruction_set": "sm_90", "numer
 
 def made_up_plan(runs: int, digits: Digits, identity: dict, recipe: Recipe) -> Plan:
     experiment = Experiment(
-        "logging", "How fast?", DataChoice(name="usps"), (Arm("one", {}, recipe),), "one",
+        "logging",
+        "How fast?",
+        DataChoice(name="usps"),
+        (Arm("one", {}, recipe),),
+        "one",
         tuple(range(runs)),
-    )  # fmt: skip
+    )
     return Plan.make(experiment, digits, {"one": identity})
 
 

@@ -54,9 +54,14 @@ def run(
     """
     if not isinstance(experiment, Experiment):
         experiment = load_experiment(
-            experiment, seeds=seeds, epochs=epochs, dtype=dtype, data=data,
-            components=components, assignments=assignments,
-        )  # fmt: skip
+            experiment,
+            seeds=seeds,
+            epochs=epochs,
+            dtype=dtype,
+            data=data,
+            components=components,
+            assignments=assignments,
+        )
     prepared = prepare(experiment, data_dir, trainer, device, storage)
     return run_prepared(prepared, tracking_uri, progress).results.frame
 

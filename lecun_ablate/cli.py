@@ -39,10 +39,11 @@ Components = Annotated[
 StudyStorage = Annotated[
     str | None,
     typer.Option(
-        "--storage", help="Where Optuna keeps studies, if not in sqlite:///studies/optuna.db: the "
+        "--storage",
+        help="Where Optuna keeps studies, if not in sqlite:///studies/optuna.db: the "
         "address of a database, or the path of a journal file.",
     ),
-]  # fmt: skip
+]
 Experiment = Annotated[
     str, typer.Argument(help="Name of an experiment, its YAML file, or the id of a run.")
 ]
@@ -182,9 +183,7 @@ def report(
     """Write the report of an experiment that has been run again, from MLflow."""
     from lecun_ablate import api
 
-    print(api.report(
-        experiment, data_dir=data_dir, components=components or (), pictures=pictures
-    ))  # fmt: skip
+    print(api.report(experiment, data_dir=data_dir, components=components or (), pictures=pictures))
 
 
 @app.command()
@@ -204,8 +203,11 @@ def power(
     evidence = weigh(runner.load(store, store.find(experiment).info.run_id), store)
     rows = evidence.power(effect / 100)
     if as_json:
-        print(json.dumps([{"arm": p.arm, "baseline": p.baseline, **asdict(a)} for p, a in rows],
-                         indent=2))  # fmt: skip
+        print(
+            json.dumps(
+                [{"arm": p.arm, "baseline": p.baseline, **asdict(a)} for p, a in rows], indent=2
+            )
+        )
     else:
         evidence_display.power(effect / 100, rows)
 
@@ -243,9 +245,12 @@ def reproduce(
     from lecun_ablate.tracking.store import Store
 
     found = reproduce(
-        Store(), run_id, data_dir=data_dir, components=components or (),
+        Store(),
+        run_id,
+        data_dir=data_dir,
+        components=components or (),
         trainer=trainer.value if trainer else None,
-    )  # fmt: skip
+    )
     evidence_display.reproduction(found)
     if not found.reproduced:
         raise typer.Exit(1)
@@ -300,9 +305,12 @@ def components(
 
 
 def _seek_data(
-    file: Path, data: str | None, components: Sequence[Path], set_: Sequence[str],
+    file: Path,
+    data: str | None,
+    components: Sequence[Path],
+    set_: Sequence[str],
     data_dir: Path | None,
-) -> None:  # fmt: skip
+) -> None:
     """End, or say that a fallback will be taken, before the slow imports."""
     from lecun_ablate.data.places import seek
     from lecun_ablate.experiment import data_asked
@@ -419,6 +427,8 @@ def _unexpected(error: Exception) -> int:
     except OSError:
         log = Path(tempfile.gettempdir()) / log
         log.write_text(trace)
-    print(f"error: {type(error).__name__}: {error}\nerror: this is a bug; its trace is in {log}",
-          file=sys.stderr)  # fmt: skip
+    print(
+        f"error: {type(error).__name__}: {error}\nerror: this is a bug; its trace is in {log}",
+        file=sys.stderr,
+    )
     return 1

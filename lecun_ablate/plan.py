@@ -69,8 +69,9 @@ class Plan:
 
     def differences(self, other: Plan) -> list[str]:
         """Return in what `other`, a plan of the same experiment, is not as this one, in words."""
-        mine, theirs = ({a.name: a.recipe.model_dump() for a in p.experiment.arms}
-                        for p in (self, other))  # fmt: skip
+        mine, theirs = (
+            {a.name: a.recipe.model_dump() for a in p.experiment.arms} for p in (self, other)
+        )
         words = []
         if list(mine) != list(theirs):
             words.append(f"arms {', '.join(theirs)}")

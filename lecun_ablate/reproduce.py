@@ -169,8 +169,9 @@ def _side_by_side(then: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
 
 def _changes(run: SeedRun, identity: dict[str, Any]) -> list[str]:
     """Say in what the environment differs from the run's."""
-    then = {name: run.params.get(name) for name in ("trainer", "device", "instruction_set",
-                                                    "numerics")}  # fmt: skip
+    then = {
+        name: run.params.get(name) for name in ("trainer", "device", "instruction_set", "numerics")
+    }
     now = {"trainer": identity["name"], **identity}
     pairs = [(name, value, str(now[name])) for name, value in then.items()]
     pairs += [(name, value, environment().get(name)) for name, value in run.environment.items()]

@@ -141,8 +141,10 @@ def seconds_per_epoch(
     leaves out what is done but once.
     """
     part = min(1, 300 / len(fit))  # of every split
-    few = {name: split.take(np.arange(round(part * len(split)))) for name, split in
-           [("fit", fit), *evaluate.items()]}  # fmt: skip
+    few = {
+        name: split.take(np.arange(round(part * len(split))))
+        for name, split in [("fit", fit), *evaluate.items()]
+    }
     fit = few.pop("fit")
     sample = recipes[:: -(-len(recipes) // 32)]
 
@@ -319,8 +321,11 @@ def load(store: Store, run_id: str) -> Results:
     wanted = {which: finished[key] for which, key in plan.keys.items() if key in finished}
     if not wanted:
         gone = sum(key in lost for key in plan.keys.values())
-        why = f"the files of its {gone} finished runs are gone: run it again" if gone else (
-            "no run has finished yet")  # fmt: skip
+        why = (
+            f"the files of its {gone} finished runs are gone: run it again"
+            if gone
+            else ("no run has finished yet")
+        )
         raise LecunAblateError(f"{plan.tracking_name}: {why}")
     about = pd.DataFrame(
         {"arm": arm, "seed": seed, "run_id": r.run_id, "status": r.status}

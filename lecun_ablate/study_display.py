@@ -32,9 +32,13 @@ class TerminalProgress:
     def begin(self, what: str, runs: int) -> None:
         """Start a bar."""
         self._bar = Progress(
-            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-            TextColumn("runs, left"), TimeRemainingColumn(), console=Console(stderr=True),
-        )  # fmt: skip
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("runs, left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
         self._task = self._bar.add_task(what, total=runs)
         self._bar.start()
 
@@ -63,8 +67,11 @@ class LineProgress:
         if now - self._said >= 10:
             self._said = now
             left = (now - self._began) / self._done * (self._runs - self._done)
-            print(f"  {self._done}/{self._runs} runs, {duration(left)} left",
-                  file=sys.stderr, flush=True)  # fmt: skip
+            print(
+                f"  {self._done}/{self._runs} runs, {duration(left)} left",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def end(self) -> None:
         """Print nothing."""

@@ -268,8 +268,10 @@ def test_reports_come_complete_and_in_order(make):
     found = train(make(threads=2), runs)
     assert [[r.epoch for r in reports] for reports in found] == [[1, 2, 3], [1, 2], []]
     assert [[r.last for r in reports] for reports in found] == [
-        [False, False, True], [False, True], []
-    ]  # fmt: skip
+        [False, False, True],
+        [False, True],
+        [],
+    ]
     for report in itertools.chain(*found):
         assert list(report.scores) == ["fit", "held"]
         assert report.seconds > 0

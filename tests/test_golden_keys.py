@@ -20,6 +20,7 @@ from lecun_ablate.studies.study import load_study
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 KEYS = GOLDEN / "keys.json"
+OWN = str(GOLDEN / "golden.py")  # a component that is not built in
 DIGEST = "0123456789abcdef"
 
 IDENTITIES = {
@@ -63,8 +64,9 @@ SEED_STUDIES = {
 
 def identity(name: str):
     """Return what a trainer's identity() returns."""
-    return dict(zip(("name", "device", "instruction_set", "numerics"), IDENTITIES[name],
-                    strict=True))  # fmt: skip
+    return dict(
+        zip(("name", "device", "instruction_set", "numerics"), IDENTITIES[name], strict=True)
+    )
 
 
 def digits() -> Digits:
@@ -75,7 +77,7 @@ def digits() -> Digits:
 
 def keys(folder: Path) -> dict[str, str]:
     """Return every key by the name of its case; `folder` is one to write files to."""
-    registry.load(GOLDEN / "golden.py")
+    registry.load(OWN)
     found = {}
     for split in ("train/test", "fit/validation"):
         for trainer in IDENTITIES:
@@ -85,11 +87,10 @@ def keys(folder: Path) -> dict[str, str]:
                     key = run_key(Recipe(**fields), seed, data, identity(trainer))
                     found[f"run: {name}, seed {seed}, {trainer}, {split}"] = key
     files = {path.stem: path for path in sorted((ROOT / "experiments").glob("*.yaml"))}
-    (folder / "golden.py").write_bytes((GOLDEN / "golden.py").read_bytes())
     for name, text in EXPERIMENTS.items():
         files[f"made up {name}"] = file = folder / f"{name}.yaml"
-        text = text.replace("golden.py", str(GOLDEN / "golden.py"))
-        file.write_text(f"name: {'other' if name == 'other name' else 'made-up'}\n{text}\n")
+        title = "other" if name == "other name" else "made-up"
+        file.write_text(f"name: {title}\n{text.replace('golden.py', OWN)}\n")
     experiments = {name: load_experiment(file) for name, file in files.items()}
     for name, text in SEED_STUDIES.items():
         file = folder / f"seeds {name}.yaml"
@@ -112,8 +113,7 @@ def keys(folder: Path) -> dict[str, str]:
     studies = {"learning_rate": ROOT / "studies/learning_rate.yaml"}
     for name, text in STUDIES.items():
         studies[f"made up {name}"] = file = folder / f"study {name}.yaml"
-        text = text.replace("golden.py", str(GOLDEN / "golden.py"))
-        file.write_text(f"name: made-up\n{text}\n")
+        file.write_text(f"name: made-up\n{text.replace('golden.py', OWN)}\n")
     for name, file in studies.items():
         study = load_study(file)
         for arm in study.arms:

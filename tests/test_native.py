@@ -24,10 +24,15 @@ kernel = native.kernel
 INSTRUCTION_SETS = kernel.INSTRUCTION_SETS
 DTYPES = ["float32", "float64"]
 each = pytest.mark.parametrize
-GRID = np.concatenate([
-    np.linspace(-12, 12, 4800), np.geomspace(1e-8, 1e-2, 200), -np.geomspace(1e-8, 1e-2, 200),
-    np.geomspace(12, 400, 100), -np.geomspace(12, 400, 100),
-])  # fmt: skip
+GRID = np.concatenate(
+    [
+        np.linspace(-12, 12, 4800),
+        np.geomspace(1e-8, 1e-2, 200),
+        -np.geomspace(1e-8, 1e-2, 200),
+        np.geomspace(12, 400, 100),
+        -np.geomspace(12, 400, 100),
+    ]
+)
 
 
 def activate(instruction_set: str, name: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,12 @@ STORED = Path(__file__).parent / "stored"
 TRAINER = ("--trainer", "torch", "--device", "cpu")
 STORAGE = ("--storage", "sqlite:///optuna.db")
 # test errors of (arm, seed) after both epochs
-ERRORS = {('mine', 0): [0.6, 0.45], ('mine', 1): [0.65, 0.3], ('tanh', 0): [0.35, 0.1], ('tanh', 1): [0.5, 0.4]}
+ERRORS = {
+    ("mine", 0): [0.6, 0.45],
+    ("mine", 1): [0.65, 0.3],
+    ("tanh", 0): [0.35, 0.1],
+    ("tanh", 1): [0.5, 0.4],
+}
 
 
 @pytest.fixture

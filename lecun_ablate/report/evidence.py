@@ -310,6 +310,9 @@ def arm_summary(evidence: Evidence, arm: str) -> tuple[dict[str, float], dict[st
             if pair.divergence_note:
                 names.append("difference_excluding_diverged")
             numbers |= {name: record[name] for name in names}
-            tags = {"verdict": record["verdict"], "conclusion": pair.verdict.text,
-                    "compared_with": pair.baseline}  # fmt: skip
+            tags = {
+                "verdict": record["verdict"],
+                "conclusion": pair.verdict.text,
+                "compared_with": pair.baseline,
+            }
     return {name: value for name, value in numbers.items() if value is not None}, tags

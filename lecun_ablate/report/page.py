@@ -234,9 +234,12 @@ def _details(record: dict[str, Any], pair: PairResult) -> list[tuple[str, str]]:
         details.append(("detectable", f"nothing by {seeds}, however large: it takes {fewest}"))
     if one.correlation is not None and one.pairing_gain is not None:
         details.append(
-            ("pairing", f"r = {one.correlation:.2f} over seeds; without pairing it would take "
-             f"{one.pairing_gain:.1f} times as many seeds")
-        )  # fmt: skip
+            (
+                "pairing",
+                f"r = {one.correlation:.2f} over seeds; without pairing it would take "
+                f"{one.pairing_gain:.1f} times as many seeds",
+            )
+        )
     return details
 
 
@@ -349,11 +352,14 @@ def _recipe_differences(plan: Plan) -> dict[str, Any]:
     differing = [f for f in fields if len({str(recipe[f]) for recipe in recipes}) > 1]
     return {
         "fields": differing,
-        "rows": [(arm.name, [recipe[f] for f in differing])
-                 for arm, recipe in zip(plan.experiment.arms, recipes, strict=True)],
-        "common": {f: recipes[0][f] for f in fields if f not in differing
-                   and recipes[0][f] is not None},
-    }  # fmt: skip
+        "rows": [
+            (arm.name, [recipe[f] for f in differing])
+            for arm, recipe in zip(plan.experiment.arms, recipes, strict=True)
+        ],
+        "common": {
+            f: recipes[0][f] for f in fields if f not in differing and recipes[0][f] is not None
+        },
+    }
 
 
 # ---- CSV; errors and differences are fractions
@@ -366,9 +372,11 @@ def _arm_frame(evidence: Evidence, table: pd.DataFrame) -> pd.DataFrame:
         interval = described.interval if described else None
         rows.append(
             row
-            | {"test_error_low": interval.low if interval else None,
-               "test_error_high": interval.high if interval else None}
-        )  # fmt: skip
+            | {
+                "test_error_low": interval.low if interval else None,
+                "test_error_high": interval.high if interval else None,
+            }
+        )
     return pd.DataFrame(rows)
 
 

@@ -32,8 +32,12 @@ from lecun_ablate.trainers.base import EpochReport, State
 
 # attributes of the trials
 INDEX, RETRY_OF, ERRORS, DIVERGED, MLFLOW_RUN = (
-    "index", "retry_of", "validation_errors", "diverged", "mlflow_run_id",
-)  # fmt: skip
+    "index",
+    "retry_of",
+    "validation_errors",
+    "diverged",
+    "mlflow_run_id",
+)
 PROGRESS, CONFIRMED = "progress", "confirmed"  # attributes of the study
 OWN = "own"  # stands for an arm's own values where they are not among the trials
 

@@ -115,9 +115,15 @@ def run(
     """
     study, plan = prepared.study, prepared.runs.plan
     version, records = open_version(
-        storage, study.file, study.name, plan.data, _definitions(plan), "test error", fresh,
+        storage,
+        study.file,
+        study.name,
+        plan.data,
+        _definitions(plan),
+        "test error",
+        fresh,
         lambda held: _finished(study, held),
-    )  # fmt: skip
+    )
     trainers = {arm: record.user_attrs[DEFINITION][TRAINER] for arm, record in records.items()}
     if trainers == plan.trainers:
         final, run_id = _train(prepared, records, store, progress)

@@ -286,9 +286,14 @@ def _seed_study(yaml: YamlFile) -> SeedStudy:
     yaml.check()
     assert isinstance(content, SeedFile) and recipe
     return SeedStudy(
-        content.name, content.question, content.data, recipe, tuple(content.seeds),
-        tuple(governs), yaml.path,
-    )  # fmt: skip
+        content.name,
+        content.question,
+        content.data,
+        recipe,
+        tuple(content.seeds),
+        tuple(governs),
+        yaml.path,
+    )
 
 
 def _search_study(yaml: YamlFile) -> SearchStudy:
@@ -418,5 +423,6 @@ def _check_space(yaml: YamlFile, arms: list[Arm], search: Mapping[str, Range | C
 def combinations(search: Mapping[str, Range | Choices]) -> list[dict[str, Any]]:
     """Return every combination of the choices of a search space, its ranges left out."""
     choices = {field: values for field, values in search.items() if isinstance(values, tuple)}
-    return [dict(zip(choices, values, strict=True)) for values in
-            itertools.product(*choices.values())]  # fmt: skip
+    return [
+        dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())
+    ]

@@ -68,10 +68,14 @@ def fresh_notices(prepared: PreparedStudy, storage: str, fresh: bool) -> list[st
         return []
     with explained(storage):
         version = latest(opened, prepared.study.name, prepared.digits.name, {}).version
-    return [
-        f"--fresh starts version {version + 1} of {prepared.study.name} on {prepared.digits.name} "
-        f"from its beginning, beside version {version}; leave --fresh out to go on with it later"
-    ] if version else []  # fmt: skip
+    return (
+        [
+            f"--fresh starts version {version + 1} of {prepared.study.name} on {prepared.digits.name} "
+            f"from its beginning, beside version {version}; leave --fresh out to go on with it later"
+        ]
+        if version
+        else []
+    )
 
 
 def plan(prepared: PreparedStudy, storage: str, fresh: bool = False) -> StudyPlan:
@@ -122,10 +126,11 @@ def plan(prepared: PreparedStudy, storage: str, fresh: bool = False) -> StudyPla
 
 def _space(study: SearchStudy) -> dict[str, str]:
     return {
-        field: ", ".join(map(str, values)) if isinstance(values, tuple)
+        field: ", ".join(map(str, values))
+        if isinstance(values, tuple)
         else f"{values.low:g} - {values.high:g}{' (log)' if values.log else ''}"
         for field, values in study.search.items()
-    }  # fmt: skip
+    }
 
 
 def _text(value: Any) -> str:

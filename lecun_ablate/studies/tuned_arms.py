@@ -71,9 +71,14 @@ def apply(
             version = held.version
             if held.changes:
                 raise NotStudied(
-                    "\n".join([f"{study.file} has changed since it was run:", *held.changes,
-                               f"run it again first: {command} --fresh"])
-                )  # fmt: skip
+                    "\n".join(
+                        [
+                            f"{study.file} has changed since it was run:",
+                            *held.changes,
+                            f"run it again first: {command} --fresh",
+                        ]
+                    )
+                )
             done = {s.arm.name: s for s in searches(study, held.records) if not s.missing()}
     waiting = [name for name, partner in partners.items() if partner not in done]
     if waiting:

@@ -207,9 +207,15 @@ def run(
     """
     study, digits = prepared.study, prepared.digits
     version, records = open_version(
-        storage, study.file, study.name, digits.name, _definitions(prepared),
-        "validation error", fresh, lambda held: _finished(study, held),
-    )  # fmt: skip
+        storage,
+        study.file,
+        study.name,
+        digits.name,
+        _definitions(prepared),
+        "validation error",
+        fresh,
+        lambda held: _finished(study, held),
+    )
     found = searches(study, records)
     for search in found:
         search.interrupt()

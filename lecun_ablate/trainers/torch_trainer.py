@@ -34,8 +34,15 @@ EVALUATED_TOGETHER = {"cpu": (1, 128), "cuda": (32, 512)}
 WARM_UP, GRAPH_STEPS = 3, 20  # steps before a CUDA graph is captured, and steps in it
 # the fields that decide a group's operations; all the others are data
 OPERATIONS = (
-    "activation", "output_activation", "loss", "optimizer", "momentum", "order", "dtype", "padding",
-)  # fmt: skip
+    "activation",
+    "output_activation",
+    "loss",
+    "optimizer",
+    "momentum",
+    "order",
+    "dtype",
+    "padding",
+)
 
 
 class TorchTrainer:

@@ -1,4 +1,4 @@
-"""A data set of 60 + 20 images and an activation, for the stored store. Runs' keys hold its bytes."""
+"""A data set of 60 + 20 images and an activation. The keys of stored runs hold this file's digest."""
 
 import numpy as np
 
