@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lecun_ablate.config.experiment import load_experiment
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data import Digits, load
-from lecun_ablate.experiment import load_experiment
-from lecun_ablate.recipe import Recipe
-from lecun_ablate.runner import metrics
-from lecun_ablate.trainers import choose
+from lecun_ablate.running.training import metrics
 from lecun_ablate.trainers.base import Run
+from lecun_ablate.trainers.choice import choose
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = ("activation", "loss")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from lecun_ablate.experiment import Arm, DataChoice, Experiment, Until
-from lecun_ablate.plan import Plan
-from lecun_ablate.recipe import Recipe
-from lecun_ablate.runner import Results
+from lecun_ablate.config.experiment import Arm, DataChoice, Experiment, Until
+from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.plan.plan import Plan
+from lecun_ablate.running.training import Results
 
 IMAGES = 200
 LABELS = np.arange(IMAGES, dtype=np.uint8) % 10

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lecun_ablate.config.study import load_study
 from lecun_ablate.data import Digits, Split
-from lecun_ablate.studies.study import load_study
 from lecun_ablate.studies.tuning import PreparedSearch, case_name, run
 from lecun_ablate.trainers.base import EpochReport, Scores, State
 

@@ -15,10 +15,10 @@ import pytest
 import torch
 from cuda_on_cpu import COMPILER, Cpu
 
-from lecun_ablate import initial
+from lecun_ablate.config.recipe import COMPONENT_FIELDS, Recipe
 from lecun_ablate.data.digits import Split
-from lecun_ablate.network import NO_DIGIT, Network
-from lecun_ablate.recipe import COMPONENT_FIELDS, Recipe
+from lecun_ablate.network import initial
+from lecun_ablate.network.reference import NO_DIGIT, Network
 from lecun_ablate.registry import registry
 from lecun_ablate.trainers import native
 from lecun_ablate.trainers.base import Run, State

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from rich.table import Table
 
-from lecun_ablate import display, terminal
-from lecun_ablate.experiment import load_experiment
-from lecun_ablate.plan import Plan
+from lecun_ablate.config.experiment import load_experiment
+from lecun_ablate.plan.plan import Plan
+from lecun_ablate.terminal import console as terminal
+from lecun_ablate.terminal import display
 from lecun_ablate.trainers.base import EpochReport, Scores
 
 

@@ -5,9 +5,10 @@ import pytest
 from made_up import IMAGES, results
 from scipy import stats
 
+from lecun_ablate.config.experiment import Until
 from lecun_ablate.errors import LecunAblateError
-from lecun_ablate.experiment import Until
-from lecun_ablate.report.evidence import (
+from lecun_ablate.evidence.arms import arm_table
+from lecun_ablate.evidence.weighing import (
     answer,
     arm_summary,
     comparison_record,
@@ -17,7 +18,6 @@ from lecun_ablate.report.evidence import (
     weigh,
 )
 from lecun_ablate.statistics import minimum_detectable_effect, power
-from lecun_ablate.summary import arm_table
 
 BASE = [20, 22, 19, 21, 23, 20, 18, 22, 21, 20, 19, 21]
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from lecun_ablate import experiment
+from lecun_ablate.config import experiment
+from lecun_ablate.config.experiment import load_experiment
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.errors import ConfigError
-from lecun_ablate.experiment import load_experiment
-from lecun_ablate.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = sorted((ROOT / "experiments").rglob("*.yaml"))
@@ -233,7 +233,7 @@ def test_what_is_wrong_is_named_with_its_line(write, text, expected):
 
 def test_models_of_yaml_files_have_no_unions():
     """Where there is one, pydantic puts the name of a branch among the keys of a problem."""
-    from lecun_ablate.studies import study
+    from lecun_ablate.config import study
 
     models = [
         m

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from lecun_ablate.config.experiment import load_experiment, plan_key
+from lecun_ablate.config.recipe import Recipe, content_hash, run_key
+from lecun_ablate.config.study import load_study
 from lecun_ablate.data.digits import Digits, Split
-from lecun_ablate.experiment import load_experiment, plan_key
-from lecun_ablate.plan import Plan
-from lecun_ablate.recipe import Recipe, content_hash, run_key
+from lecun_ablate.plan.plan import Plan
 from lecun_ablate.registry import registry
-from lecun_ablate.studies.study import load_study
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).parent / "golden"

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.digits import Split
 from lecun_ablate.errors import ConfigError
-from lecun_ablate.recipe import Recipe
 from lecun_ablate.registry import register, registry
 from lecun_ablate.trainers import native
 from lecun_ablate.trainers.base import Run

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from lecun_ablate.errors import LecunAblateError
-from lecun_ablate.lock import exclusive
-from lecun_ablate.passwords import without_passwords
 from lecun_ablate.studies.optuna_storage import _lock_of, file_of, open_storage
+from lecun_ablate.system.lock import exclusive
+from lecun_ablate.system.passwords import without_passwords
 
 
 @pytest.mark.parametrize(

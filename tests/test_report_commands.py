@@ -16,12 +16,13 @@ import lecun_ablate
 from lecun_ablate import api, data
 from lecun_ablate.data import Digits
 from lecun_ablate.registry import registry
-from lecun_ablate.reproduce import Reproduction, _side_by_side
+from lecun_ablate.running import training as runner
+from lecun_ablate.running.reproduce import Reproduction, _side_by_side
+from lecun_ablate.running.two_runs import compare_runs
 from lecun_ablate.statistics import compare, seeds_needed, stopping
 from lecun_ablate.tracking.reader import SeedRun
 from lecun_ablate.tracking.store import Store
 from lecun_ablate.trainers import native
-from lecun_ablate.two_runs import compare_runs
 
 YAML = """
 # python -m lecun_ablate run pair.yaml
@@ -359,7 +360,7 @@ def test_seeds_grow_until_intervals_are_narrow_and_resume_alike(workplace, monke
     store = Store()
     (top,) = store.experiment_runs(store.find("growing").info.experiment_id)
     assert store.plan(top).experiment.seeds == tuple(range(7)), "one plan, extended"
-    monkeypatch.setattr(lecun_ablate.runner, "_train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(runner, "_train", lambda *_: pytest.fail("trained again"))
     pd.testing.assert_frame_equal(lecun_ablate.run("growing.yaml", device="cpu"), first)
     (workplace / "growing.yaml").write_text(GROWING.replace("HALFWIDTH", "60"))
     enough = lecun_ablate.run("growing.yaml", device="cpu")

@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 
 import lecun_ablate
-from lecun_ablate import api, runner
+from lecun_ablate import api
+from lecun_ablate.config.experiment import load_experiment
 from lecun_ablate.data import Split
 from lecun_ablate.errors import ConfigError, LecunAblateError
-from lecun_ablate.experiment import load_experiment
+from lecun_ablate.running import training as runner
 from lecun_ablate.tracking.names import EPOCH_METRICS
 from lecun_ablate.tracking.store import Store
 from lecun_ablate.trainers.base import EpochReport, Scores

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from lecun_ablate.config.experiment import load_experiment
+from lecun_ablate.config.study import Range, SearchStudy, SeedStudy, load_study
 from lecun_ablate.errors import ConfigError
-from lecun_ablate.experiment import load_experiment
-from lecun_ablate.studies.study import Range, SearchStudy, SeedStudy, load_study
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = sorted((ROOT / "studies").rglob("*.yaml"))

@@ -16,15 +16,16 @@ import pytest
 from study_world import command_line, spawner  # noqa: F401
 
 import lecun_ablate
-from lecun_ablate import api, statistics, study_display
+from lecun_ablate import api, statistics
+from lecun_ablate.config.experiment import load_experiment
 from lecun_ablate.data import load
 from lecun_ablate.errors import ConfigError
-from lecun_ablate.experiment import load_experiment
 from lecun_ablate.registry import registry
 from lecun_ablate.report.figures import png
 from lecun_ablate.report.study_report import StudyReport
 from lecun_ablate.studies import seed_study
 from lecun_ablate.studies.optuna_storage import driving, open_storage
+from lecun_ablate.terminal import study_display
 from lecun_ablate.tracking.store import Store
 
 STUDY = """
@@ -470,8 +471,8 @@ def test_an_interrupted_study_of_seeds_is_completed(files, command, monkeypatch)
 
 def test_what_the_seed_does_not_govern_stays(files, command):
     """With the orders pinned, two seeds differ in their weights alone, and the other way round."""
-    from lecun_ablate.initial import pattern_order, start
-    from lecun_ablate.studies.study import load_study
+    from lecun_ablate.config.study import load_study
+    from lecun_ablate.network.initial import pattern_order, start
 
     arms = {arm.name: arm.recipe for arm in load_study("studies/noise.yaml").experiment().arms}
 

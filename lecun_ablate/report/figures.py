@@ -356,7 +356,7 @@ def _farthest(pair: PairResult) -> float:
 
 def connectivity_matrix(seen: np.ndarray, title: str) -> Figure:
     """Draw which H1 plane (column) each H2 plane (row) sees; `seen` is (12, 12) bool."""
-    from lecun_ablate.initial import mac_count, parameter_count
+    from lecun_ablate.network.initial import mac_count, parameter_count
 
     figure = Figure(figsize=(3.6, 3.9), layout="constrained")
     axis = figure.subplots()

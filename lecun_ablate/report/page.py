@@ -13,11 +13,10 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from lecun_ablate import statistics
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data import Digits
-from lecun_ablate.plan import Plan
-from lecun_ablate.recipe import Recipe
-from lecun_ablate.report import answers, figures, pictures
-from lecun_ablate.report.evidence import (
+from lecun_ablate.evidence.arms import arm_table, tuning_line
+from lecun_ablate.evidence.weighing import (
     Evidence,
     answer,
     comparison_record,
@@ -25,7 +24,10 @@ from lecun_ablate.report.evidence import (
     ended,
     warning,
 )
-from lecun_ablate.runner import Results
+from lecun_ablate.plan.plan import Plan
+from lecun_ablate.report import digit_answers as answers
+from lecun_ablate.report import figures, pictures
+from lecun_ablate.running.training import Results
 from lecun_ablate.statistics import (
     MARGIN,
     PairResult,
@@ -35,7 +37,6 @@ from lecun_ablate.statistics import (
     signed,
     span,
 )
-from lecun_ablate.summary import arm_table, tuning_line
 from lecun_ablate.tracking.store import Store
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -18,8 +18,8 @@ from lecun_ablate.report.study_report import (
 from lecun_ablate.statistics import count, percent, signed
 
 if TYPE_CHECKING:
+    from lecun_ablate.config.study import Range
     from lecun_ablate.studies.search_outcome import ArmOutcome, StudyResult
-    from lecun_ablate.studies.study import Range
 
 
 def report(result: StudyResult) -> StudyReport:

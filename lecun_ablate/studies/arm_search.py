@@ -24,10 +24,10 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from lecun_ablate.experiment import Arm
-from lecun_ablate.recipe import Recipe
+from lecun_ablate.config.experiment import Arm
+from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.config.study import Choices, Range, SearchStudy
 from lecun_ablate.statistics import DIVERGED_ERROR
-from lecun_ablate.studies.study import Choices, Range, SearchStudy
 from lecun_ablate.trainers.base import EpochReport, State
 
 # attributes of the trials

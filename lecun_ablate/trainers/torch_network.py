@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lecun_ablate.initial import SHAPES
-from lecun_ablate.recipe import Recipe
+from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.network.initial import SHAPES
 from lecun_ablate.registry import Component
 
 LANES = 32  # twice the widest vector register, in float32

@@ -1,4 +1,4 @@
-"""A data set of 60 + 20 images and an activation. The keys of stored runs hold this file's digest."""
+"""A data set of 60 + 20 images and an activation. Stored keys hold the digest of this file."""
 
 import numpy as np
 

@@ -10,8 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from lecun_ablate.errors import ConfigError, nearest
-from lecun_ablate.experiment import (
+from lecun_ablate.config.experiment import (
     DEFAULT_DATA,
     Arm,
     Data,
@@ -26,8 +25,9 @@ from lecun_ablate.experiment import (
     parse_arms,
     read_yaml,
 )
-from lecun_ablate.recipe import COMPONENT_FIELDS, Recipe
-from lecun_ablate.yaml_file import Keys, YamlFile, explain, find_file
+from lecun_ablate.config.recipe import COMPONENT_FIELDS, Recipe
+from lecun_ablate.config.yaml_file import Keys, YamlFile, explain, find_file
+from lecun_ablate.errors import ConfigError, nearest
 
 PINNED_SEED = 0  # of what a seed study's own seeds do not govern
 Count = Annotated[int, Field(strict=True, ge=1, le=100_000)]

@@ -22,15 +22,15 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from lecun_ablate import terminal
 from lecun_ablate.data.places import Found
-from lecun_ablate.plan import Plan
+from lecun_ablate.evidence.arms import tuning_line
+from lecun_ablate.plan.plan import Plan
 from lecun_ablate.registry import Component
-from lecun_ablate.summary import tuning_line
+from lecun_ablate.terminal import console as terminal
 from lecun_ablate.trainers.base import EpochReport
 
 if TYPE_CHECKING:
-    from lecun_ablate.report.evidence import Evidence
+    from lecun_ablate.evidence.weighing import Evidence
     from lecun_ablate.tracking.reader import OtherPlan
 
 
@@ -204,7 +204,7 @@ def results(evidence: Evidence, table: pd.DataFrame, link: str, ui: str | None) 
 
     `ui` is the command that starts what answers at `link`, if it is not running anyway.
     """
-    from lecun_ablate import evidence_display
+    from lecun_ablate.terminal import evidence_display
 
     plan = evidence.plan
     console = terminal.console()

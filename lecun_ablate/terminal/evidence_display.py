@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from lecun_ablate import terminal
-from lecun_ablate.report.evidence import Evidence, answer, warning
-from lecun_ablate.reproduce import Reproduction
+from lecun_ablate.evidence.weighing import Evidence, answer, warning
+from lecun_ablate.running.reproduce import Reproduction
+from lecun_ablate.running.two_runs import RunComparison
 from lecun_ablate.statistics import (
     PairResult,
     PowerAnalysis,
@@ -21,7 +21,7 @@ from lecun_ablate.statistics import (
     signed,
     span,
 )
-from lecun_ablate.two_runs import RunComparison
+from lecun_ablate.terminal import console as terminal
 
 MOST_ROWS = 30  # of differing digits or metrics; --json has them all
 

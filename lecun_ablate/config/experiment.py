@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from lecun_ablate.config.recipe import Recipe, Seed, content_hash, registered
+from lecun_ablate.config.yaml_file import Keys, YamlFile, explain, parse_scalar
 from lecun_ablate.errors import ConfigError, nearest
-from lecun_ablate.recipe import Recipe, Seed, content_hash, registered
 from lecun_ablate.registry import registry
-from lecun_ablate.yaml_file import Keys, YamlFile, explain, parse_scalar
 
 
 class DataChoice(BaseModel):

@@ -10,13 +10,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lecun_ablate import display, terminal
-from lecun_ablate.display import duration
-from lecun_ablate.passwords import without_passwords
 from lecun_ablate.report.study_report import StudyReport, TextTable
 from lecun_ablate.statistics import count
 from lecun_ablate.studies import seed_study
 from lecun_ablate.studies.study_runner import PreparedStudy, StudyPlan
+from lecun_ablate.system.passwords import without_passwords
+from lecun_ablate.terminal import console as terminal
+from lecun_ablate.terminal import display
+from lecun_ablate.terminal.display import duration
 
 
 def progress_of(prepared: PreparedStudy) -> Any:
