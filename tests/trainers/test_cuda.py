@@ -36,7 +36,7 @@ from lecun_ablate.trainers.base import Run
 from lecun_ablate.trainers.cuda import CudaTrainer
 from lecun_ablate.trainers.torch_trainer import TorchTrainer
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 on_cpu = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 
 
@@ -206,7 +206,7 @@ def test_names_are_in_the_order_of_the_enumerations():
 @on_cpu
 @pytest.mark.slow
 def test_every_combination_under_sanitizers():
-    script = Path(__file__).parent.parent / "scripts" / "compute_sanitizer.sh"
+    script = Path(__file__).parents[2] / "scripts" / "compute_sanitizer.sh"
     done = subprocess.run(["sh", script, "--cpu"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("1200 combinations, no error found") == 2
