@@ -33,13 +33,13 @@ class Arm:
     name: str
     overrides: dict[str, Any]
     recipe: Recipe
-    tuning: Tuning | None = None  # None: nobody has tuned it
+    tuning: Tuning | None = None  # None: it has not been tuned
 
 
 def parse_arms(
     yaml: YamlFile, forced: dict[str, Any]
 ) -> tuple[list[Arm], dict[str, list[Any]] | None]:
-    """Return the arms of whatever in the file can be understood, noting problems on the way."""
+    """Return the arms and factors of a file, as far as they are valid; note what is not."""
     content = yaml.content
     given = [key for key in ("vary", "arms", "ladder") if content.get(key) is not None]
     for key in ("vary", "arms", "ladder"):

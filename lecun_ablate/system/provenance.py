@@ -1,4 +1,4 @@
-"""Where numbers come from: the machine, the versions, the commit."""
+"""What numbers were computed with: the machine, the versions, the commit."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def _cpu() -> str:
 
 @cache
 def git_commit() -> str | None:
-    """Return the commit of the package's own checkout, '-dirty' added where it has changes.
+    """Return the commit of the package's own checkout, with '-dirty' if it has changes.
 
-    None where the package lies in no git repository that tracks it: then its version says it all.
+    None if no git repository tracks the package: its version then says enough.
     """
     try:
         _git("ls-files", "--error-unmatch", "__init__.py")
@@ -51,7 +51,7 @@ def _git(*arguments: str) -> str:
 
 @cache
 def environment() -> dict[str, str]:
-    """Return the versions and the machine that a run's numbers and timing may hang on."""
+    """Return the versions and the machine that a run's numbers and timing may depend on."""
     return {
         "lecun_ablate": lecun_ablate.__version__,
         "python": platform.python_version(),

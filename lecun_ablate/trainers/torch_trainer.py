@@ -158,7 +158,7 @@ class _Group:
         self.runs = runs
         self.splits = splits
         self.recipe = recipe = runs[0].recipe
-        # a user's optimizer may keep its state in new tensors, of which a graph would know nothing
+        # a user's optimizer may keep its state in new tensors, which a graph would not know
         self.optimizer = recipe.component("optimizer")
         self.graph_steps = graph_steps if self.optimizer.builtin else 0
         self.dtype = getattr(torch, recipe.dtype)
@@ -325,7 +325,7 @@ class _Presentation:
     def _capture(self, group: _Group) -> None:
         """Record steps without running them.
 
-        Where that fails, as a user's component can make it, the group and what `keep` makes of it
+        If that fails, as a user's component can make it, the group and what `keep` makes of it
         go on without a graph.
         """
         graph = torch.cuda.CUDAGraph()
@@ -334,12 +334,12 @@ class _Presentation:
             with torch.cuda.graph(graph):
                 for _ in range(group.graph_steps):
                     self.step(group)
-        except Exception:  # what is wrong in earnest comes again in the next step
+        except Exception:  # a real fault will show again in the next step
             group.graph_steps = 0
         else:
             self.graph = graph
         finally:
-            torch.cuda.set_stream(stream)  # where ending a capture fails, PyTorch leaves its own
+            torch.cuda.set_stream(stream)  # if ending a capture fails, PyTorch leaves its own
 
 
 def _train_group(
