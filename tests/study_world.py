@@ -1,20 +1,16 @@
 """A world in which studies take no time: made-up digits, and a trainer that computes its errors."""
 
-import multiprocessing
 import os
 import signal
-from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
-import pytest
 
+from lecun_ablate.config.study import load_study
 from lecun_ablate.data import Digits, Split
-from lecun_ablate.studies.study import load_study
-from lecun_ablate.studies.tuning import PreparedSearch, case_name, run
-from lecun_ablate.trainers.base import EpochReport, Scores, State
+from lecun_ablate.studies.search import PreparedSearch, case_name, run
+from lecun_ablate.trainers.base import EpochReport, Identity, Scores, State
 
-ROOT = Path(__file__).resolve().parent.parent
 BEST = {"tanh": 0.05, "relu": 0.01}  # where the errors below are smallest
 DIVERGES = 0.25  # at this lr and above
 
@@ -60,7 +56,7 @@ class MadeUpTrainer:
         self.calls: list[list] = []
 
     def identity(self):
-        return {"name": self.name, "device": "cpu", "instruction_set": "none", "numerics": 1}
+        return Identity(self.name, "cpu", "none", 1)
 
     def unsupported(self, recipe):
         return None
@@ -111,27 +107,12 @@ def prepared(file: Path, digits: Digits | None = None, **options) -> PreparedSea
 def drive(file: Path, storage: str, *, fresh: bool = False, **options):
     """Run a study on what is in the current folder; return (result, records, trainer)."""
     from lecun_ablate.studies.optuna_storage import driving
-    from lecun_ablate.tracking.store import Store
+    from lecun_ablate.tracking.writer import Writer
 
     ready = prepared(file, **options)
-    with driving(storage, ready.title) as optuna_storage, Store.writing() as store:
+    with driving(storage, ready.title) as optuna_storage, Writer.opened() as store:
         result, records = run(ready, optuna_storage, store, fresh)
     return result, records, next(iter(ready.trainers.values()))
-
-
-@pytest.fixture(scope="session")
-def spawner():
-    """A server that forks processes which have everything imported and nothing open."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["study_world", "lecun_ablate.studies.study_runner", "alembic.command",
-         "mlflow.store.tracking.sqlalchemy_store"]
-    )  # fmt: skip
-    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
-        forkserver.ensure_running()
-    return context
 
 
 def command_line(folder: str, arguments: list[str]) -> None:

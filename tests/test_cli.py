@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from data_fixtures import cells, without_privileges, write_folder, write_parquet
 from pyarrow import parquet
 
 from lecun_ablate.data.usps import FILES
 from lecun_ablate.errors import ConfigError
 
+ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("tiny", "workplace")
 
 RUN = ("run", "experiments/activation.yaml", "--data", "tiny", "--trainer", "torch")
@@ -122,10 +122,10 @@ def test_components_are_listed(command, workplace):
     [
         (("run", "experiments/none.yaml"), 2, "no such file"),
         (("run", "experiments"), 2, "experiments: not a readable text file: Is a directory"),
-        ((*SMALL, "--seeds", "0"), 2, "--seeds: seeds: expected 1 to 100000 seeds, came 0"),
+        ((*SMALL, "--seeds", "0"), 2, "--seeds: seeds: expected 1 to 100000 seeds, got 0"),
         ((*SMALL, "--epochs", "99999999999"), 2, "--epochs: expected less than or equal to 10000"),
         ((*SMALL, "--set", "recipe.lr=nan"), 2, "recipe.lr=nan: recipe.lr: expected a number"),
-        ((*SMALL, "--set", "recipe.lr=.nan"), 2, "expected a finite number, came nan"),
+        ((*SMALL, "--set", "recipe.lr=.nan"), 2, "expected a finite number, got nan"),
         ((*SMALL, "--set", "nonsense"), 2, "--set nonsense: expected KEY=VALUE, such as"),
         (
             (*SMALL, "--components", "exits.py"),
@@ -134,7 +134,7 @@ def test_components_are_listed(command, workplace):
         ),
         ((*SMALL, "--epochs", "0"), 2, "--epochs: expected greater than or equal to 1"),
         ((*SMALL, "--seeds", "x"), 2, "--seeds x: expected a number of seeds"),
-        ((*SMALL, "--set", "recipe.lr=-1"), 2, "expected greater than 0, came -1"),
+        ((*SMALL, "--set", "recipe.lr=-1"), 2, "expected greater than 0, got -1"),
         ((*SMALL, "--components", "none.py"), 2, "none.py: no such file of components"),
         ((*SMALL, "--data", "none"), 2, "unknown data 'none'"),
         ((*SMALL, "--device", "cuda"), 2, "--device cuda: this PyTorch finds no CUDA device"),
@@ -282,9 +282,10 @@ def command_with_uri(command, uri):
 
 
 def test_a_second_process_is_told_who_holds_the_store(command):
-    from lecun_ablate.tracking.store import Store
 
-    with Store.writing():
+    from lecun_ablate.tracking.writer import Writer
+
+    with Writer.opened():
         import multiprocessing
 
         with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -295,10 +296,10 @@ def test_a_second_process_is_told_who_holds_the_store(command):
 
 def _open_store() -> str:
     from lecun_ablate.errors import LecunAblateError
-    from lecun_ablate.tracking.store import Store
+    from lecun_ablate.tracking.writer import Writer
 
     try:
-        with Store.writing():
+        with Writer.opened():
             return "opened"
     except LecunAblateError as error:
         return str(error)
@@ -334,7 +335,8 @@ def test_trainers_and_devices_are_checked_from_python_too(workplace, options, me
 
 
 def test_a_lock_tells_the_command_that_was_typed(monkeypatch, workplace):
-    from lecun_ablate import cli, lock
+    from lecun_ablate import cli
+    from lecun_ablate.system import lock
 
     monkeypatch.setattr(sys, "argv", ["/site-packages/lecun_ablate/__main__.py", "run", "x.yaml"])
     monkeypatch.setattr(cli.signal, "signal", lambda *_: None)

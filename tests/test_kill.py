@@ -28,12 +28,17 @@ COUNT = (
 
 
 def start(folder: Path) -> subprocess.Popen:
-    environment = {k: v for k, v in os.environ.items()
-                   if k not in ("LECUN_ABLATE_DATA", "MLFLOW_TRACKING_URI")}  # fmt: skip
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("LECUN_ABLATE_DATA", "MLFLOW_TRACKING_URI")
+    }
     return subprocess.Popen(
-        COMMAND, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        COMMAND,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-    )  # fmt: skip
+    )
 
 
 def finished_runs(folder: Path) -> int:
@@ -74,10 +79,11 @@ def finish(folder: Path, monkeypatch):
     assert process.returncode == 0, output
     monkeypatch.chdir(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    import lecun_ablate
-    from lecun_ablate.tracking.store import Store
+    from mlflow_view import View
 
-    store = Store()
+    import lecun_ablate
+
+    store = View()
     experiment_id = store.experiment("activation/digits").experiment_id
     seeds = store.search(experiment_id, lecun_ablate__level="run")
     keys = [run.data.tags["lecun_ablate.run_key"] for run in seeds]

@@ -13,6 +13,7 @@ import numpy as np
 
 from lecun_ablate.cuda.kept import Kept
 from lecun_ablate.errors import LecunAblateError
+from lecun_ablate.network.initial import PARAMETERS
 
 HERE = Path(__file__).parent
 SOURCES = (
@@ -22,9 +23,11 @@ SOURCES = (
     HERE / "kernels.cu",
 )
 THREADS = 192  # per block: as many as most phases of a step have tasks
-PARAMETERS = 10_960
 TAPS = 25  # weights of a pair of connected planes
-PAIRS = (96, 144)  # of connected planes, for which a block may have room: as the paper has it, or all
+PAIRS = (
+    96,
+    144,
+)  # of connected planes, for which a block may have room: as the paper has it, or all
 # what the functions of formulas.hpp cover; the names are those of components
 ACTIVATIONS = ("tanh", "scaled_tanh", "lisht", "sigmoid", "relu", "leaky_relu", "softsign", "gelu",
                "silu", "identity")  # fmt: skip

@@ -24,16 +24,20 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from lecun_ablate.experiment import Arm
-from lecun_ablate.recipe import Recipe
+from lecun_ablate.config.arms import Arm
+from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.config.study import Alternatives, Range, SearchStudy
 from lecun_ablate.statistics import DIVERGED_ERROR
-from lecun_ablate.studies.study import Choices, Range, SearchStudy
 from lecun_ablate.trainers.base import EpochReport, State
 
 # attributes of the trials
 INDEX, RETRY_OF, ERRORS, DIVERGED, MLFLOW_RUN = (
-    "index", "retry_of", "validation_errors", "diverged", "mlflow_run_id",
-)  # fmt: skip
+    "index",
+    "retry_of",
+    "validation_errors",
+    "diverged",
+    "mlflow_run_id",
+)
 PROGRESS, CONFIRMED = "progress", "confirmed"  # attributes of the study
 OWN = "own"  # stands for an arm's own values where they are not among the trials
 
@@ -309,6 +313,7 @@ class ArmSearch:
         def rank(trial: FrozenTrial) -> tuple[float, float, int]:
             pruned = trial.state == TrialState.PRUNED
             epoch = max(trial.intermediate_values) if pruned else math.inf
+            assert trial.value is not None
             return -epoch, trial.value, trial.user_attrs[INDEX]
 
         sound = [t for t in self.budget().values() if not t.user_attrs[DIVERGED]]
@@ -330,7 +335,7 @@ class ArmSearch:
         self.record.set_user_attr(f"{CONFIRMED}/{label}", {str(s): e for s, e in known.items()})
 
 
-def _distribution(name: str, values: Range | Choices) -> BaseDistribution:
+def _distribution(name: str, values: Range | Alternatives) -> BaseDistribution:
     if isinstance(values, tuple):
         return CategoricalDistribution(values)
     if name == "epochs":

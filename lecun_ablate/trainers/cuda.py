@@ -18,16 +18,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lecun_ablate import initial
-from lecun_ablate.cuda.compiler import ACTIVATIONS, LOSSES, PAIRS, PARAMETERS, Choices
+from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.cuda.compiler import ACTIVATIONS, LOSSES, PAIRS, Choices
 from lecun_ablate.cuda.gpu import Gpu, availability
 from lecun_ablate.data.digits import Split
 from lecun_ablate.errors import ConfigError, LecunAblateError
-from lecun_ablate.recipe import Recipe
-from lecun_ablate.trainers.base import EpochReport, OnEpoch, Run, Scores, State
+from lecun_ablate.network import initial
+from lecun_ablate.network.initial import PARAMETERS
+from lecun_ablate.trainers.base import EpochReport, Identity, OnEpoch, Run, Scores, State
 from lecun_ablate.trainers.download import download
 from lecun_ablate.trainers.flat import flatten, tensors
 from lecun_ablate.trainers.orders import Orders
+from lecun_ablate.trainers.shared import (
+    begin,
+    epoch_report,
+    refuse_unsupported,
+    targets,
+    unknown_component,
+)
 from lecun_ablate.trainers.workers import Finish, reports_of
 
 # Batches in flight: two, of half the networks that the GPU holds at a time, fill it; the third
@@ -80,14 +88,9 @@ class CudaTrainer:
         self.threads = threads
         self._making = threading.Lock()
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Identity:
         """Return what of the trainer decides a run's numbers; see trainers.base."""
-        return {
-            "name": self.name,
-            "device": self.device,
-            "instruction_set": self.launcher.instruction_set,
-            "numerics": self.numerics,
-        }
+        return Identity(self.name, self.device, self.launcher.instruction_set, self.numerics)
 
     def unsupported(self, recipe: Recipe) -> str | None:
         """Return why the kernels cannot train a recipe, or None.
@@ -103,10 +106,8 @@ class CudaTrainer:
             "loss": LOSSES,
             "optimizer": ("sgd",),
         }
-        for field, names in known.items():
-            component = recipe.component(field)
-            if not component.builtin or component.name not in names:
-                return f"the cuda trainer has no {component.kind} {component.name!r}"
+        if unknown := unknown_component(self.name, recipe, known):
+            return unknown
         try:
             self.launcher.kernels(_choices(recipe), _pairs(Run(recipe, seed=0)))
         except LecunAblateError as error:
@@ -121,9 +122,7 @@ class CudaTrainer:
         on_epoch: OnEpoch | None = None,
     ) -> Iterator[EpochReport]:
         """Train runs on `fit`, scoring each on the splits of `evaluate`; see trainers.base."""
-        for recipe in {run.recipe for run in runs}:
-            if reason := self.unsupported(recipe):
-                raise ConfigError(reason)
+        refuse_unsupported(self, {run.recipe for run in runs})
         place = self.launcher.torch_device
         data = {
             dtype: _Data(_Images.of(fit, dtype, place),
@@ -145,8 +144,7 @@ class CudaTrainer:
         """
         alike: dict[Any, list[int]] = {}
         for index, run in enumerate(runs):
-            begin = run.state.epoch if run.state else 0
-            key = (_choices(run.recipe), _pairs(run), begin, run.last_epoch)
+            key = (_choices(run.recipe), _pairs(run), run.first_epoch, run.last_epoch)
             alike.setdefault(key, []).append(index)
         batches = []
         for (choices, pairs, *_), members in alike.items():
@@ -164,9 +162,8 @@ class CudaTrainer:
         with torch.cuda.stream(stream) if stream else nullcontext():
             with self._making:  # one by one, so that the first starts while the next is drawn
                 batch = _Batch(runs, self.launcher, data)
-            begin = runs[0].state.epoch if runs[0].state else 0
             active = list(range(len(runs)))
-            for epoch in range(begin + 1, runs[0].last_epoch + 1):
+            for epoch in range(runs[0].first_epoch, runs[0].last_epoch + 1):
                 began = time.perf_counter()
                 batch.start_epoch(epoch, active)
                 if epoch < runs[0].last_epoch:
@@ -176,10 +173,7 @@ class CudaTrainer:
                 going_on = []
                 for i in active:
                     state, scores = results.of(i, epoch)
-                    finite = all(np.isfinite(score.loss) for score in scores.values())
-                    diverged = not (finite and np.isfinite(results.parameters[i]).all())
-                    last = diverged or epoch == runs[i].last_epoch
-                    report = EpochReport(members[i], epoch, scores, seconds, diverged, last, state)
+                    report = epoch_report(members[i], runs[i], state, scores, seconds)
                     if not finish(report):
                         going_on.append(i)
                 active = going_on
@@ -225,8 +219,8 @@ class _Data:
 class _Results:
     """All that an epoch leaves behind, on the host; the networks come first."""
 
-    parameters: np.ndarray  # (R, 10960)
-    velocity: np.ndarray | None  # (R, 10960)
+    parameters: np.ndarray  # (R, PARAMETERS)
+    velocity: np.ndarray | None  # (R, PARAMETERS)
     answers: Mapping[str, tuple[np.ndarray, np.ndarray]]  # (R, n) digits and (R, chunks) losses
     evaluate: Mapping[str, _Images]
 
@@ -255,19 +249,17 @@ class _Batch:
         moving = np.zeros_like(flat) if recipe.momentum else None
         settings = np.zeros(len(runs), _settings_type(recipe.dtype))
         for i, run in enumerate(runs):
-            if run.state is None:
-                begin = initial.start(run.recipe, run.seed)
-                seen, parameters = begin.connectivity, begin.parameters
-            else:
-                seen = initial.connectivity(run.recipe, run.seed)
-                parameters = run.state.parameters
-                if moving is not None and run.state.optimizer:
-                    moving[i] = flatten(run.state.optimizer, recipe.dtype, "velocity/")
-            flat[i] = flatten(parameters, recipe.dtype)
-            targets = run.recipe.component("target")(torch.arange(10)).double().numpy()
+            seen, state = begin(run)
+            flat[i] = flatten(state.parameters, recipe.dtype)
+            if moving is not None and state.optimizer:
+                moving[i] = flatten(state.optimizer, recipe.dtype, "velocity/")
             settings[i] = (
-                targets, run.recipe.lr, run.recipe.momentum, run.recipe.padding, _connections(seen)
-            )  # fmt: skip
+                targets(run.recipe),
+                run.recipe.lr,
+                run.recipe.momentum,
+                run.recipe.padding,
+                _connections(seen),
+            )
         self.orders = Orders(runs, len(data.fit.labels))
         self.parameters = self._upload(flat)
         self.velocity = None if moving is None else self._upload(moving)

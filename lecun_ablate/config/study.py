@@ -1,0 +1,397 @@
+"""A study: what is searched or repeated, for which arms, read from YAML and strictly validated."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from lecun_ablate.config.arms import Arm, arm_name, parse_arms
+from lecun_ablate.config.base import (
+    DEFAULT_DATA,
+    ConfigFile,
+    Data,
+    DataChoice,
+    Seeds,
+    SomeArms,
+    SomeFactors,
+    by_name,
+    check_overrides,
+    check_value,
+    make_recipe,
+    one_or_list,
+    recipe_problems,
+)
+from lecun_ablate.config.experiment import Experiment, load_experiment
+from lecun_ablate.config.recipe import COMPONENT_FIELDS, Recipe
+from lecun_ablate.config.source import Overrides, read
+from lecun_ablate.config.yaml_file import Keys, YamlFile, find_file
+from lecun_ablate.errors import ConfigError, nearest
+
+PINNED_SEED = 0  # of what a seed study's own seeds do not govern
+Count = Annotated[int, Field(strict=True, ge=1, le=100_000)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+class Range(BaseModel):
+    """The values of a numeric recipe field that a study searches, both ends included."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    low: Number
+    high: Number
+    log: Annotated[bool, Field(strict=True)] = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if not self.low < self.high:
+            raise ValueError(f"expected low < high, got low {self.low:g} and high {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a logarithmic range begins above 0, got low {self.low:g}")
+        return self
+
+    def __contains__(self, value: Any) -> bool:
+        return self.low <= value <= self.high
+
+
+Alternatives = tuple[Any, ...]  # the values of a field that a study tries one by one
+
+
+class Sampler(BaseModel):
+    """What proposes the values: TPE after `startup` random trials, or random ones throughout."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Literal["tpe", "random"] = "tpe"
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
+    startup: Annotated[int, Field(strict=True, ge=1)] = 10
+
+
+class Pruner(BaseModel):
+    """Rungs at the epochs first, first * factor, ...: each lets the best 1 / factor pass."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    first: Count
+    factor: Annotated[int, Field(strict=True, ge=2)] = 3
+
+    def next_rung(self, epoch: int) -> int:
+        """Return the first rung after an epoch."""
+        rung = self.first
+        while rung <= epoch:
+            rung *= self.factor
+        return rung
+
+
+class Confirm(BaseModel):
+    """How many of an arm's best trials are trained again, and on how many fresh seeds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    trials: Count = 5
+    seeds: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 20
+
+
+class SearchFile(ConfigFile):
+    """The keys of a study that searches. The search space is validated as recipe fields."""
+
+    data: Data | None = None
+    experiment: str | None = None
+    arms: SomeArms | None = None
+    vary: SomeFactors | None = None
+    epochs: Count | None = None
+    search: SomeFactors
+    trials: Count
+    seeds: Seeds = Field(default_factory=lambda: list(range(3)))
+    batch: Annotated[int, Field(strict=True, ge=1, le=1000)] = 8
+    sampler: Annotated[Sampler, BeforeValidator(by_name)] = Sampler()
+    pruner: Pruner | None = None
+    confirm: Confirm = Confirm()
+
+
+Governed = Literal["weights", "order", "both"]
+
+
+class SeedFile(ConfigFile):
+    """The keys of a study of what the seed alone does."""
+
+    data: Data = DEFAULT_DATA
+    seeds: Seeds = Field(default_factory=lambda: list(range(200)))
+    governs: Annotated[list[Governed], BeforeValidator(one_or_list), Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class SearchStudy:
+    """For each arm, which values of some recipe fields give the smallest validation error."""
+
+    name: str
+    question: str
+    data: DataChoice
+    arms: tuple[Arm, ...]
+    search: dict[str, Range | Alternatives]
+    trials: int  # of each arm
+    seeds: tuple[int, ...]  # of each trial
+    batch: int  # trials of one arm that are asked for at once
+    sampler: Sampler
+    pruner: Pruner | None
+    confirm: Confirm
+    file: Path
+
+    @property
+    def confirm_seeds(self) -> tuple[int, ...]:
+        """The fresh seeds on which the best trials are trained again."""
+        first = max(self.seeds) + 1
+        return tuple(range(first, first + self.confirm.seeds))
+
+    def own_values(self, arm: Arm) -> dict[str, Any]:
+        """Return what an arm's recipe has for the searched fields: its default."""
+        return {field: getattr(arm.recipe, field) for field in self.search}
+
+    def recipe(self, arm: Arm, values: Mapping[str, Any]) -> Recipe:
+        """Return an arm's recipe with values for the searched fields."""
+        return Recipe.model_validate(arm.recipe.model_dump() | dict(values))
+
+    def most_runs(self, trials: int) -> int:
+        """Return how many runs an arm's next `trials` and its confirmation take at most.
+
+        The arm's own values are confirmed, too, unless they turn out to be among the best.
+        """
+        return trials * len(self.seeds) + (self.most_confirmed + 1) * self.confirm.seeds
+
+    @property
+    def most_confirmed(self) -> int:
+        """How many of an arm's best trials are trained again, unless too many diverge."""
+        return min(self.confirm.trials, self.trials)
+
+    def definition(self, arm: Arm, data_digest: str) -> dict[str, Any]:
+        """Return what must be the same for the trials of an arm to be comparable.
+
+        The budget (trials, confirmations) is left out: it may grow.
+        """
+        searched = {
+            field: values.model_dump() if isinstance(values, Range) else list(values)
+            for field, values in self.search.items()
+        }
+        components = {
+            f"{c.kind}/{c.name}": c.digest
+            for values in combinations(self.search)
+            for c in self.recipe(arm, values).user_components
+        }
+        fixed = {k: v for k, v in arm.recipe.model_dump().items() if k not in self.search}
+        return {
+            "search": searched,
+            "recipe": fixed,
+            "first": self.own_values(arm),
+            "components": components,
+            "seeds": list(self.seeds),
+            "batch": self.batch,
+            "sampler": self.sampler.model_dump(),
+            "pruner": self.pruner.model_dump() if self.pruner else None,
+            "data": data_digest,
+        }
+
+
+@dataclass(frozen=True)
+class SeedStudy:
+    """The same recipe with many seeds; `governs` says what they decide, one variant for each."""
+
+    name: str
+    question: str
+    data: DataChoice
+    recipe: Recipe
+    seeds: tuple[int, ...]
+    governs: tuple[Governed, ...]
+    file: Path
+
+    def experiment(self) -> Experiment:
+        """Return the study as an experiment: an arm for each variant."""
+        pins = {"weights": {"order_seed": PINNED_SEED}, "order": {"init_seed": PINNED_SEED}}
+        arms = tuple(
+            Arm(what, pins.get(what, {}), self.recipe.model_copy(update=pins.get(what, {})))
+            for what in self.governs
+        )
+        return Experiment(
+            name=self.name,
+            question=self.question,
+            data=self.data,
+            arms=arms,
+            baseline=arms[0].name,
+            seeds=self.seeds,
+            file=self.file,
+        )
+
+
+def load_study(
+    path: str | Path,
+    *,
+    data: str | None = None,
+    components: Sequence[str | Path] = (),
+    assignments: Sequence[str] = (),
+) -> SearchStudy | SeedStudy:
+    """Read and validate a study file; the keyword arguments override what it says.
+
+    Raises a ConfigError that holds every problem, with file and line.
+    """
+    overrides = Overrides(data=data, components=components, assignments=assignments)
+    return parse_study(read(path, overrides))
+
+
+def parse_study(yaml: YamlFile) -> SearchStudy | SeedStudy:
+    """Validate a file that has been read; see load_study."""
+    kinds = [key for key in ("search", "governs") if key in yaml.content]
+    if len(kinds) != 1:
+        got = "both" if kinds else "neither"
+        raise ConfigError(
+            f"{yaml.where()}: a study has either `search` (values to try) or `governs` (what its "
+            f"seeds decide), got {got}"
+        )
+    return _search_study(yaml) if kinds == ["search"] else _seed_study(yaml)
+
+
+def _seed_study(yaml: YamlFile) -> SeedStudy:
+    content = yaml.validate(SeedFile, yaml.content)
+    overrides = check_overrides(yaml, yaml.content.get("recipe") or {}, ("recipe",))
+    recipe = make_recipe(yaml, overrides, ("recipe",))
+    governs = list(content.governs) if content else []
+    for what in sorted({what for what in governs if governs.count(what) > 1}):
+        yaml.problem(("governs",), f"{what} is given twice")
+    if recipe and recipe.component("order").arity < 2:
+        if "order" in governs:
+            yaml.problem(
+                ("governs",),
+                f"order: the order {recipe.order!r} does not depend on a "
+                "seed; set recipe.order to one that does, such as shuffled",
+            )
+        if {"weights", "both"} <= set(governs):
+            yaml.problem(
+                ("governs",),
+                f"weights and both are the same where the order is {recipe.order!r}: leave one out",
+            )
+    yaml.check()
+    assert content is not None and recipe is not None
+    return SeedStudy(
+        content.name,
+        content.question,
+        content.data,
+        recipe,
+        tuple(content.seeds),
+        tuple(governs),
+        yaml.path,
+    )
+
+
+def _search_study(yaml: YamlFile) -> SearchStudy:
+    content = yaml.validate(SearchFile, yaml.content)
+    search = _search(yaml, yaml.content["search"])
+    data, arms = _arms(yaml)
+    _check_space(yaml, arms, search)
+    if content and content.pruner:
+        epochs = [arm.recipe.epochs for arm in arms]
+        if epochs and content.pruner.first >= max(epochs):
+            yaml.problem(
+                ("pruner", "first"),
+                f"expected a rung before the last epoch "
+                f"({max(epochs)}), got {content.pruner.first}",
+            )
+        if "epochs" in search:
+            yaml.problem(("pruner",), "cannot compare trials whose epochs are searched")
+    yaml.check()
+    assert content is not None
+    return SearchStudy(
+        name=content.name,
+        question=content.question,
+        data=content.data or data,
+        arms=tuple(arms),
+        search=search,
+        trials=content.trials,
+        seeds=tuple(content.seeds),
+        batch=content.batch,
+        sampler=content.sampler,
+        pruner=content.pruner,
+        confirm=content.confirm,
+        file=yaml.path,
+    )
+
+
+def _arms(yaml: YamlFile) -> tuple[DataChoice, list[Arm]]:
+    """Return the arms, and the data set that goes with them unless the file names one."""
+    content = yaml.content
+    epochs = content.get("epochs")
+    forced = {"epochs": epochs} if isinstance(epochs, int) else {}
+    if content.get("experiment") is None:
+        return DEFAULT_DATA, parse_arms(yaml, forced)[0]
+    for key in ("arms", "vary"):
+        if key in content:
+            yaml.problem((key,), f"a study has either experiment or {key}, not both")
+    try:
+        experiment = load_experiment(find_file(str(content["experiment"]), yaml.path))
+    except ConfigError as error:
+        for problem in error.problems:
+            yaml.problem(("experiment",), problem)
+        return DEFAULT_DATA, []
+    overrides = check_overrides(yaml, content.get("recipe") or {}, ("recipe",)) | forced
+    arms = []
+    for arm in experiment.arms:
+        recipe = make_recipe(yaml, arm.recipe.model_dump() | overrides, ("recipe",))
+        if recipe:
+            arms.append(Arm(arm.name, arm.overrides, recipe))
+    return experiment.data, arms
+
+
+def _search(yaml: YamlFile, content: Any) -> dict[str, Range | Alternatives]:
+    """Return the search space, every end and every choice checked as the recipe field it is."""
+    search: dict[str, Range | Alternatives] = {}
+    valid = [field for field in Recipe.model_fields if not field.endswith("_seed")]
+    for field, values in content.items() if isinstance(content, dict) else ():
+        keys: Keys = ("search", field)
+        if field not in valid:
+            yaml.problem(keys, f"no field to search {field!r}: {nearest(str(field), valid)}")
+        elif isinstance(values, list):
+            problems = len(yaml.problems)
+            if len(values) < 2 or any(values.count(value) > 1 for value in values):
+                yaml.problem(keys, f"expected two or more different choices, got {values!r}")
+            for i, value in enumerate(values):
+                check_value(yaml, (*keys, i), field, value)
+            if len(yaml.problems) == problems:
+                search[field] = tuple(values)
+        elif field in COMPONENT_FIELDS or field == "dtype":
+            yaml.problem(keys, f"expected a list of choices, got {values!r}")
+        elif not isinstance(values, dict):
+            yaml.problem(keys, f"expected {{low: ..., high: ...}} or a list, got {values!r}")
+        else:
+            bounds = yaml.validate(Range, values, keys)
+            if bounds:
+                search[field] = bounds
+                for end in ("low", "high"):
+                    check_value(yaml, (*keys, end), field, values[end])
+    return search
+
+
+def _check_space(
+    yaml: YamlFile, arms: list[Arm], search: Mapping[str, Range | Alternatives]
+) -> None:
+    """Note arms that the search makes the same, and values that do not go together."""
+    seen: dict[str, str] = {}
+    for arm in arms:
+        rest = {k: v for k, v in arm.recipe.model_dump().items() if k not in search}
+        other = seen.setdefault(repr(rest), arm.name)
+        if other != arm.name:
+            yaml.problem(
+                ("search",), f"arms {other!r} and {arm.name!r} differ only in what is searched"
+            )
+        for values in combinations(search):
+            for _, message in recipe_problems(arm.recipe.model_dump() | values):
+                what = f"arm {arm.name!r} with {arm_name(values)}"
+                yaml.problem(("search",), f"{what}: {message}")
+
+
+def combinations(search: Mapping[str, Range | Alternatives]) -> list[dict[str, Any]]:
+    """Return every combination of the values that a search tries one by one."""
+    choices = {field: values for field, values in search.items() if isinstance(values, tuple)}
+    return [
+        dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())
+    ]

@@ -1,0 +1,265 @@
+"""YAML files whose problems are all reported at once, each with its file and line."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq, CommentedSet, TaggedScalar
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.scalarbool import ScalarBoolean
+
+from lecun_ablate.errors import ConfigError, nearest, neighbours
+
+Keys = tuple[str | int, ...]
+M = TypeVar("M", bound=BaseModel)
+
+
+class YamlFile:
+    """A YAML mapping as plain values, which knows the line of every key.
+
+    `problems` gathers what is wrong; `check()` raises them all as one ConfigError.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.problems: list[tuple[int, str]] = []
+        self._options: dict[Keys, str] = {}
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: no such file{neighbours(path, '*.yaml')}") from None
+        except OSError as error:
+            raise ConfigError(f"{path}: not a readable text file: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            line = error.object.count(b"\n", 0, error.start) + 1
+            byte = f"the byte 0x{error.object[error.start]:02x}"
+            raise ConfigError(
+                f"{path}:{line}: not a readable text file: expected UTF-8, got {byte}"
+            ) from None
+        try:
+            self._marked = YAML(typ="rt").load(text)
+            content = _plain(self._marked)
+        except MarkedYAMLError as error:
+            mark = error.problem_mark
+            place = f":{mark.line + 1}" if mark else ""
+            rest = str(error.problem).startswith("but ")
+            words = f"{error.context}, {error.problem}" if rest else error.problem
+            raise ConfigError(f"{path}{place}: not a YAML file: {words}") from None
+        except ReaderError as error:
+            line = text.count("\n", 0, error.position) + 1
+            character = f"U+{ord(text[error.position]):04X}"
+            raise ConfigError(
+                f"{path}:{line}: not a YAML file: the character {character} is not allowed"
+            ) from None
+        except RecursionError:
+            raise ConfigError(f"{path}: nested too deeply to be read") from None
+        except (YAMLError, ValueError) as error:
+            raise ConfigError(f"{path}: not a YAML file: {error}") from None
+        if not isinstance(self._marked, CommentedMap):
+            kinds = {type(None): "nothing", CommentedSeq: "a list", str: "a text"}
+            got = kinds.get(type(self._marked), repr(self._marked))
+            line = getattr(getattr(self._marked, "lc", None), "line", 0) + 1
+            raise ConfigError(
+                f"{path}:{line}: expected a YAML mapping of keys to values, got {got}"
+            )
+        self.content: dict[str, Any] = content
+        self._refuse_oddities(self._marked, ())
+        self.check()
+
+    def _refuse_oddities(self, marked: Any, keys: Keys) -> None:
+        """Note tags, and keys that are not texts."""
+        if tag := _tag(marked):
+            self.problem(keys, f"expected a plain value, got one with the tag {tag}")
+        elif isinstance(marked, dict | list):
+            for key in marked if isinstance(marked, dict) else range(len(marked)):
+                if isinstance(marked, dict) and not isinstance(key, str):
+                    got = "null" if key is None else key
+                    self.problem((*keys, key), f"expected a text as a key, got {got}")
+                self._refuse_oddities(marked[key], (*keys, key))
+
+    def set(self, keys: Keys, value: Any, option: str) -> None:
+        """Override a value from the command line; `option` names it in problems."""
+        inner: dict[Any, Any] = self.content
+        for key in keys[:-1]:
+            if not isinstance(inner.get(key), dict):
+                inner[key] = {}
+            inner = inner[key]
+        inner[keys[-1]] = value
+        self._options[keys] = option
+
+    def where(self, keys: Keys = ()) -> str:
+        """Return 'file:line' of a key, or the command-line option that set it."""
+        for set_keys, option in self._options.items():
+            shared = min(len(keys), len(set_keys))
+            if shared and keys[:shared] == set_keys[:shared] and not self._in_file(keys):
+                return option
+        return f"{self.path}:{self._line(keys)}"
+
+    def _in_file(self, keys: Keys) -> bool:
+        """Tell whether the value at `keys` is still the one that stands in the file."""
+        inner: Any = self.content
+        own: Any = self._marked
+        for key in keys:
+            try:
+                inner, own = inner[key], own[key]
+            except (KeyError, IndexError, TypeError):
+                return False
+        return bool(inner == own)
+
+    def _line(self, keys: Keys) -> int:
+        node, line = self._marked, 1
+        for key in keys:
+            position = getattr(getattr(node, "lc", None), "data", None) or {}
+            if key not in position:
+                break
+            line = position[key][0] + 1
+            node = node[key]
+        return line
+
+    def problem(self, keys: Keys, message: str) -> None:
+        """Note a problem at a key."""
+        where = self.where(keys)
+        names = ["null" if key is None else str(key) for key in keys]
+        label = f"{'.'.join(names)}: " if keys else ""
+        entry = (self._line(keys), f"{where}: {label}{message}")
+        if entry not in self.problems:
+            self.problems.append(entry)
+
+    def validate(self, model: type[M], content: Any, keys: Keys = ()) -> M | None:
+        """Return `content` as a model, or note its problems under `keys` and return None."""
+        try:
+            return model.model_validate(content)
+        except ValidationError as error:
+            for keys_below, message in explain(error, model):
+                self.problem(keys + keys_below, message)
+            return None
+
+    def check(self) -> None:
+        """Raise a ConfigError with every problem noted so far, in the order of the lines."""
+        if self.problems:
+            raise ConfigError([message for _, message in sorted(self.problems)])
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> Iterable[tuple[Keys, str]]:
+    """Yield the keys and the plain words of every problem in a pydantic error.
+
+    The models have no unions but with None: for others, pydantic reports every branch, with the
+    branch's name among the keys.
+    """
+    for problem in error.errors():
+        keys, got = tuple(problem["loc"]), problem["input"]
+        if problem["type"] == "extra_forbidden":
+            fields = _fields_at(model, keys[:-1])
+            yield keys, f"unknown key {str(keys[-1])!r}: {nearest(str(keys[-1]), fields)}"
+        elif problem["type"] == "missing":
+            yield keys, "required, but missing"
+        elif problem["type"] == "value_error":
+            yield keys, str(problem["ctx"]["error"])
+        elif problem["type"] == "invalid_key":
+            yield keys[:-2], f"expected a text as a key, got {got!r}"
+        elif isinstance(got, float) and not math.isfinite(got):
+            yield keys, f"expected a finite number, got {got}"
+        else:
+            yield keys, f"{_plain_words(problem)}, got {'nothing' if got is None else repr(got)}"
+
+
+_PLAIN_WORDS = {  # by the type of pydantic's error
+    "string_pattern_mismatch": "letters, digits, '_', '.' and '-', with a letter or a digit first",
+    "string_type": "a text",
+    "list_type": "a list",
+    "dict_type": "a mapping of keys to values",
+    "model_type": "a mapping of keys to values",
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+}
+
+
+def _plain_words(problem: Mapping[str, Any]) -> str:
+    """Return what pydantic expected, in words that do not mention Python."""
+    if problem["type"] in _PLAIN_WORDS:
+        return f"expected {_PLAIN_WORDS[problem['type']]}"
+    words = re.sub(
+        r"^(Input|String|List|Dictionary|Value) should (be|have) ", "expected ", problem["msg"]
+    )
+    return re.sub(r" after validation, not \d+$", "", words)
+
+
+def _fields_at(model: type[BaseModel], keys: Keys) -> list[str]:
+    for key in keys:
+        field = model.model_fields.get(str(key))
+        inner = getattr(field, "annotation", None)
+        options = [inner, *getattr(inner, "__args__", ())]
+        models = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+        if not models:
+            break
+        model = models[0]
+    return list(model.model_fields)
+
+
+def _plain(node: Any) -> Any:
+    """Return ruamel's marked values as ordinary Python ones."""
+    if isinstance(node, TaggedScalar):
+        return node.value
+    if isinstance(node, ScalarBoolean):  # one with an anchor; no bool to Python
+        return bool(node)
+    if isinstance(node, datetime.date):
+        return str(node)
+    if isinstance(node, Mapping):
+        return {_plain(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, bool) or node is None:
+        return node
+    if isinstance(node, str):
+        return str(node)
+    if isinstance(node, Sequence):
+        return [_plain(value) for value in node]
+    for kind in (int, float):
+        if isinstance(node, kind):
+            return kind(node)
+    return node
+
+
+def _tag(node: Any) -> str | None:
+    """Return the tag of a node, such as !!python/object; None for those that YAML itself knows."""
+    if isinstance(node, bytes):
+        return "!!binary"
+    if isinstance(node, CommentedSet):
+        return "!!set"
+    tag = str(getattr(getattr(node, "tag", None), "value", None) or "")
+    short = tag.replace("tag:yaml.org,2002:", "!!")
+    return short if tag and short not in ("!!str", "!!map", "!!seq") else None
+
+
+def parse_scalar(text: str) -> Any:
+    """Read one YAML value, such as the one after the '=' of --set; other text stays as it is."""
+    try:
+        marked = YAML(typ="rt").load(text)
+        return text if _tag(marked) else _plain(marked)
+    except (YAMLError, ValueError, RecursionError):
+        return text
+
+
+def find_file(name: str | Path, file: Path | None) -> Path:
+    """Return the file that a YAML file names.
+
+    Names start at the working directory; a file that is not there is looked for in the project, the
+    folder above the YAML file's own. Raises ConfigError if it is in neither.
+    """
+    here = Path.cwd()
+    project = Path(os.path.abspath(file)).parent.parent if file else here
+    for folder in (Path(), project):
+        if (folder / name).exists():
+            return folder / name
+    places = f"the working directory {here}" + (f" or in {project}" if project != here else "")
+    nearby = neighbours(name, f"*{Path(name).suffix}")
+    raise ConfigError(f"{name}: no such file in {places}{nearby}")

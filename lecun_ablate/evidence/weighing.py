@@ -1,0 +1,137 @@
+"""What results show: comparisons of arms, effects of factors, and how many seeds to add."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+
+from lecun_ablate import statistics
+from lecun_ablate.config.experiment import Experiment
+from lecun_ablate.errors import LecunAblateError
+from lecun_ablate.plan.plan import Plan
+from lecun_ablate.plan.results import Results, RunStatus
+from lecun_ablate.statistics import (
+    Description,
+    Effect,
+    ExperimentResult,
+    PairResult,
+    PowerAnalysis,
+    Runs,
+    UntilNarrow,
+)
+
+
+class Answers(Protocol):
+    """Where the answers of runs on the test split are kept."""
+
+    def predictions(self, run_id: str) -> np.ndarray:
+        """Return a run's answers, (images,) uint8."""
+
+    def labels(self, run_id: str) -> np.ndarray:
+        """Return the labels that it was scored on, (images,) uint8."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """An experiment's results and what they say."""
+
+    results: Results
+    labels: np.ndarray  # (images,) uint8, of the test split
+    arms: dict[str, Runs]  # those that have runs, in the order of the experiment
+    comparisons: ExperimentResult
+    effects: list[Effect]  # of the factors, where the experiment varies several
+
+    @property
+    def plan(self) -> Plan:
+        """The plan whose results these are."""
+        return self.results.plan
+
+    def power(self, effect: float) -> list[tuple[PairResult, PowerAnalysis]]:
+        """Return what each comparison's seeds can show of a true `effect`, a fraction.
+
+        Raises LecunAblateError if nothing is compared over two seeds or more.
+        """
+        pairs = [pair for pair in self.comparisons.pairs if pair.counted.n > 1]
+        if not pairs:
+            raise LecunAblateError(
+                f"{self.plan.tracking_name}: no two arms have two seeds in common, so their spread "
+                "is unknown: run it with more seeds"
+            )
+        return [(pair, self.comparisons.power(pair, effect)) for pair in pairs]
+
+
+def weigh(results: Results, answers: Answers) -> Evidence:
+    """Return what the results so far show, reading the answers of every run."""
+    final = results.final
+    predictions = np.array([answers.predictions(run_id) for run_id in final.run_id])
+    rows = pd.Series(np.arange(len(final)), index=final.index)
+    arms = {
+        arm: _runs(part, predictions[rows[part.index]])
+        for arm, part in final.groupby("arm", sort=False)
+    }
+    experiment = results.plan.experiment
+    labels = answers.labels(final.run_id.iloc[0])
+    comparisons = statistics.compare_all(arms, _pairs(experiment, arms), labels=labels)
+    return Evidence(results, labels, arms, comparisons, _effects(experiment, arms))
+
+
+def seeds_to_add(results: Results) -> int:
+    """Return how many more seeds the rule of an experiment wants; 0 for one without a rule."""
+    until = results.plan.experiment.until
+    if until is None:
+        return 0
+    experiment = results.plan.experiment
+    arms = {arm: _runs(part) for arm, part in results.final.groupby("arm", sort=False)}
+    rule = UntilNarrow(until.halfwidth / 100, until.at_most)
+    widths = (_halfwidth(*statistics.common(arms[a], arms[b])) for a, b in _pairs(experiment, arms))
+    return rule.seeds_to_add(len(experiment.seeds), widths)
+
+
+def _halfwidth(arm: Runs, baseline: Runs) -> float:
+    """Return that of the seed interval of their difference, infinite for a single seed."""
+    interval = statistics.difference_interval(arm.errors, baseline.errors)
+    return np.inf if interval is None else interval.halfwidth
+
+
+def _runs(final: pd.DataFrame, predictions: np.ndarray | None = None) -> Runs:
+    diverged = (final.status == RunStatus.DIVERGED).to_numpy(bool)
+    return Runs(final.seed.to_numpy(), final.test_error.to_numpy(), diverged, predictions)
+
+
+def _pairs(experiment: Experiment, arms: dict[str, Runs]) -> list[tuple[str, str]]:
+    """Return what the experiment compares, as far as there are common seeds yet."""
+    return [
+        pair
+        for pair in experiment.comparisons
+        if all(name in arms for name in pair)
+        and np.intersect1d(arms[pair[0]].seeds, arms[pair[1]].seeds).size
+    ]
+
+
+def _effects(experiment: Experiment, arms: dict[str, Runs]) -> list[Effect]:
+    """Return the effects of the factors over the seeds that every arm has."""
+    factors = [name for name, levels in (experiment.factors or {}).items() if len(levels) > 1]
+    if len(factors) < 2 or len(arms) < len(experiment.arms):
+        return []
+    shared = statistics.common(*(arms[arm.name] for arm in experiment.arms))
+    if not len(shared[0]):
+        return []
+    return statistics.factorial(
+        [arm.overrides for arm in experiment.arms],
+        [runs.errors for runs in shared],
+        baseline=experiment.arm(experiment.baseline).overrides,
+        diverged=np.any([runs.diverged for runs in shared], axis=0),
+    )
+
+
+def ended(runs: Runs) -> Description | None:
+    """Return the distribution of an arm's errors over the runs that did not diverge, if any.
+
+    The one convention for what an arm reached: a diverged run has no error of its own, and counts
+    as 0.9 only where arms are compared.
+    """
+    errors = runs.errors[~runs.diverged]
+    return statistics.describe(errors) if errors.size else None

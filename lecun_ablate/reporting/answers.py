@@ -1,0 +1,86 @@
+"""What the runs answer on single digits: errors per class, confusions, and the hard images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lecun_ablate.evidence.weighing import Evidence
+from lecun_ablate.network.reference import NO_DIGIT
+from lecun_ablate.plan.results import RunStatus
+
+CLASSES = 10
+NONE = 10  # the column of answers that are no digit
+
+
+@dataclass(frozen=True)
+class Answers:
+    """How often each arm gave each answer to each test image, over the runs that count."""
+
+    arms: list[str]  # those with runs that neither diverged nor collapsed
+    runs: list[int]  # of each arm
+    labels: np.ndarray  # (images,)
+    counts: np.ndarray  # (arms, images, 11) runs; the last answer is "none"
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """The share of an arm's runs that missed an image: (arms, images)."""
+        right = self.counts[:, np.arange(len(self.labels)), self.labels]
+        return 1 - right / np.array(self.runs)[:, None]
+
+    @property
+    def votes(self) -> np.ndarray:
+        """The answer that most runs of an arm give: (arms, images); the smaller of two."""
+        return self.counts.argmax(axis=2)
+
+    def per_digit(self) -> np.ndarray:
+        """Return the mean error on the images of each digit: (arms, 10), NaN for no images."""
+        errors = np.full((len(self.arms), CLASSES), np.nan)
+        for digit in np.unique(self.labels):
+            errors[:, digit] = self.wrong[:, self.labels == digit].mean(axis=1)
+        return errors
+
+    def confusion(self) -> np.ndarray:
+        """Return the mean number of images of each label that a run answers so: (arms, 10, 11)."""
+        per_label = [self.counts[:, self.labels == label].sum(axis=1) for label in range(CLASSES)]
+        return np.stack(per_label, axis=1) / np.array(self.runs)[:, None, None]
+
+    def hard(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the images that every arm gets wrong, and those that only some do, as rows.
+
+        An arm gets wrong what most of its runs do; of a single arm, the second are the images that
+        only a minority of its runs miss. The first are sorted by how many runs miss them, the
+        second by how much the arms differ on them.
+        """
+        wrong = self.wrong
+        if not len(wrong):
+            return np.array([], int), np.array([], int)
+        missed = self.votes != self.labels
+        every = np.flatnonzero(missed.all(axis=0))
+        if len(self.arms) > 1:
+            some, differ = missed.any(axis=0) & ~missed.all(axis=0), wrong.var(axis=0)
+        else:
+            some, differ = ~missed[0] & (wrong[0] > 0), wrong[0]
+        some = np.flatnonzero(some)
+        every = every[np.argsort(-wrong.mean(axis=0)[every], kind="stable")]
+        return every, some[np.argsort(-differ[some], kind="stable")]
+
+
+def count(evidence: Evidence) -> Answers:
+    """Count the answers of the runs that neither diverged nor collapsed."""
+    final = evidence.results.final
+    names, runs, tables = [], [], []
+    for arm, these in evidence.arms.items():
+        good = final[(final.arm == arm) & (final.status == RunStatus.FINISHED)].seed
+        assert these.predictions is not None
+        answers = these.predictions[np.isin(these.seeds, good)]
+        if not len(answers):
+            continue
+        answers = np.where(answers == NO_DIGIT, NONE, answers)
+        names.append(arm)
+        runs.append(len(answers))
+        tables.append((answers[:, :, None] == np.arange(CLASSES + 1)).sum(axis=0))
+    labels = evidence.labels.astype(np.int64)
+    counts = np.array(tables) if tables else np.zeros((0, len(labels), CLASSES + 1), int)
+    return Answers(names, runs, labels, counts)

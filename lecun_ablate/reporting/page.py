@@ -1,0 +1,461 @@
+"""The report of an experiment: one page that needs nothing else, its Markdown twin, and CSV."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from markupsafe import Markup, escape
+
+from lecun_ablate import statistics
+from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.data import Digits
+from lecun_ablate.evidence.arms import arm_table, tuning_line
+from lecun_ablate.evidence.records import comparison_record, effect_record, ends
+from lecun_ablate.evidence.sentences import answer, warning
+from lecun_ablate.evidence.weighing import Evidence, ended
+from lecun_ablate.plan.plan import Plan
+from lecun_ablate.plan.results import Results, RunStatus
+from lecun_ablate.reporting import answers, evidence_tables, figures, pictures
+from lecun_ablate.reporting.tables import Table
+from lecun_ablate.statistics import MARGIN, PairResult, points, probability, span
+from lecun_ablate.tracking.files import Files
+
+TEMPLATES = Path(__file__).parent / "templates"
+# of the Markdown page
+ARM_COLUMNS = (
+    "arm",
+    "runs",
+    "mean",
+    "95 % interval",
+    "sd",
+    "best (seed)",
+    "worst (seed)",
+    "train error",
+    "diverged",
+    "collapsed",
+    "lr",
+)
+COMPARED = (
+    "arm",
+    "against",
+    "seeds",
+    "difference",
+    "over seeds",
+    "with new images",
+    "p",
+    "P(better)",
+    "effect size",
+    "verdict",
+)
+MOST_PICTURES = 40  # hard digits of each sort that the page shows; the CSV has them all
+
+
+def build(evidence: Evidence, digits: Digits | None, stored: Files) -> dict[str, bytes]:
+    """Return the files of a report by name: page, twin, figures and tables.
+
+    The same results give the same bytes. Without `digits`, pictures of them are left out, and the
+    page says so. The weights of one run per arm are read from `stored`.
+    """
+    results, plan = evidence.results, evidence.plan
+    palette = figures.colours([arm.name for arm in plan.experiment.arms], plan.experiment.baseline)
+    counted = answers.count(evidence)
+    drawn = _figures(evidence, palette)
+    table = arm_table(plan, results.final)
+    learned = _learned(results, stored)
+    context = {
+        "plan": plan,
+        "experiment": plan.experiment,
+        "answer": answer(evidence),
+        "warning": warning(evidence),
+        "missing": len(plan.keys) - len(results.final),
+        "facts": _facts(evidence),
+        "tuning": tuning_line(plan),
+        "margin": points(MARGIN, sign=False),
+        "colour": {arm: figures.page_colour(colour) for arm, colour in palette.items()},
+        "arms": _arm_rows(evidence, table),
+        "comparisons": _comparison_rows(evidence),
+        "tables": _tables(evidence),
+        "effects": evidence.effects,
+        "figures": drawn,
+        "few_epochs": figures.few_epochs(results.frame),
+        "bands": figures.has_bands(palette),
+        "answers": counted,
+        "per_digit": counted.per_digit(),
+        "confusion": counted.confusion(),
+        "unanswered": bool(counted.counts[:, :, answers.NONE].any()),
+        "images_of": np.bincount(evidence.labels, minlength=10),
+        "hard": _hard(counted, digits),
+        "pictured": digits is not None,
+        "learned": learned,
+        "connectivities": _connectivities(learned),
+        "timing": _timing(results),
+        "again": _again(results),
+        "recipes": _recipe_differences(plan),
+    }
+    files = {
+        "report.html": _templates().get_template("report.html.j2").render(context).encode(),
+        "report.md": _templates().get_template("report.md.j2").render(context).encode(),
+        "arms.csv": _csv(_arm_frame(evidence, table)),
+        "comparisons.csv": _csv(_comparison_frame(evidence)),
+        "runs.csv": _csv(_run_frame(results)),
+        "epochs.csv": _csv(results.frame.drop(columns="run_id")),
+        "digits.csv": _csv(_digit_frame(counted)),
+        "confusions.csv": _csv(_confusion_frame(counted)),
+        "hard_digits.csv": _csv(_hard_frame(counted)),
+        **{f"{name}.svg": figures.in_a_file(picture) for name, picture in drawn.items()},
+    }
+    if evidence.effects:
+        files["effects.csv"] = _csv(pd.DataFrame([effect_record(e) for e in evidence.effects]))
+    return files
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES, encoding="utf-8"),
+        autoescape=lambda name: name is not None and ".html" in name,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name, function in {
+        "dash": _dash,
+        "times": _times,
+        "minus": _minus,
+        "plain": _plain,
+        "sentence": _sentence,
+        "cell": _cell,
+        "breakable": _breakable,
+    }.items():
+        environment.filters[name] = function
+    return environment
+
+
+def _dash(cell: str) -> str:
+    """Write the mark of a missing number as a dash."""
+    return "\N{EN DASH}" if cell == evidence_tables.NONE else cell
+
+
+def _times(cell: str) -> str:
+    """Write the x between factors as a multiplication sign."""
+    return cell.replace(" x ", " \N{MULTIPLICATION SIGN} ")
+
+
+def _minus(text: str) -> str:
+    """Write minus signs of numbers as such."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def _cell(text: Any) -> str:
+    """Return a text that does not end its cell of a Markdown table."""
+    return _plain(text).replace("|", "\\|")
+
+
+def _breakable(name: str) -> Markup:
+    """Return a name for HTML that may go on in the next line where its parts end."""
+    return Markup(re.sub(r"([=_/])", r"\1<wbr>", str(escape(name))))
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    return table.to_csv(index=False, lineterminator="\n").encode()
+
+
+# ---- what the templates show
+
+
+def _figures(evidence: Evidence, palette: dict[str, str]) -> dict[str, str]:
+    """Return the page's figures as SVG, by name."""
+    frame, plan = evidence.results.frame, evidence.plan
+    limits = figures.curve_limits(frame)
+    drawn = {
+        f"learning_curves_{split}": figures.svg(
+            figures.learning_curves(frame, split, palette, limits),
+            f"Mean {split} error of every arm after each epoch",
+        )
+        for split in ("train", "test")
+    }
+    if evidence.comparisons.pairs:
+        drawn["differences"] = figures.svg(
+            figures.differences(evidence.comparisons.pairs, palette, plan.experiment.ladder),
+            "Differences in test error with their intervals",
+        )
+    drawn["spread"] = figures.svg(
+        figures.spread(evidence.arms, palette), "Test error of every run, arm by arm"
+    )
+    return drawn
+
+
+def _facts(evidence: Evidence) -> list[str]:
+    """Return what the numbers rest on, a few words each."""
+    plan = evidence.plan
+    arms = plan.experiment.arms
+    epochs = sorted({arm.recipe.epochs for arm in arms})
+    trainers = sorted({str(identity) for identity in plan.trainers.values()})
+    return [
+        statistics.count(len(arms), "arm"),
+        f"{statistics.count(len(plan.experiment.seeds), 'seed')} each",
+        statistics.count(epochs[0], "epoch")
+        if len(epochs) == 1
+        else f"{' or '.join(map(str, epochs))} epochs",
+        f"{plan.data}, {len(evidence.labels):,} test images",
+        f"trainer {' and '.join(trainers)}",
+    ]
+
+
+def _tables(evidence: Evidence) -> dict[str, Table]:
+    """Return the tables of the Markdown page."""
+    arms = evidence_tables.arms(evidence)
+    if evidence.plan.experiment.ladder:
+        names = [arm.name for arm in evidence.plan.experiment.arms]  # a ladder has no baseline
+        arms = replace(arms, rows=[[n, *row[1:]] for n, row in zip(names, arms.rows, strict=True)])
+    compared = evidence_tables.comparisons(evidence)
+    return {
+        "arms": arms.only(ARM_COLUMNS),
+        "comparisons": compared.only(COMPARED) if compared.rows else compared,
+        "effects": evidence_tables.effects(evidence.effects),
+    }
+
+
+def _arm_rows(evidence: Evidence, table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the lines of the table of arms, each with its cells as texts."""
+    shown = evidence_tables.arms(evidence)
+    baseline = evidence.plan.experiment.baseline
+    return [
+        row | {"is_baseline": row["arm"] == baseline, "cells": cells}
+        for row, cells in zip(table.to_dict("records"), shown.records(), strict=True)
+    ]
+
+
+def _comparison_rows(evidence: Evidence) -> list[dict[str, Any]]:
+    """Return the comparisons with their cells as texts and their sentences."""
+    cells = evidence_tables.comparisons(evidence).records()
+    rows = []
+    for pair, texts in zip(evidence.comparisons.pairs, cells, strict=True):
+        record = comparison_record(evidence, pair)
+        notes = [note for note in (pair.counted.note, pair.divergence_note) if note]
+        rows.append(record | {"cells": texts, "details": _details(record, pair), "notes": notes})
+    return rows
+
+
+def _details(record: dict[str, Any], pair: PairResult) -> list[tuple[str, str]]:
+    """Return what else is known of a comparison, each with its name."""
+    one, joint = pair.counted, pair.joint
+    seeds = statistics.count(one.n, "seed")
+    details = [("P(better)", f"{probability(one)} with one more seed, 95 % interval by Wilson")]
+    if one.interval:
+        bca = f"; {span(one.bca)} by the BCa bootstrap, a cross-check" if one.bca else ""
+        details.append(("over seeds", f"{span(one.interval)} by {one.interval.method}{bca}"))
+    if joint:
+        widest = f"; at most {span(joint.widest)}, by the two-way bootstrap as well"
+        details.append(("with new images", f"{span(joint.interval)}{widest}"))
+    if record["detectable"]:
+        size = points(record["detectable"], sign=False)
+        details.append(("detectable", f"a true difference of {size} by {seeds} with 80 % power"))
+    elif one.n < record["fewest_seeds"]:
+        fewest = statistics.count(record["fewest_seeds"], "seed")
+        details.append(("detectable", f"nothing by {seeds}, however large: it takes {fewest}"))
+    if one.correlation is not None and one.pairing_gain is not None:
+        details.append(
+            (
+                "pairing",
+                f"r = {one.correlation:.2f} over seeds; without pairing it would take "
+                f"{one.pairing_gain:.1f} times as many seeds",
+            )
+        )
+    return details
+
+
+def _hard(counted: answers.Answers, digits: Digits | None) -> list[dict[str, Any]]:
+    """Return the two sorts of hard digits: how many there are, and the hardest of each to show."""
+    wrong = counted.wrong
+    sorts = []
+    for rows in counted.hard():
+        shown = []
+        for row in rows[:MOST_PICTURES]:
+            votes = counted.counts[:, row].sum(axis=0)
+            order = np.argsort(-votes, kind="stable")[:3]
+            shown.append(
+                {
+                    "row": int(row),
+                    "label": int(counted.labels[row]),
+                    "picture": pictures.digit(digits.test.images[row]) if digits else None,
+                    "votes": [(_digit(k), int(votes[k])) for k in order if votes[k]],
+                    "wrong": [float(share) for share in wrong[:, row]],
+                }
+            )
+        sorts.append({"number": len(rows), "shown": shown})
+    return sorts
+
+
+def _digit(answer: int) -> str:
+    return "none" if answer == answers.NONE else str(answer)
+
+
+def _learned(results: Results, stored: Files) -> list[dict[str, Any]]:
+    """Return the kernels and the connectivity of each arm's first run that did not diverge."""
+    final = results.final
+    learned = []
+    for arm in results.plan.experiment.arms:
+        runs = final[(final.arm == arm.name) & (final.status != RunStatus.DIVERGED)]
+        if not len(runs):
+            continue
+        first = runs.iloc[0]
+        weights = stored.weights(first.run_id)
+        seen = (weights["h2_weight"] != 0).any(axis=(2, 3))
+        learned.append(
+            {
+                "arm": arm.name,
+                "seed": int(first.seed),
+                "kernels": pictures.kernels(weights["h1_weight"][:, 0].astype(np.float64)),
+                "connectivity": arm.recipe.connectivity,
+                "seen": pictures.connectivity(seen),
+                "connections": int(seen.sum()),
+            }
+        )
+    return learned
+
+
+def _connectivities(learned: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Return the arms in groups that share a connectivity."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for one in learned:
+        groups.setdefault(one["seen"], []).append(one)
+    return list(groups.values())
+
+
+def _timing(results: Results) -> list[dict[str, Any]]:
+    rows = []
+    for arm in results.plan.experiment.arms:
+        frame = results.frame[results.frame.arm == arm.name]
+        if len(frame):
+            per_run = frame.groupby("seed").epoch_seconds.sum()
+            status = results.final[results.final.arm == arm.name].status.value_counts()
+            rows.append(
+                {
+                    "arm": arm.name,
+                    "trainer": str(results.plan.trainers[arm.name]),
+                    "runs": len(per_run),
+                    "diverged": int(status.get(RunStatus.DIVERGED, 0)),
+                    "collapsed": int(status.get(RunStatus.COLLAPSED, 0)),
+                    "seconds": float(per_run.mean()),
+                    "fastest": float(per_run.min()),
+                    "slowest": float(per_run.max()),
+                    "per_epoch": float(frame.epoch_seconds.mean()),
+                }
+            )
+    return rows
+
+
+def _again(results: Results) -> dict[str, Any]:
+    """Return what it takes to repeat the experiment: command, seeds, code and machines."""
+    experiment = results.plan.experiment
+    machines: dict[tuple[Any, ...], int] = {}
+    for origin in results.origins.itertuples():
+        key = (origin.commit, *origin.environment.items())
+        machines[key] = machines.get(key, 0) + 1
+    seeds = experiment.seeds
+    listed = ", ".join(map(str, seeds))
+    if len(seeds) > 2 and seeds == tuple(range(seeds[0], seeds[-1] + 1)):
+        listed = f"{seeds[0]} to {seeds[-1]}"
+    return {
+        "command": str(experiment.command) if experiment.command else None,
+        "seeds": listed,
+        "machines": [
+            {"commit": commit, "environment": dict(items), "runs": number}
+            for (commit, *items), number in machines.items()
+        ],
+    }
+
+
+def _recipe_differences(plan: Plan) -> dict[str, Any]:
+    """Return the recipe fields in which arms differ, with their values, and the common ones."""
+    recipes = [arm.recipe.model_dump() for arm in plan.experiment.arms]
+    fields = list(Recipe.model_fields)
+    differing = [f for f in fields if len({str(recipe[f]) for recipe in recipes}) > 1]
+    return {
+        "fields": differing,
+        "rows": [
+            (arm.name, [recipe[f] for f in differing])
+            for arm, recipe in zip(plan.experiment.arms, recipes, strict=True)
+        ],
+        "common": {
+            f: recipes[0][f] for f in fields if f not in differing and recipes[0][f] is not None
+        },
+    }
+
+
+# ---- CSV; errors and differences are fractions
+
+
+def _arm_frame(evidence: Evidence, table: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for row in table.to_dict("records"):
+        runs = evidence.arms.get(row["arm"])
+        described = ended(runs) if runs else None
+        rows.append(row | ends("test_error", described.interval if described else None))
+    return pd.DataFrame(rows)
+
+
+def _comparison_frame(evidence: Evidence) -> pd.DataFrame:
+    return pd.DataFrame([comparison_record(evidence, p) for p in evidence.comparisons.pairs])
+
+
+def _run_frame(results: Results) -> pd.DataFrame:
+    seconds = results.frame.groupby("run_id").epoch_seconds.sum()
+    final = results.final.drop(columns="epoch_seconds")
+    return final.assign(seconds=final.run_id.map(seconds))
+
+
+def _digit_frame(counted: answers.Answers) -> pd.DataFrame:
+    errors = counted.per_digit()
+    images = np.bincount(counted.labels, minlength=10)
+    return pd.DataFrame(
+        [
+            {"arm": arm, "digit": digit, "images": images[digit], "error": errors[k, digit]}
+            for k, arm in enumerate(counted.arms)
+            for digit in range(10)
+        ],
+        columns=["arm", "digit", "images", "error"],
+    )
+
+
+def _confusion_frame(counted: answers.Answers) -> pd.DataFrame:
+    """Return the mean number of images per run of each label that were given each answer."""
+    table = counted.confusion()
+    return pd.DataFrame(
+        [
+            {"arm": arm, "label": label, "answer": _digit(given), "images": table[k, label, given]}
+            for k, arm in enumerate(counted.arms)
+            for label in range(10)
+            for given in range(answers.CLASSES + 1)
+        ],
+        columns=["arm", "label", "answer", "images"],
+    )
+
+
+def _hard_frame(counted: answers.Answers) -> pd.DataFrame:
+    every, some = counted.hard()
+    wrong, votes = counted.wrong, counted.votes
+    rows = [
+        {"image": row, "label": counted.labels[row], "wrong_in": sort}
+        | {f"{arm}: answer": _digit(votes[k, row]) for k, arm in enumerate(counted.arms)}
+        | {f"{arm}: share wrong": wrong[k, row] for k, arm in enumerate(counted.arms)}
+        for sort, found in (("every arm", every), ("some", some))
+        for row in found
+    ]
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["image", "label", "wrong_in"])

@@ -1,0 +1,203 @@
+"""Train what a plan lacks, and write every run as soon as it has ended."""
+
+from __future__ import annotations
+
+import io
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pyarrow import parquet
+
+from lecun_ablate.config.arms import Arm
+from lecun_ablate.config.experiment import Experiment
+from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.data.digits import Digits, Split
+from lecun_ablate.errors import ConfigError
+from lecun_ablate.network.reference import Network
+from lecun_ablate.plan.plan import Plan
+from lecun_ablate.plan.results import Results, RunStatus
+from lecun_ablate.registry import Component
+from lecun_ablate.running.progress import Progress, Work
+from lecun_ablate.system.interrupts import held_back
+from lecun_ablate.tracking.names import ANSWERS, WEIGHTS
+from lecun_ablate.tracking.plan_run import PlanRun
+from lecun_ablate.trainers.base import EpochReport, Run, Trainer
+from lecun_ablate.trainers.choice import choose
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan with the data and the trainers that it needs."""
+
+    plan: Plan
+    digits: Digits
+    trainers: dict[str, Trainer]  # by arm
+    notices: list[str]
+
+
+@dataclass(frozen=True)
+class LoggedRun:
+    """A run that has just been written to the store."""
+
+    arm: str
+    seed: int
+    run_id: str
+    status: RunStatus
+    test_error: float
+
+
+OnRun = Callable[[LoggedRun], None]
+
+
+def prepare(
+    experiment: Experiment, digits: Digits, trainer: str = "auto", device: str = "auto"
+) -> Prepared:
+    """Choose the trainers of an experiment and make its plan.
+
+    Raises ConfigError if one of the user's own components breaks its contract: each is tried on two
+    patterns before anything is trained.
+    """
+    recipes = {arm.name: arm.recipe for arm in experiment.arms}
+    chosen, notices = choose(recipes, trainer, device)
+    for arm in experiment.arms:
+        _try_components(arm, digits.train)
+    plan = Plan.make(experiment, digits, {name: t.identity() for name, t in chosen.items()})
+    if digits.notice:
+        notices.insert(0, digits.notice)
+    return Prepared(plan, digits, chosen, notices)
+
+
+def train(
+    prepared: Prepared,
+    plan_run: PlanRun,
+    progress: Progress | None = None,
+    on_run: OnRun | None = None,
+) -> Results:
+    """Train what is missing of a plan, and return its results.
+
+    `on_run` is called with every run as soon as it has been written, before an interruption can
+    come between the two.
+    """
+    digits, plan = prepared.digits, plan_run.plan
+    splits = {"train": digits.train, "test": digits.test}
+    todo = plan_run.pending()
+    recipes = {arm.name: arm.recipe for arm in plan.experiment.arms}
+    done = len(plan.keys) - len(todo)
+    what = f"{len(plan.keys)} runs, {done} done before, {len(todo)} to train"
+    work = Work(what, [(arm, recipes[arm].epochs) for arm, _ in todo], "test")
+    if progress:
+        progress.begin(work)
+    try:
+        for trainer, members in by_trainer(prepared.trainers, todo):
+            runs = [Run(recipes[arm], seed) for _, arm, seed in members]
+            history: dict[int, list[dict[str, float]]] = defaultdict(list)
+            for report in trainer.train(runs, digits.train, splits):
+                index, arm, seed = members[report.index]
+                history[index].append(metrics(report))
+                with held_back():
+                    if report.last:
+                        status = run_status(report, digits.train)
+                        files = _run_files(report, digits.test, recipes[arm])
+                        run_id = plan_run.log(arm, seed, history.pop(index), status, files)
+                        if on_run:
+                            error = report.scores["test"].error
+                            on_run(LoggedRun(arm, seed, run_id, status, error))
+                    if progress:
+                        progress.epoch(index, report)
+    finally:
+        if progress:
+            progress.end()
+    return plan_run.results()
+
+
+def by_trainer(
+    trainers: Mapping[str, Trainer], todo: Sequence[tuple[str, int]]
+) -> Iterator[tuple[Trainer, list[tuple[int, str, int]]]]:
+    """Yield every trainer with the runs that are its own: (place in `todo`, arm, seed)."""
+    members: dict[int, list[tuple[int, str, int]]] = defaultdict(list)
+    for index, (arm, seed) in enumerate(todo):
+        members[id(trainers[arm])].append((index, arm, seed))
+    for runs in members.values():
+        yield trainers[runs[0][1]], runs
+
+
+def metrics(report: EpochReport) -> dict[str, float]:
+    """Return the EPOCH_METRICS of a report."""
+    values: dict[str, float] = {"epoch_seconds": report.seconds}
+    for split, scores in report.scores.items():
+        values |= {
+            f"{split}_loss": scores.loss,
+            f"{split}_error": scores.error,
+            f"{split}_misses": scores.misses,
+        }
+    return values
+
+
+def run_status(report: EpochReport, train: Split) -> RunStatus:
+    """Return how a run has ended, from its last report."""
+    if report.diverged:
+        return RunStatus.DIVERGED
+    collapsed = report.scores["train"].error >= train.guessing
+    return RunStatus.COLLAPSED if collapsed else RunStatus.FINISHED
+
+
+def _run_files(report: EpochReport, test: Split, recipe: Recipe) -> dict[str, bytes | str | Path]:
+    """Return the files of a run: its weights, its answers, and its own components."""
+    weights = io.BytesIO()
+    np.savez(weights, **report.state.parameters)  # type: ignore[arg-type]
+    answers = io.BytesIO()
+    columns = {
+        "label": test.labels.astype(np.uint8),
+        "prediction": report.scores["test"].predictions,
+    }
+    parquet.write_table(pa.table(columns), answers)  # five times as fast as pandas
+    return {WEIGHTS: weights.getvalue(), ANSWERS: answers.getvalue(), **_component_files(recipe)}
+
+
+def _component_files(recipe: Recipe) -> dict[str, bytes]:
+    """Return the files of the user's own components, as they were when they were loaded."""
+    files: dict[str, bytes] = {}
+    for component in recipe.user_components:
+        if component.file and component.source is not None:
+            name = component.file.name
+            if files.get(f"components/{name}", component.source) != component.source:
+                digest = component.digest or ""  # two files of one name
+                name = f"{component.file.stem}_{digest[:8]}.py"
+            files[f"components/{name}"] = component.source
+    return files
+
+
+def _try_components(arm: Arm, split: Split) -> None:
+    """Take one step of the reference network if an arm uses components of the user's own."""
+    own = arm.recipe.user_components
+    if not own:
+        return
+    names = ", ".join(f"{c.kind} {c.name!r}" for c in own)
+    labels = torch.tensor(split.labels[:2])
+    try:
+        network = Network(arm.recipe, seed=0)
+        images = torch.tensor(split.images[:2], dtype=getattr(torch, arm.recipe.dtype))
+        losses = network.loss(images, labels)
+        if tuple(losses.shape) != (2,):
+            shape = tuple(losses.shape)
+            raise ValueError(f"the loss of 2 patterns: expected shape (2,), got {shape}")
+        losses.sum().backward()
+    except ConfigError as error:
+        raise ConfigError([f"arm {arm.name!r}: {problem}" for problem in error.problems]) from error
+    except Exception as error:
+        raise ConfigError(
+            f"arm {arm.name!r}: {names}: {_place(error, own)}{type(error).__name__}: {error}"
+        ) from error
+
+
+def _place(error: BaseException, components: Sequence[Component]) -> str:
+    """Return the line of the user's file at which an error was raised, if it was in one."""
+    files = {str(c.file) for c in components if c.file}
+    lines = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in files]
+    return f"{lines[-1].filename}:{lines[-1].lineno}: " if lines else ""

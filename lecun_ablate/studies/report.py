@@ -1,0 +1,78 @@
+"""What a finished study hands to people: tables, notes, a figure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from lecun_ablate.reporting.figures import png
+from lecun_ablate.reporting.tables import Table
+from lecun_ablate.studies.outcome import SearchResult
+from lecun_ablate.studies.seeds import SeedResult
+from lecun_ablate.system.provenance import machine
+
+
+@dataclass(frozen=True)
+class StudyReport:
+    """A study's findings, for the terminal, for files, and for Optuna's dashboard."""
+
+    title: str
+    tables: list[Table]
+    notes: list[str]  # what must be known beside the tables
+    origin: str  # what it was computed with, and how long that took
+    figure: Figure
+    plots: dict[str, Any]  # plotly figures by name
+    values: dict[str, Any]  # all of it as plain values
+
+    def markdown(self, figure: str | None = None) -> str:
+        """Return the report as Markdown; `figure` is the file of the picture."""
+        picture = [f"![{self.title}]({figure})"] if figure else []
+        tables = [table.markdown() for table in self.tables]
+        parts = [f"### {self.title}", *tables, *picture, *self.notes, f"*{self.origin}*"]
+        return "\n\n".join(parts) + "\n"
+
+    def files(self) -> dict[str, bytes | str]:
+        """Return the report's files: a Markdown page with its figure, and the plain values."""
+        return {
+            "study.md": self.markdown("study.png"),
+            "study.png": png(self.figure),
+            "study.json": json.dumps(self.values, indent=2) + "\n",
+        }
+
+
+def heading(result: SearchResult | SeedResult) -> str:
+    """Return what stands above a study's tables."""
+    version = f", version {result.version}" if result.version > 1 else ""
+    return f"{result.study.name} on {result.data}{version}: {result.study.question}".rstrip(": ")
+
+
+def origin(result: SearchResult | SeedResult) -> str:
+    """Return what a study was computed with, and how long it took."""
+    return (
+        f"{machine()}; trainer {result.trainer}; {result.seconds:,.0f} s wall time in all; "
+        f"data digest {result.data_digest}"
+    )
+
+
+def shared_values(result: SearchResult | SeedResult) -> dict[str, Any]:
+    """Return, as plain values, what studies of both kinds say about themselves."""
+    return {
+        "study": result.study.name,
+        "question": result.study.question,
+        "version": result.version,
+        "data": result.data,
+        "data_digest": result.data_digest,
+        "notice": result.notice,
+        "machine": machine(),
+        "trainer": result.trainer,
+        "wall_seconds": result.seconds,
+        "run_id": result.run_id,
+    }
+
+
+def value_text(value: Any) -> str:
+    """Return a recipe value for people: numbers to three digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

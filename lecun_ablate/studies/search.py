@@ -1,0 +1,347 @@
+"""Studies that search: train what Optuna proposes, then confirm the best on fresh seeds."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState
+
+from lecun_ablate.config.arms import Arm, arm_name
+from lecun_ablate.config.study import SearchStudy, combinations
+from lecun_ablate.data.digits import Digits, Split
+from lecun_ablate.plan.keys import study_key
+from lecun_ablate.running.estimate import seconds_per_epoch
+from lecun_ablate.running.progress import Progress, Work
+from lecun_ablate.statistics import count
+from lecun_ablate.studies.arm_search import ArmSearch, Ended, Replica, searches
+from lecun_ablate.studies.optuna_storage import explained, open_storage
+from lecun_ablate.studies.outcome import SearchResult, frame, outcome
+from lecun_ablate.studies.versions import DEFINITION, ID, TRAINER, Records, latest, open_version
+from lecun_ablate.tracking.names import ARM
+from lecun_ablate.tracking.study_run import RECORD, STORAGE_ID, TRIAL, StudyRun
+from lecun_ablate.tracking.writer import Writer
+from lecun_ablate.trainers.base import Identity, Run, Trainer
+from lecun_ablate.trainers.choice import choose
+
+SECONDS = "wall_seconds"  # an attribute of the first arm's Optuna study
+SPLIT = "fit/validation"  # parts of the training split; the test split is never touched
+
+# ---- what is trained, on which images, by which trainers
+
+
+@dataclass(frozen=True)
+class PreparedSearch:
+    """A study with its data and its trainers."""
+
+    study: SearchStudy
+    digits: Digits
+    fit: Split
+    validation: Split
+    trainers: dict[str, Trainer]  # by `case_name`
+    notices: list[str]
+
+    @property
+    def title(self) -> str:
+        """The study and its data; results on different data never mix."""
+        return f"{self.study.name}/{self.digits.name}"
+
+    def trainer(self, arm: Arm, values: Mapping[str, Any]) -> Trainer:
+        """Return the trainer of an arm with the given values."""
+        return self.trainers[case_name(self.study, arm, values)]
+
+
+def case_name(study: SearchStudy, arm: Arm, values: Mapping[str, Any]) -> str:
+    """Name an arm with the choices among its values: they decide which trainers can train it."""
+    choices = {f: v for f, v in values.items() if isinstance(study.search[f], tuple)}
+    return f"{arm.name} {arm_name(choices)}" if choices else arm.name
+
+
+def prepare(
+    study: SearchStudy, digits: Digits, trainer: str = "auto", device: str = "auto"
+) -> PreparedSearch:
+    """Split the training images and choose the trainer of every arm with every choice."""
+    recipes = {
+        case_name(study, arm, choices): study.recipe(arm, choices)
+        for arm in study.arms
+        for choices in combinations(study.search)
+    }
+    chosen, notices = choose(recipes, trainer, device)
+    if digits.notice:
+        notices.insert(0, digits.notice)
+    return PreparedSearch(study, digits, *digits.holdout(), chosen, notices)
+
+
+def _train(
+    prepared: PreparedSearch,
+    replicas: Sequence[Replica],
+    what: str,
+    progress: Progress | None,
+    ended: Callable[[Replica], None] = lambda replica: None,
+) -> None:
+    """Train replicas, each from where it is to where it stops next, on the fit split alone."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index, replica in enumerate(replicas):
+        groups[id(prepared.trainer(replica.arm, replica.values))].append(index)
+    runs = [Run(r.recipe, r.seed, r.state, r.until) for r in replicas]
+    if progress:
+        epochs = [run.last_epoch - run.first_epoch + 1 for run in runs]
+        arms = [replica.arm.name for replica in replicas]
+        work = Work(f"{what}: {count(len(runs), 'run')}", list(zip(arms, epochs, strict=True)))
+        progress.begin(work)
+    try:
+        for members in groups.values():
+            first = replicas[members[0]]
+            trainer = prepared.trainer(first.arm, first.values)
+            splits = {"validation": prepared.validation}
+            for report in trainer.train([runs[i] for i in members], prepared.fit, splits):
+                index = members[report.index]
+                replicas[index].take(report)
+                if report.last:
+                    ended(replicas[index])
+                if progress:
+                    progress.epoch(index, report)
+    finally:
+        if progress:
+            progress.end()
+
+
+# ---- where a study stands
+
+
+def _definitions(prepared: PreparedSearch) -> dict[str, dict[str, Any]]:
+    """Return what must stay the same for every arm, its trainers included."""
+    study = prepared.study
+    return {
+        arm.name: study.definition(arm, prepared.digits.digest)
+        | {
+            TRAINER: {
+                case_name(study, arm, choices): prepared.trainer(arm, choices).identity().stored
+                for choices in combinations(study.search)
+            }
+        }
+        for arm in study.arms
+    }
+
+
+def _finished(study: SearchStudy, records: Records) -> bool:
+    found = searches(study, records)
+    return len(found) == len(study.arms) and not any(search.missing() for search in found)
+
+
+@dataclass(frozen=True)
+class ToDo:
+    """What an arm still needs: an upper bound until its trials are done, then the exact number."""
+
+    runs: int  # confirmation included
+    confirmed: int  # of the best trials, in all
+
+
+def to_do(prepared: PreparedSearch, url: str, fresh: bool = False) -> dict[str, ToDo]:
+    """Return what each arm still needs; creates nothing. Raises ConfigError if `run` would."""
+    study, data = prepared.study, prepared.digits.name
+    everything = ToDo(study.most_runs(study.trials), study.most_confirmed)
+    todo = dict.fromkeys((arm.name for arm in study.arms), everything)
+    storage = None if fresh else open_storage(url)
+    if storage is not None:
+        with explained(url):
+            held = latest(storage, study.name, data, _definitions(prepared))
+            held.refuse_changes(study.file, data, _finished(study, held.records))
+            for search in searches(study, held.records):
+                best = len(search.best()) if search.done else study.most_confirmed
+                todo[search.arm.name] = ToDo(search.missing(), best)
+    return todo
+
+
+def estimate(prepared: PreparedSearch, runs: Mapping[str, int]) -> float:
+    """Return about how many seconds each arm's number of runs takes, from a trial on a few."""
+    study = prepared.study
+    total = 0.0
+    for arm in study.arms:
+        choices = combinations(study.search)[0]
+        recipe = study.recipe(arm, choices)
+        if runs[arm.name]:
+            per_epoch = seconds_per_epoch(
+                prepared.trainer(arm, choices),
+                [recipe] * min(runs[arm.name], 32),
+                prepared.fit,
+                {"validation": prepared.validation},
+            )
+            total += per_epoch * recipe.epochs * runs[arm.name]
+    return total
+
+
+# ---- the study itself
+
+
+def run(
+    prepared: PreparedSearch,
+    storage: BaseStorage,
+    writer: Writer,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> tuple[SearchResult, Records]:
+    """Train what is missing of a study and return its result, with the Optuna study of each arm.
+
+    The caller holds the storage as the study's only driver. Raises ConfigError if the storage
+    holds another study of this name; `fresh` starts a new version beside it.
+    """
+    study, digits = prepared.study, prepared.digits
+    version, records = open_version(
+        storage,
+        study.file,
+        study.name,
+        digits.name,
+        _definitions(prepared),
+        "validation error",
+        fresh,
+        lambda held: _finished(study, held),
+    )
+    found = searches(study, records)
+    for search in found:
+        search.interrupt()
+    key = study_key(study.name, digits.digest, found[0].record.user_attrs[ID])
+    name = f"{study.name} v{version}"
+    about = {"question": study.question, "data": digits.name, "study.version": str(version)}
+    with StudyRun.opened(writer, prepared.title, name, key, about) as study_run:
+        try:
+            for search in found:
+                study_run.delete_trials(search.record.user_attrs[ID], _interrupted(search))
+            _search(prepared, found, _logger(prepared, study_run), progress)
+            _confirm(prepared, found, progress)
+        finally:
+            for search in found:
+                search.interrupt()
+    result = SearchResult(
+        study=study,
+        data=digits.name,
+        data_digest=digits.digest,
+        images=(len(prepared.fit), len(prepared.validation)),
+        version=version,
+        trainer=_trainer_names(found),
+        arms=[outcome(search, prepared.validation.guessing) for search in found],
+        frame=pd.concat(
+            [frame(search, prepared.validation.guessing) for search in found], ignore_index=True
+        ),
+        seconds=found[0].record.user_attrs.get(SECONDS, 0.0),
+        run_id=study_run.run_id,
+        experiment_id=study_run.experiment_id,
+        notice=digits.notice,
+    )
+    return result, records
+
+
+def _interrupted(search: ArmSearch) -> set[tuple[str, str]]:
+    """Return the interrupted trials of an arm, as their runs in MLflow name them.
+
+    A kill between the two stores can leave such a trial with a run in MLflow.
+    """
+    record = search.record
+    failed = record.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    return {(record.study_name, str(trial.number)) for trial in failed}
+
+
+def _trainer_names(found: Sequence[ArmSearch]) -> str:
+    """Return the trainers that have trained the arms, for people."""
+    stored = [i for s in found for i in s.record.user_attrs[DEFINITION][TRAINER].values()]
+    return ", ".join(sorted({str(Identity(**identity)) for identity in stored}))
+
+
+def _search(
+    prepared: PreparedSearch,
+    found: Sequence[ArmSearch],
+    log: Callable[[ArmSearch, Ended], str],
+    progress: Progress | None,
+) -> None:
+    """Use up the trials of every arm: the batches of all arms are trained together."""
+    while unfinished := [search for search in found if not search.done]:
+        began = time.monotonic()
+        replicas = [replica for search in unfinished for replica in search.ask()]
+        told = sum(len(search.budget()) for search in found)
+        what = f"{told} of {prepared.study.trials * len(found)} trials done, next"
+        _train(prepared, replicas, what, progress)
+        for search in unfinished:
+            search.tell(log)
+        _add_seconds(found[0], time.monotonic() - began)
+
+
+def _confirm(
+    prepared: PreparedSearch, found: Sequence[ArmSearch], progress: Progress | None
+) -> None:
+    """Train the best trials of every arm, and its own values, again on the fresh seeds."""
+    replicas: list[Replica] = []
+    waiting: dict[int, tuple[ArmSearch, str, list[Replica]]] = {}
+    for search in found:
+        for label, values in search.candidates().items():
+            recipe = prepared.study.recipe(search.arm, values)
+            known = search.confirmed(label)
+            group = [
+                Replica(search.arm, values, recipe, seed, recipe.epochs)
+                for seed in prepared.study.confirm_seeds
+                if seed not in known
+            ]
+            replicas += group
+            waiting |= {id(replica): (search, label, group) for replica in group}
+    if not replicas:
+        return
+    began = time.monotonic()
+
+    def ended(replica: Replica) -> None:
+        nonlocal began
+        search, label, group = waiting.pop(id(replica))
+        if not any(id(other) in waiting for other in group):
+            search.confirm(label, {other.seed: other.error for other in group})
+            now = time.monotonic()
+            _add_seconds(found[0], now - began)
+            began = now
+
+    _train(prepared, replicas, "confirming the best trials on fresh seeds", progress, ended)
+
+
+def _add_seconds(search: ArmSearch, seconds: float) -> None:
+    before = search.record.user_attrs.get(SECONDS, 0.0)
+    search.record.set_user_attr(SECONDS, before + seconds)
+
+
+def _logger(prepared: PreparedSearch, study_run: StudyRun) -> Callable[[ArmSearch, Ended], str]:
+    """Return what writes an ended trial to MLflow, under the study's run."""
+
+    def log(search: ArmSearch, ended: Ended) -> str:
+        replicas = ended.replicas
+        together = list(zip(*(r.errors for r in replicas), strict=False))  # (epochs, seeds)
+        history: dict[str, Sequence[float]] = {
+            "validation_error": [float(np.mean(errors)) for errors in together],
+            **{f"validation_error_seed_{r.seed}": r.errors for r in replicas},
+            "score": [ended.score],
+        }
+        if len(replicas) > 1:
+            history["validation_error_sd"] = [float(np.std(e, ddof=1)) for e in together]
+        tags = {
+            ARM: search.arm.name,
+            "trial.index": str(ended.index),
+            "trial.state": ended.state.name,
+            "trial.diverged": str(sum(r.diverged for r in replicas)),
+            STORAGE_ID: search.record.user_attrs[ID],
+            RECORD: search.record.study_name,
+            TRIAL: str(ended.number),
+        }
+        values: dict[str, Any] = (
+            replicas[0].recipe.model_dump()
+            | {
+                "seeds": ",".join(str(r.seed) for r in replicas),
+                "data": prepared.digits.name,
+                "data_digest": prepared.digits.digest,
+                "split": SPLIT,
+            }
+            | prepared.trainer(search.arm, replicas[0].values).identity().params
+            | {"trial": ended.index, "state": ended.state.name}
+        )
+        return study_run.log_trial(f"{search.arm.name} trial {ended.index}", tags, values, history)
+
+    return log

@@ -1,0 +1,183 @@
+"""What a finished search has to say."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from lecun_ablate.config.study import Range
+from lecun_ablate.reporting.tables import Table
+from lecun_ablate.statistics import count, percent, signed
+from lecun_ablate.studies import figures
+from lecun_ablate.studies.outcome import ArmOutcome, SearchResult
+from lecun_ablate.studies.report import StudyReport, heading, origin, shared_values, value_text
+
+
+def report(result: SearchResult) -> StudyReport:
+    """Return the report of a study that searches."""
+    return StudyReport(
+        title=heading(result),
+        tables=[_table(result)],
+        notes=_notes(result),
+        origin=origin(result),
+        figure=figures.validation_error(result),
+        plots=figures.validation_error_plotly(result),
+        values=_values(result),
+    )
+
+
+def _table(result: SearchResult) -> Table:
+    """Return a row per arm: the best values, their error and that of the arm's own values."""
+    fields = list(result.study.search)
+    columns = ["arm", *(f"best {field}" for field in fields)]
+    columns += [f"{f}: within 1 s.e." for f in fields if f in _numeric(result)]
+    columns += [
+        "validation error",
+        *(f"own {field}" for field in fields),
+        "its validation error",
+        "best - own [points]",
+        "trials",
+        "pruned",
+        "diverged",
+        "collapsed",
+    ]
+    return Table.of_numbers(columns, [_row(arm, result) for arm in result.arms])
+
+
+def _numeric(result: SearchResult) -> list[str]:
+    return [f for f, values in result.study.search.items() if not isinstance(values, tuple)]
+
+
+def _row(arm: ArmOutcome, result: SearchResult) -> list[str]:
+    one = arm.confirmed
+    root = math.sqrt(one.n)
+    spans = [arm.within.get(field) for field in _numeric(result)]
+    same = arm.values == arm.own_values
+    return [
+        arm.arm,
+        *(value_text(arm.values[field]) for field in result.study.search),
+        *(f"{value_text(s[0])} - {value_text(s[1])}" if s else "-" for s in spans),
+        f"{percent(one.arm_mean)} +- {100 * arm.standard_error:.2f}",
+        *(value_text(arm.own_values[field]) for field in result.study.search),
+        f"{percent(one.baseline_mean)} +- {100 * one.baseline_sd / root:.2f}",
+        "the same" if same else f"{signed(one.difference)} +- {100 * one.sd / root:.2f}",
+        str(arm.trials["complete"] + arm.trials["pruned"]),
+        str(arm.trials["pruned"]),
+        str(arm.trials["diverged"]),
+        str(arm.trials["collapsed"]),
+    ]
+
+
+def _notes(result: SearchResult) -> list[str]:
+    """Return what a reader must know beside the table, a sentence or two each."""
+    study = result.study
+    fit, validation = result.images
+    epochs = sorted({arm.recipe.epochs for arm in study.arms})
+    horizon = (
+        "epochs as searched"
+        if "epochs" in study.search
+        else " or ".join(count(epoch, "epoch") for epoch in epochs)
+    )
+    pruned = (
+        f"; at epochs {study.pruner.first}, x {study.pruner.factor}, ... the best "
+        f"1/{study.pruner.factor} went on"
+        if study.pruner
+        else ""
+    )
+    trials = count(study.trials, "trial")
+    lines = [
+        f"{trials} of each arm ({study.sampler.name}, seed {study.sampler.seed}), "
+        f"{count(len(study.seeds), 'seed')} each, {horizon}{pruned}; trained on {fit:,} images of "
+        f"the training split of {result.data} and scored on the {validation:,} others. "
+        "The test split was not touched.",
+        f"Errors are means +- standard errors over {study.confirm.seeds} fresh seeds, on which the "
+        f"{_confirmed(result)}, and its own values, were trained again; these seeds chose the "
+        "winner. The error is without that luck: each half of the seeds judges what the other half "
+        "would have chosen. Best - own is paired by seed.",
+        "Within 1 s.e.: from the smallest to the largest value among the trials whose score, of "
+        f"{count(len(study.seeds), 'seed')}, is no more than one standard error above the "
+        "winner's; not all between them scored so well.",
+        "Collapsed: trials of which a seed ended without having learnt anything.",
+    ]
+    for arm in result.arms:
+        lines += _notes_on(arm, result)
+    if result.notice:
+        lines.append(f"NOTICE: {result.notice}")
+    return lines
+
+
+def _confirmed(result: SearchResult) -> str:
+    """Return how many trials of each arm were confirmed: those that were there, not those asked."""
+    numbers = {arm.arm: arm.confirmed_trials for arm in result.arms}
+    if len(set(numbers.values())) > 1:
+        text = f"best trials of each arm ({', '.join(f'{a} {n}' for a, n in numbers.items())})"
+    else:
+        number = next(iter(numbers.values()))
+        text = "best trial of each arm" if number == 1 else f"{number} best trials of each arm"
+    pruned = " (where too few had run to the end, pruned ones that got furthest as well)"
+    return text + (pruned if result.study.pruner else "")
+
+
+def _notes_on(arm: ArmOutcome, result: SearchResult) -> list[str]:
+    """Return what a reader must know about one arm."""
+    study = result.study
+    lines = []
+    if _numeric(result) and not arm.within:
+        lines.append(
+            f"{arm.arm}: nothing is said to be within 1 s.e., since the winner has no score in the "
+            "search: it was pruned, diverged, or lies outside of the search space."
+        )
+    for field in _numeric(result):
+        searched = study.search[field]
+        assert isinstance(searched, Range)
+        for end in ("low", "high"):
+            if _touches(searched, end, [arm.values[field], *arm.within.get(field, ())]):
+                lines.append(
+                    f"{arm.arm}: the best {field}, or what is within 1 s.e. of it, touches the "
+                    f"{end} end of the search space ({getattr(searched, end):g}): "
+                    "there may be a better one beyond it, so widen the range."
+                )
+    if arm.failing:
+        each = ", ".join(f"{f.failed} of {f.runs} at {_named(f.values)}" for f in arm.failing)
+        lines.append(
+            f"{arm.arm}: of the runs over fresh seeds, these diverged or learnt nothing: {each}. "
+            "Values nearby may fail as well with seeds that were not tried: an experiment of many "
+            "seeds will tell."
+        )
+    if arm.importances:
+        shares = ", ".join(f"{field} {share:.0%}" for field, share in arm.importances.items())
+        number = arm.trials["complete"] - arm.trials["diverged"]
+        few = ", too few for more than a hint" if number < 10 * len(study.search) else ""
+        lines.append(
+            f"Importance for {arm.arm}: {shares} (fANOVA on {count(number, 'trial')}{few}; "
+            "diverged ones left out)."
+        )
+    return lines
+
+
+def _named(values: dict[str, Any]) -> str:
+    return ", ".join(f"{field} {value_text(value)}" for field, value in values.items())
+
+
+def _touches(searched: Range, end: str, values: list[float]) -> bool:
+    """Tell whether a value lies within 5 % of the range's width of an end, or beyond it."""
+    scale = math.log if searched.log else float
+    low, high = scale(searched.low), scale(searched.high)
+    within = [min(max(value, searched.low), searched.high) for value in values]
+    places = [(scale(value) - low) / (high - low) for value in within]
+    return min(places) <= 0.05 if end == "low" else max(places) >= 0.95
+
+
+def _values(result: SearchResult) -> dict[str, Any]:
+    """Return the study's findings as plain values; errors as fractions."""
+    return shared_values(result) | {
+        "images": {"fit": result.images[0], "validation": result.images[1]},
+        "trials": result.study.trials,
+        "seeds": list(result.study.seeds),
+        "confirm_seeds": list(result.study.confirm_seeds),
+        "arms": [
+            asdict(arm) | {"error": arm.error, "standard_error": arm.standard_error}
+            for arm in result.arms
+        ],
+    }

@@ -1,0 +1,282 @@
+"""Studies of seeds: an experiment with many seeds, each also recorded as a trial in Optuna."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+from optuna.distributions import IntDistribution
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState, create_trial
+
+from lecun_ablate.config.study import SeedStudy
+from lecun_ablate.data.digits import Digits
+from lecun_ablate.errors import LecunAblateError
+from lecun_ablate.plan.plan import Plan
+from lecun_ablate.plan.results import RunStatus
+from lecun_ablate.running import training
+from lecun_ablate.running.experiment import run_experiment
+from lecun_ablate.running.progress import Progress
+from lecun_ablate.running.training import LoggedRun, Prepared
+from lecun_ablate.statistics import (
+    DIVERGED_ERROR,
+    Description,
+    SeedsNeeded,
+    VarianceSplit,
+    chance_of_wrong_ranking,
+    describe,
+    seeds_table,
+    split_variance,
+)
+from lecun_ablate.studies.arm_search import MLFLOW_RUN
+from lecun_ablate.studies.optuna_storage import explained, open_storage
+from lecun_ablate.studies.versions import DEFINITION, TRAINER, Records, latest, open_version
+from lecun_ablate.tracking.files import Files
+from lecun_ablate.tracking.store import still_to_do
+from lecun_ablate.tracking.writer import Writer
+from lecun_ablate.trainers.base import Identity
+
+SEED, STATUS, SECONDS = "seed", "status", "wall_seconds"
+DIFFERENCE = 0.005  # of two arms' true errors, for the chance of ranking them wrongly
+CORRELATIONS = (0.0, 0.25, 0.5)  # of two arms over seeds, for what pairing saves
+
+
+@dataclass(frozen=True)
+class PreparedSeeds:
+    """A study of seeds, as an experiment that is ready to run."""
+
+    study: SeedStudy
+    runs: Prepared
+
+    @property
+    def digits(self) -> Digits:
+        """The data."""
+        return self.runs.digits
+
+    @property
+    def title(self) -> str:
+        """The study and its data; results on different data never mix."""
+        return f"{self.study.name}/{self.digits.name}"
+
+    @property
+    def notices(self) -> list[str]:
+        """What the user must know before anything is trained."""
+        return self.runs.notices
+
+
+def prepare(
+    study: SeedStudy, digits: Digits, trainer: str = "auto", device: str = "auto"
+) -> PreparedSeeds:
+    """Choose the trainer and make the plan."""
+    return PreparedSeeds(study, training.prepare(study.experiment(), digits, trainer, device))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What the seed does where it governs some of the random choices. Errors are fractions."""
+
+    governs: str
+    errors: np.ndarray  # (seeds,), of the test split; all below is about these
+    diverged: int  # how many more there are, without an error of their own
+    collapsed: int  # how many of these have learnt nothing
+    description: Description
+    split: VarianceSplit | None  # None for a single seed
+    wrong_ranking: float | None
+    seeds_needed: dict[float, list[SeedsNeeded]]  # by correlation
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """A finished study of seeds. Columns of `frame`: arm, seed, test_error, status, run_id."""
+
+    study: SeedStudy
+    data: str
+    data_digest: str
+    version: int
+    trainer: str
+    variants: list[Variant]
+    frame: pd.DataFrame
+    seconds: float
+    run_id: str
+    notice: str | None
+
+
+def run(
+    prepared: PreparedSeeds,
+    storage: BaseStorage,
+    writer: Writer,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> tuple[SeedResult, Records]:
+    """Train what is missing of a study of seeds and return its result, with its Optuna studies.
+
+    Runs are kept in MLflow by their keys; as each ends, a complete trial is added to Optuna.
+    """
+    study, plan = prepared.study, prepared.runs.plan
+    version, records = open_version(
+        storage,
+        study.file,
+        study.name,
+        plan.data,
+        _definitions(plan),
+        "test error",
+        fresh,
+        lambda held: _finished(study, held),
+    )
+    trainers = {
+        arm: Identity(**record.user_attrs[DEFINITION][TRAINER]) for arm, record in records.items()
+    }
+    if trainers == plan.trainers:
+        final, run_id = _train(prepared, records, writer, progress)
+    else:  # finished, or the version would not have been opened
+        final, run_id = _recorded(study, records, writer, plan)
+    result = SeedResult(
+        study=study,
+        data=plan.data,
+        data_digest=plan.data_digest,
+        version=version,
+        trainer=str(next(iter(trainers.values()))),
+        variants=[
+            _variant(what, final[final.arm == what], prepared.digits, writer.files)
+            for what in study.governs
+        ],
+        frame=final.reset_index(drop=True),
+        seconds=next(iter(records.values())).user_attrs.get(SECONDS, 0.0),
+        run_id=run_id,
+        notice=plan.notice,
+    )
+    return result, records
+
+
+def runs_to_do(prepared: PreparedSeeds, url: str, fresh: bool = False) -> list[tuple[str, int]]:
+    """Return the (variant, seed) runs still to be trained; raises ConfigError where `run` would.
+
+    A new version trains nothing that the MLflow store has: runs are known by their keys.
+    """
+    study, plan = prepared.study, prepared.runs.plan
+    storage = None if fresh else open_storage(url)
+    if storage is not None:
+        with explained(url):
+            held = latest(storage, study.name, plan.data, _definitions(plan))
+            held.refuse_changes(study.file, plan.data, _finished(study, held.records))
+        if held.trainer_changes:
+            return []
+    return still_to_do(plan)
+
+
+def _definitions(plan: Plan) -> dict[str, dict[str, Any]]:
+    """Return what must stay the same for every variant."""
+    return {
+        arm.name: {
+            "recipe": arm.recipe.model_dump(),
+            "data": plan.data_digest,
+            TRAINER: plan.trainers[arm.name].stored,
+        }
+        for arm in plan.experiment.arms
+    }
+
+
+def _finished(study: SeedStudy, records: Records) -> bool:
+    """Tell whether every variant has all the seeds."""
+    wanted = set(study.seeds)
+    return all(what in records and wanted <= _seeds(records[what]) for what in study.governs)
+
+
+def _train(
+    prepared: PreparedSeeds, records: Records, writer: Writer, progress: Progress | None
+) -> tuple[pd.DataFrame, str]:
+    """Train what is missing, record it, and return SeedResult.frame with the experiment's run."""
+    trained = 0
+    began = time.monotonic()
+
+    def on_run(run: LoggedRun) -> None:
+        nonlocal trained
+        trained += 1
+        if run.seed not in _seeds(records[run.arm]):
+            _record(records[run.arm], run.seed, run.test_error, run.status, run.run_id)
+
+    try:
+        results = run_experiment(prepared.runs, writer, warnings.warn, progress, on_run).results
+    finally:
+        if trained:
+            first = next(iter(records.values()))
+            before = first.user_attrs.get(SECONDS, 0.0)
+            first.set_user_attr(SECONDS, before + time.monotonic() - began)
+    final = results.final[["arm", "seed", "test_error", "status", "run_id"]]
+    final = final[final.seed.isin(prepared.study.seeds)]  # without those that it had before
+    for row in final.itertuples():  # trained earlier, or written just before a kill
+        if row.seed not in _seeds(records[row.arm]):
+            _record(records[row.arm], row.seed, row.test_error, row.status, row.run_id)
+    return final, results.run_id
+
+
+def _recorded(
+    study: SeedStudy, records: Records, writer: Writer, plan: Plan
+) -> tuple[pd.DataFrame, str]:
+    """Return the same of a finished study that another trainer has trained."""
+    parents = writer.store.parents(plan.tracking_name)
+    rows = [
+        {
+            "arm": what,
+            "seed": trial.user_attrs[SEED],
+            "test_error": trial.value,
+            "status": trial.user_attrs[STATUS],
+            "run_id": trial.user_attrs[MLFLOW_RUN],
+        }
+        for what in study.governs
+        for trial in records[what].get_trials(deepcopy=False)
+        if trial.user_attrs[SEED] in study.seeds
+    ]
+    gone = [row["run_id"] for row in rows if row["run_id"] not in parents]
+    if gone:
+        raise LecunAblateError(
+            f"{writer.connection.where} no longer has the run {gone[0]} of this study, which "
+            "another trainer has trained: --fresh trains all of it again"
+        )
+    run_id = str(rows[0]["run_id"])
+    while parent := parents[run_id]:
+        run_id = parent
+    return pd.DataFrame(rows).sort_values(["arm", "seed"], kind="stable"), run_id
+
+
+def _seeds(record: optuna.Study) -> set[int]:
+    return {t.user_attrs[SEED] for t in record.get_trials(deepcopy=False)}
+
+
+def _record(record: optuna.Study, seed: int, error: float, status: str, run_id: str) -> None:
+    """Add a trial to Optuna's study: one call, so that a kill leaves it whole or not at all."""
+    record.add_trial(
+        create_trial(
+            state=TrialState.COMPLETE,
+            value=DIVERGED_ERROR if status == RunStatus.DIVERGED else float(error),
+            params={SEED: int(seed)},
+            distributions={SEED: IntDistribution(0, 2**63 - 1)},
+            user_attrs={SEED: int(seed), STATUS: str(status), MLFLOW_RUN: run_id},
+        )
+    )
+
+
+def _variant(what: str, runs: pd.DataFrame, digits: Digits, files: Files) -> Variant:
+    diverged = runs.status == RunStatus.DIVERGED
+    if diverged.all():
+        raise LecunAblateError(f"every run of {what} diverged: there is nothing to describe")
+    ended = runs[~diverged]
+    errors = ended.test_error.to_numpy(float)
+    several = len(errors) > 1
+    predictions = np.stack([files.predictions(run_id) for run_id in ended.run_id])
+    described = describe(errors)
+    return Variant(
+        governs=what,
+        errors=errors,
+        diverged=int(diverged.sum()),
+        collapsed=int((ended.status == RunStatus.COLLAPSED).sum()),
+        description=described,
+        split=split_variance(predictions, digits.test.labels) if several else None,
+        wrong_ranking=chance_of_wrong_ranking(errors, DIFFERENCE) if several else None,
+        seeds_needed={c: seeds_table(described.sd, c) for c in CORRELATIONS} if several else {},
+    )

@@ -1,0 +1,44 @@
+"""Interruptions that wait until they do no harm."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+PATIENCE = 3.0  # seconds after the first interruption, from which a second one is not held back
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back until the block has ended; usable as a decorator.
+
+    An interrupted MLflow session keeps its transaction, and so the database locked, for as long as
+    the exception lives: whatever has to be written on the way out would fail. If a block takes
+    longer than any such write (a server that does not answer), another interruption after PATIENCE
+    ends it.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only that one gets signals
+        yield
+        return
+    held: list[tuple[float, int]] = []
+    before: dict[int, Any] = {}
+
+    def hold(number: int, _: object) -> None:
+        held.append((time.monotonic(), number))
+        if held[-1][0] - held[0][0] > PATIENCE:
+            raise KeyboardInterrupt
+
+    try:
+        for which in (signal.SIGINT, signal.SIGTERM):
+            before[which] = signal.getsignal(which)
+            signal.signal(which, hold)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0][1])

@@ -1,0 +1,128 @@
+"""The files of runs: finding, reading and writing them."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow as pa
+from mlflow.exceptions import MlflowException
+from mlflow.utils.file_utils import local_file_uri_to_path
+from pyarrow import parquet
+
+from lecun_ablate.errors import LecunAblateError
+from lecun_ablate.tracking.address import artifact_folder
+from lecun_ablate.tracking.connection import Connection
+from lecun_ablate.tracking.names import ANSWERS, WEIGHTS
+
+
+class Files:
+    """The files of the runs in a store.
+
+    MLflow stores absolute locations. The files of a database are beside it, in mlruns/, even after
+    both have been moved or copied, so that is where they are looked for first.
+    """
+
+    def __init__(self, connection: Connection):
+        self._connection = connection
+        self._client = connection.client
+
+    def text(self, run_id: str, artifact: str) -> str:
+        """Return a text artifact."""
+        return self.read(run_id, artifact).decode()
+
+    def read(self, run_id: str, artifact: str) -> bytes:
+        """Return an artifact's bytes; raises LecunAblateError if it is gone."""
+        place = self.place(run_id)
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                if not urlsplit(place).scheme:  # MLflow's downloader is many times slower
+                    return Path(place, artifact).read_bytes()
+                path = self._client.download_artifacts(run_id, artifact, folder)
+                return Path(path).read_bytes()
+            except (MlflowException, OSError) as error:
+                raise LecunAblateError(
+                    f"run {run_id}: its file {artifact} cannot be read: {error} (run its "
+                    "experiment again: that trains the runs that have lost their files)"
+                ) from error
+
+    def predictions(self, run_id: str) -> np.ndarray:
+        """Return a seed run's answers on the test split after its last epoch, (n,) uint8."""
+        return self._test_column(run_id, "prediction")
+
+    def labels(self, run_id: str) -> np.ndarray:
+        """Return the labels of the test split that a seed run was scored on, (n,) uint8."""
+        return self._test_column(run_id, "label")
+
+    def _test_column(self, run_id: str, name: str) -> np.ndarray:
+        source = pa.BufferReader(self.read(run_id, ANSWERS))
+        return parquet.ParquetFile(source).read([name], use_threads=False)[name].to_numpy()
+
+    def weights(self, run_id: str) -> dict[str, np.ndarray]:
+        """Return a seed run's final weights, by the names of initial.SHAPES."""
+        with np.load(io.BytesIO(self.read(run_id, WEIGHTS))) as archive:
+            return dict(archive)
+
+    def component_files(self, run_id: str, folder: Path) -> list[Path]:
+        """Copy the files of components that a seed run was trained with; return the copies."""
+        place = self.place(run_id)
+        if urlsplit(place).scheme:
+            names = [entry.path for entry in self._client.list_artifacts(run_id, "components")]
+        else:
+            names = [f"components/{path.name}" for path in Path(place, "components").glob("*")]
+        files = []
+        for name in sorted(names):
+            files.append(folder / Path(name).name)
+            files[-1].write_bytes(self.read(run_id, name))
+        return files
+
+    def put(self, run_id: str, artifacts: Mapping[str, bytes | str | Path]) -> None:
+        """Write artifacts: name -> bytes, text, or a file to copy."""
+        if not artifacts:
+            return
+        place = self._own_place(run_id)
+        if not urlsplit(place).scheme:  # a folder: MLflow's uploader is many times slower
+            _write_files(Path(place), artifacts)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            _write_files(Path(folder), artifacts)
+            self._client.log_artifacts(run_id, folder)
+
+    def has_files(self, run_id: str) -> bool:
+        """Tell whether a seed run still has its files; assumed for a remote place."""
+        place = self.place(run_id)
+        if urlsplit(place).scheme:
+            return True
+        return all(Path(place, name).is_file() for name in (WEIGHTS, ANSWERS))
+
+    def place(self, run_id: str) -> str:
+        """Return where a run's files are: a path, or the address of a remote place."""
+        stored = local_file_uri_to_path(self._connection.info(run_id).artifact_uri)
+        moved = self._own_place(run_id)
+        # a database that was copied without its files finds them where they stayed
+        return stored if Path(stored).is_dir() and not Path(moved).is_dir() else moved
+
+    def _own_place(self, run_id: str) -> str:
+        """Return the same, but never a folder that belongs to another copy of the database."""
+        info = self._connection.info(run_id)
+        stored = local_file_uri_to_path(info.artifact_uri)
+        if self._connection.database is None or urlsplit(stored).scheme:
+            return stored
+        beside = artifact_folder(self._connection.database)
+        if Path(stored).is_relative_to(beside):
+            return stored
+        return str(beside / info.experiment_id / run_id / "artifacts")
+
+
+def _write_files(folder: Path, contents: Mapping[str, bytes | str | Path]) -> None:
+    for name, content in contents.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, str):
+            path.write_text(content, encoding="utf-8")
+        else:
+            path.write_bytes(content.read_bytes() if isinstance(content, Path) else content)

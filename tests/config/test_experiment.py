@@ -1,0 +1,321 @@
+"""Experiment files: what they mean, and every way in which they can be wrong."""
+
+import re
+from pathlib import Path
+from types import UnionType
+from typing import Union, get_args, get_origin
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from lecun_ablate.config import experiment
+from lecun_ablate.config.experiment import load_experiment
+from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = sorted((ROOT / "experiments").rglob("*.yaml"))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str) -> Path:
+        file = tmp_path / "x.yaml"
+        file.write_text(text)
+        return file
+
+    return write
+
+
+def problems(file, **options) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(file, **options)
+    assert caught.value.exit_status == 2
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)
+def test_shipped_experiments_are_valid_and_say_how_to_run_them(file, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    experiment = load_experiment(file)
+    assert experiment.name == file.stem
+    assert experiment.question.endswith("?")
+    assert experiment.data.name == "usps" and experiment.data.fallback == "digits"
+    command = f"# python -m lecun_ablate run {file.relative_to(ROOT)}"
+    assert file.read_text().splitlines()[0].startswith(command)
+
+
+def test_the_main_experiment():
+    experiment = load_experiment(ROOT / "experiments/activation.yaml")
+    names = [arm.name for arm in experiment.arms]
+    assert names == ["tanh", "scaled_tanh", "lisht", "sigmoid", "relu"]
+    assert {arm.recipe.output_activation for arm in experiment.arms} == {"tanh"}
+    assert experiment.baseline == "tanh"
+    assert experiment.seeds == tuple(range(10))
+    assert experiment.comparisons[0] == ("scaled_tanh", "tanh")
+    notebook = load_experiment(ROOT / "experiments/notebook.yaml")
+    assert notebook.seeds == (1337,) and notebook.arms[0].recipe.dtype == "float64"
+
+
+def test_several_keys_mean_the_full_product(write):
+    file = write("name: x\nvary:\n  activation: [tanh, relu]\n  lr: [3e-2, 0.1]\n")
+    experiment = load_experiment(file)
+    assert [arm.name for arm in experiment.arms] == [
+        "activation=tanh lr=0.03",
+        "activation=tanh lr=0.1",
+        "activation=relu lr=0.03",
+        "activation=relu lr=0.1",
+    ]
+    assert experiment.baseline == "activation=tanh lr=0.03"  # the first, where none is named
+
+
+def test_a_file_with_neither_is_one_arm(write):
+    experiment = load_experiment(write("name: x\nrecipe: {lr: 3e-2}\nseeds: [3, 5]\n"))
+    assert [arm.name for arm in experiment.arms] == ["x"]
+    assert experiment.arms[0].recipe.lr == 0.03
+    assert experiment.seeds == (3, 5)
+
+
+def test_a_ladder_adds_up(write):
+    file = write("name: x\nladder:\n- {name: start}\n- {loss: half_sum_squares}\n- {lr: 0.01}\n")
+    experiment = load_experiment(file)
+    assert [(a.recipe.loss, a.recipe.lr) for a in experiment.arms] == [
+        ("mse", 0.03),
+        ("half_sum_squares", 0.03),
+        ("half_sum_squares", 0.01),
+    ]
+    assert experiment.comparisons == [("half_sum_squares", "start"), ("0.01", "half_sum_squares")]
+
+
+def test_options_override_the_file():
+    experiment = load_experiment(
+        ROOT / "experiments/init.yaml",
+        seeds=[4],
+        epochs=2,
+        dtype="float64",
+        data="digits",
+        assignments=["recipe.lr=5e-2", "baseline.init=xavier"],
+    )
+    assert experiment.seeds == (4,)
+    assert experiment.data.name == "digits" and experiment.data.fallback is None
+    assert experiment.baseline == "xavier"
+    for arm in experiment.arms:
+        assert (arm.recipe.epochs, arm.recipe.dtype, arm.recipe.lr) == (2, "float64", 0.05)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name: x\nsedes: 3", "x.yaml:2: sedes: unknown key 'sedes': did you mean 'seeds'?"),
+        ("question: x?", "x.yaml:1: name: required, but missing"),
+        (
+            "name: x\nseeds: {until: {halfwidth: 0.2, at_most: 30}}",
+            "x.yaml:2: seeds.until: looks at the intervals of comparisons, and a single arm is",
+        ),
+        ("name: a b", "x.yaml:1: name: "),
+        ("name: x\nquestion: 3", "x.yaml:2: question: expected a text, got 3"),
+        (
+            "name: x\nrecipe: {lrr: 1}",
+            "x.yaml:2: recipe.lrr: unknown key 'lrr': did you mean 'lr'?",
+        ),
+        ("name: x\nrecipe:\n  lr: 0", "x.yaml:3: recipe.lr: expected greater than 0, got 0"),
+        ("name: x\nrecipe: {lr: .nan}", "x.yaml:2: recipe.lr: expected a finite number, got nan"),
+        (
+            "name: x\nrecipe: {lr: fast}",
+            "x.yaml:2: recipe.lr: expected a number, got 'fast'",
+        ),
+        ("name: x\nrecipe: {lr: true}", "x.yaml:2: recipe.lr: expected a number, got True"),
+        ("name: x\nrecipe: {epochs: 0}", "recipe.epochs: expected greater than or equal to 1"),
+        ("name: x\nrecipe: {dtype: half}", "recipe.dtype: expected 'float32' or 'float64', got"),
+        ("name: x\nrecipe: {activation: tahn}", "unknown activation 'tahn': did you mean 'tanh'?"),
+        ("name: x\nrecipe: 3", "x.yaml:2: recipe: expected a mapping of keys to values, got 3"),
+        ("name: x\nvary: {}", "x.yaml:2: vary: "),
+        ("name: x\nvary:", "x.yaml:2: vary: expected something to compare, got nothing"),
+        ("name: x\nvary: {lr: []}", "x.yaml:2: vary.lr: expected a list of values, got []"),
+        ("name: x\nvary: {lr: 3}", "x.yaml:2: vary.lr: expected a list of values, got 3"),
+        ("name: x\nvary:\n  lrr: [1]", "x.yaml:3: vary.lrr: unknown recipe field 'lrr'"),
+        ("name: x\nvary:\n  lr: [0.1,\n   -1]", "x.yaml:4: vary.lr.1: expected greater than 0"),
+        ("name: x\nvary: {lr: [1, 1]}", "x.yaml:2: vary: duplicate arm: '1' is given twice"),
+        ("name: x\narms:\n- {name: a}\n- {name: b}", "x.yaml:4: arms.1: duplicate arm: 'b' is the"),
+        ("name: x\narms: []", "x.yaml:2: arms: "),
+        ("name: x\narms: [3]", "x.yaml:2: arms.0: expected a mapping of keys to values, got 3"),
+        ("name: x\narms: [{a: 1}]\nvary: {lr: [1]}", "either vary or arms, not both"),
+        ("name: x\nvary: {lr: [1, 2]}\nbaseline: {lr: 3}", "x.yaml:3: baseline: no arm is '3'"),
+        ("name: x\nvary: {lr: [1, 2]}\nbaseline: {lrr: 3}", "baseline.lrr: unknown key 'lrr'"),
+        ("name: x\narms: [{name: a}, {name: b, lr: 1}]\nbaseline: c", "baseline: no arm is 'c'"),
+        (
+            "name: x\nvary: {lr: [1, 2], epochs: [1, 2]}\nbaseline: {lr: 1}",
+            "x.yaml:3: baseline: fits 2 arms (lr=1 epochs=1, lr=1 epochs=2): name one",
+        ),
+        ("name: x\nseeds: 0", "x.yaml:2: seeds: expected 1 to 100000 seeds, got 0"),
+        ("name: x\nseeds: []", "x.yaml:2: seeds: expected at least one seed, got an empty list"),
+        ("name: x\nseeds: [1, 1]", "x.yaml:2: seeds: seed 1 is given twice"),
+        ("name: x\nseeds: [1.5]", "x.yaml:2: seeds.0: expected a whole number, got 1.5"),
+        ("name: x\nseeds: many", "x.yaml:2: seeds: expected a number of seeds or a list"),
+        ("name: x\ndata: uspss", "x.yaml:2: data.name: unknown data 'uspss': did you mean 'usps'?"),
+        ("name: x\ndata: {name: usps, fallback: digit}", "unknown data 'digit': did you mean"),
+        (
+            "name: x\narms:\n- {loss: cross_entropy, target: bipolar}",
+            "x.yaml:3: arms.0: arm 'loss=cross_entropy target=bipolar': target bipolar does not go",
+        ),
+        ("name: x\nrecipe: {loss: cross_entropy, target: bipolar}", "does not go with loss"),
+        ("name: x\ncomponents: none.py", "none.py: no such file of components"),
+        (
+            "name: x\ncomponents: none.py",
+            "x.yaml:2: components: none.py: no such file of components",
+        ),
+        ("name: x\ncomponents:\n- none.py", "x.yaml:3: components.0: none.py: no such file of"),
+        ("name: x\nname: y", "x.yaml:2: not a YAML file: found duplicate key"),
+        ("a: [1,", "not a YAML file"),
+        (
+            "a: 1\n---\nb: 2",
+            "x.yaml:2: not a YAML file: expected a single document in the stream, but",
+        ),
+        ("", "x.yaml:1: expected a YAML mapping of keys to values, got nothing"),
+        ("\n- 1\n- 2", "x.yaml:2: expected a YAML mapping of keys to values, got a list"),
+        ("name: x\nquestion: \0", "x.yaml:2: not a YAML file: the character U+0000 is not allowed"),
+        (f"name: x\na: {600 * '['}", "x.yaml: nested too deeply to be read"),
+        ("name: x\n~: 3", "x.yaml:2: null: expected a text as a key, got null"),
+        (
+            "name: x\nrecipe:\n  lr: 1\n  2: 3",
+            "x.yaml:4: recipe.2: expected a text as a key, got 2",
+        ),
+        (
+            "name: x\nquestion: !!python/object:os.system a",
+            "x.yaml:2: question: expected a plain value, got one with the tag "
+            "!!python/object:os.system",
+        ),
+        (
+            "name: x\nrecipe: !own {lr: 1}",
+            "x.yaml:2: recipe: expected a plain value, got one with",
+        ),
+        (
+            "name: x\nseeds: [1, !!binary aGk=]",
+            "x.yaml:2: seeds.1: expected a plain value, got one",
+        ),
+        (
+            "name: x\nrecipe:",
+            "x.yaml:2: recipe: expected a mapping of keys to values, got nothing",
+        ),
+        ("name: x\ndata: 3", "x.yaml:2: data: expected a mapping of keys to values, got 3"),
+        ("name: x\nvary: {}", "x.yaml:2: vary: expected at least 1 item, got {}"),
+        (
+            "name: x\nvary: [relu]",
+            "x.yaml:2: vary: expected a mapping of keys to values, got ['relu']",
+        ),
+        (
+            "name: x\nvary: {activation: tanh}",
+            "x.yaml:2: vary.activation: expected a list of values",
+        ),
+        (
+            "name: x\nbaseline: [relu]",
+            "x.yaml:2: baseline: expected the name of an arm or its fields",
+        ),
+        ("name: x\narms: [{name: ''}]", "x.yaml:2: arms.0.name: expected a name, got ''"),
+        ("name: x\narms: [{name: ' '}]", "x.yaml:2: arms.0.name: expected a name, got ' '"),
+        ("name: x\narms: [{name: 3}]", "x.yaml:2: arms.0.name: expected a name, got 3"),
+        ("name: x\nrecipe: {int: 3}", "x.yaml:2: recipe.int: unknown key 'int'"),
+        ("name: x\nrecipe: {str: {int: 3}}", "x.yaml:2: recipe.str: unknown key 'str'"),
+        ("name: x\nquestion: {int: a}", "x.yaml:2: question: expected a text, got {'int': 'a'}"),
+    ],
+    ids=lambda value: value.replace("\n", "|")[:60],
+)
+def test_what_is_wrong_is_named_with_its_line(write, text, expected):
+    found = problems(write(text))
+    assert any(expected in problem for problem in found), found
+    for speech in ("dictionary", "pattern", "instance of", "Commented", "unicode string", "[key]"):
+        assert speech not in "".join(found)
+    places = [re.split(": ", problem)[:2] for problem in found]
+    assert len(places) == len({tuple(place) for place in places}), found  # each is said once
+
+
+def test_models_of_yaml_files_have_no_unions():
+    """Where there is one, pydantic puts the name of a branch among the keys of a problem."""
+    from lecun_ablate.config import study
+
+    models = [
+        m
+        for m in (*vars(experiment).values(), *vars(study).values(), Recipe)
+        if isinstance(m, type) and issubclass(m, BaseModel)
+    ]
+    assert len(models) >= 8
+    for model in models:
+        for name, field in model.model_fields.items():
+            branches = [b for b in get_args(field.annotation) if b is not type(None)]
+            is_union = get_origin(field.annotation) in (Union, UnionType)
+            assert not (is_union and len(branches) > 1), (model, name)
+
+
+def test_every_problem_is_reported_at_once(write):
+    file = write(
+        "name: x\nsedes: 3\nrecipe: {lr: -1, lrr: 2}\nvary:\n  activation: [tanh, tahn, relu]\n"
+        "baseline: {activation: gelu}\nseeds: 0\n"
+    )
+    found = problems(file)
+    lines = [problem.split("x.yaml:")[1].split(":")[0] for problem in found]
+    assert lines == ["2", "3", "3", "5", "6", "7"], found
+
+
+def test_bad_options_are_named():
+    file = ROOT / "experiments/init.yaml"
+    for options, expected in [
+        ({"epochs": 0}, "--epochs: expected greater than or equal to 1, got 0"),
+        ({"dtype": "f16"}, "--dtype: expected 'float32' or 'float64', got 'f16'"),
+        ({"seeds": 0}, "--seeds: seeds: expected 1 to 100000 seeds, got 0"),
+        ({"data": "mnist"}, "--data: data.name: unknown data 'mnist'"),
+        ({"assignments": ["recipe.lr"]}, "--set recipe.lr: expected KEY=VALUE"),
+        ({"assignments": ["recipe.lr=x"]}, "--set recipe.lr=x: recipe.lr: expected a number"),
+        ({"assignments": ["recip.lr=1"]}, "--set recip.lr=1: recip: unknown key 'recip'"),
+    ]:
+        found = problems(file, **options)
+        assert any(problem.startswith(expected) for problem in found), found
+
+
+def test_a_missing_file_names_its_neighbours(tmp_path):
+    (tmp_path / "activation.yaml").write_text("name: x")
+    (found,) = problems(tmp_path / "activaton.yaml")
+    assert "no such file" in found and "did you mean" in found and "activation.yaml" in found
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_bytes(b"name: x\n\xff\xfe\x00")
+    assert problems(file) == [
+        f"{file}:2: not a readable text file: expected UTF-8, got the byte 0xff"
+    ]
+    assert problems(tmp_path) == [f"{tmp_path}: not a readable text file: Is a directory"]
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 30) | st.floats() | st.sampled_from(["tanh", "x"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["lr", "activation", "name", "z"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+keys = st.sampled_from(
+    ["name", "question", "data", "recipe", "vary", "arms", "ladder", "baseline", "seeds", "zz"]
+)
+
+
+@given(st.dictionaries(keys, values, max_size=6))
+@settings(deadline=None, max_examples=150)
+def test_whatever_stands_in_a_file_it_is_an_experiment_or_a_config_error(tmp_path_factory, content):
+    from ruamel.yaml import YAML
+
+    file = tmp_path_factory.mktemp("fuzz") / "x.yaml"
+    with file.open("w") as stream:
+        YAML().dump(content, stream)
+    try:
+        experiment = load_experiment(file)
+    except ConfigError as error:
+        assert error.problems and all(
+            "x.yaml:" in problem or "x.yaml: " in problem for problem in error.problems
+        )
+    else:
+        assert experiment.arms and experiment.seeds
+        assert len({arm.name for arm in experiment.arms}) == len(experiment.arms)
+        assert experiment.baseline in {arm.name for arm in experiment.arms}
