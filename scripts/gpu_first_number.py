@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lecun_ablate.recipe import Recipe
 
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.cuda.gpu import availability
 from lecun_ablate.trainers.base import EpochReport, Run, Trainer
 from lecun_ablate.trainers.cuda import CudaTrainer

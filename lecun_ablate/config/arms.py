@@ -111,7 +111,7 @@ def _listed(yaml: YamlFile, key: str, items: list[Any]) -> list[tuple[Keys, str,
 
 
 def arm_name(overrides: Mapping[str, Any]) -> str:
-    """Return the name of an arm that gives none: its value, or field=value where it has several."""
+    """Return the name of an arm without one: its value, or field=value if it has several."""
     if not overrides:
         return "unchanged"
     if len(overrides) == 1:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-import lecun_ablate
 from lecun_ablate.system.cores import usable_cores
+
+PACKAGE = Path(__file__).resolve().parents[1]  # the folder of this package
 
 
 def machine() -> str:
@@ -43,8 +43,7 @@ def git_commit() -> str | None:
 
 
 def _git(*arguments: str) -> str:
-    folder = os.path.dirname(lecun_ablate.__file__)
-    command = ["git", "-C", folder, *arguments]
+    command = ["git", "-C", str(PACKAGE), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5)
     return done.stdout.strip()
 
@@ -53,7 +52,7 @@ def _git(*arguments: str) -> str:
 def environment() -> dict[str, str]:
     """Return the versions and the machine that a run's numbers and timing may depend on."""
     return {
-        "lecun_ablate": lecun_ablate.__version__,
+        "lecun_ablate": version("lecun_ablate"),
         "python": platform.python_version(),
         "torch": version("torch"),
         "numpy": version("numpy"),
