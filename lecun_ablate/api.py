@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lecun_ablate.errors import ConfigError
+from lecun_ablate.system import disk
 from lecun_ablate.system.passwords import without_passwords
 from lecun_ablate.tracking import new_store
 
@@ -107,6 +108,15 @@ class Shown:
     link: str  # to the MLflow UI
     ui_command: str | None  # that starts the UI, unless it is running already
     other_plans: list[OtherPlan]
+
+    @property
+    def notices(self) -> list[str]:
+        """What must be said of runs that are not among the results."""
+        left_out = self.evidence.results.left_out
+        if not left_out:
+            return []
+        again = "`run` the experiment again: that trains them again"
+        return ["\n".join([f"Left out of these results; {again}:", *left_out])]
 
 
 # ---- run
@@ -386,9 +396,8 @@ def _write_report(evidence: Evidence, digits: Digits | None, writer: Writer) -> 
     files = build(evidence, digits, writer.files)
     writer.put(evidence.results.run_id, files)
     page = page_of(evidence.plan)
-    page.parent.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (page.parent / name).write_bytes(content)
+        disk.write(page.parent / name, content)
     return page
 
 

@@ -368,6 +368,10 @@ def _print_study(finished: FinishedStudy, options: Options, as_json: bool) -> No
 
 
 def _print_results(shown: Shown, as_json: bool) -> None:
+    from lecun_ablate.terminal.console import notice
+
+    for text in shown.notices:
+        notice(text)
     if as_json:
         from lecun_ablate.evidence.records import evidence_record
 

@@ -44,6 +44,7 @@ class Results:
     origins: pd.DataFrame
     run_id: str  # of the plan
     experiment_id: str
+    left_out: tuple[str, ...] = ()  # finished runs that are damaged or were changed, in words
 
     @property
     def final(self) -> pd.DataFrame:

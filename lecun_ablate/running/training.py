@@ -156,7 +156,8 @@ def _run_files(report: EpochReport, test: Split, recipe: Recipe) -> dict[str, by
         "label": test.labels.astype(np.uint8),
         "prediction": report.scores["test"].predictions,
     }
-    parquet.write_table(pa.table(columns), answers)  # five times as fast as pandas
+    # five times as fast as pandas; with checksums, by which damage is found
+    parquet.write_table(pa.table(columns), answers, write_page_checksum=True)
     return {WEIGHTS: weights.getvalue(), ANSWERS: answers.getvalue(), **_component_files(recipe)}
 
 

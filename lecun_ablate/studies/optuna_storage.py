@@ -21,6 +21,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from lecun_ablate.errors import LecunAblateError
+from lecun_ablate.system import disk
 from lecun_ablate.system.lock import exclusive
 from lecun_ablate.system.passwords import without_passwords
 
@@ -129,7 +130,9 @@ def _create_database(database: Path) -> None:
         storage.engine.dispose()
         with contextlib.closing(sqlite3.connect(unfinished)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")  # persists; makes writes faster
+        disk.sync_file_systems([database.parent])
         os.replace(unfinished, database)
+        disk.sync_folder(database.parent)
     except (OSError, sqlite3.Error, SQLAlchemyError, StorageInternalError) as error:
         raise LecunAblateError(f"{database}: cannot be created: {error}") from error
 

@@ -20,6 +20,7 @@ from lecun_ablate.studies.report import StudyReport, value_text
 from lecun_ablate.studies.search import PreparedSearch
 from lecun_ablate.studies.seeds import PreparedSeeds
 from lecun_ablate.studies.versions import Records, latest
+from lecun_ablate.system import disk
 from lecun_ablate.tracking.writer import Writer
 
 FOLDER = Path("reports", "studies")
@@ -175,9 +176,8 @@ def run(
             writer.put(run_id, {"study.yaml": prepared.study.file})
         _publish(records, report)
     folder = FOLDER / prepared.title
-    folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        disk.write(folder / name, content)
     return FinishedStudy(report, folder, frame)
 
 

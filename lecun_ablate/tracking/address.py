@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from lecun_ablate.errors import LecunAblateError
 
@@ -18,6 +18,18 @@ def address(uri: str | None = None) -> str:
     return uri
 
 
+def sqlite_uri(database: Path, immutable: bool = False) -> str:
+    """Return the address by which SQLAlchemy opens a file; `immutable`: one that nobody can write.
+
+    SQLAlchemy takes what follows a '?' in a name for options, so such names are quoted.
+    """
+    path = str(database)
+    if not immutable and not set("?#%") & set(path):
+        return f"sqlite:///{path}"
+    options = "mode=ro&immutable=1&uri=true" if immutable else "uri=true"
+    return f"sqlite:///file:{quote(path)}?{options}"
+
+
 def artifact_folder(database: Path) -> Path:
     """Return where the artifacts of a database file are, so that the two can move together."""
     return database.parent / "mlruns"
@@ -27,7 +39,12 @@ def database_path(uri: str) -> Path | None:
     """Return the file of a sqlite address, or None for other stores."""
     if not uri.startswith("sqlite:///"):
         return None
-    return Path(uri.removeprefix("sqlite:///").split("?")[0]).resolve()
+    path = uri.removeprefix("sqlite:///")
+    if path.startswith("file:"):  # SQLite's own kind of address
+        path = unquote(path.removeprefix("file:").split("?")[0])
+    elif not Path(path).exists():  # a name may hold a '?'
+        path = path.split("?")[0]
+    return Path(path).resolve()
 
 
 def refuse_file_store(uri: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
-import os
 import signal
 import sqlite3
 import subprocess
@@ -14,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from lecun_ablate.errors import LecunAblateError
+from lecun_ablate.system import disk
 from lecun_ablate.system.cores import usable_cores
 from lecun_ablate.tracking.address import address, artifact_folder, database_path
 
@@ -38,12 +38,10 @@ def begin(uri: str | None = None) -> None:
 
 def create(database: Path) -> None:
     """Create an empty store. It appears under its name only when it is whole."""
-    unfinished = database.with_name(database.name + ".creating")
     artifacts = artifact_folder(database)
     try:
         artifacts.mkdir(exist_ok=True)
-        unfinished.write_bytes(_made(database) or make(artifacts))
-        os.replace(unfinished, database)
+        disk.write(database, _made(database) or make(artifacts))
     except Exception as error:  # SQLite, SQLAlchemy and MLflow each have errors of their own
         raise LecunAblateError(f"{database}: cannot be created: {error}") from error
 

@@ -62,8 +62,8 @@ def close(client: MlflowClient) -> None:
 def sync_less(client: MlflowClient) -> None:
     """Let SQLite wait for the disk at its checkpoints only, not at every commit.
 
-    In WAL mode that loses nothing when a process is killed; when the power fails, the last commits
-    may be gone, but never one without those after it: what is FINISHED stays whole.
+    In WAL mode that loses nothing when a process is killed. When the power fails, the commits since
+    the last sync may be gone (see GroupSync), the last ones first.
     """
     engine = sql_store(client).engine
     if not event.contains(engine, "connect", _set_normal_synchronous):

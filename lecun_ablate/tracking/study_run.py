@@ -64,7 +64,9 @@ class StudyRun:
     ) -> str:
         """Write a trial's run, whole; `history` holds each metric's values per epoch, from 1."""
         run = EndedRun(self.experiment_id, name, {PARENT: self.run_id, **tags}, values, history)
-        return self._writer.write(run, Level.TRIAL, {})
+        run_id = self._writer.write(run, Level.TRIAL, {})
+        self._writer.sync()  # Optuna, which is told next, syncs every commit
+        return run_id
 
     def delete_trials(self, storage_id: str, trials: Collection[tuple[str, str]]) -> None:
         """Delete the runs of trials, given as (name of the Optuna study, number).
@@ -73,5 +75,8 @@ class StudyRun:
         """
         if trials:
             runs = self._writer.connection.tagged(self.experiment_id, {STORAGE_ID: storage_id})
-            which = {run.info.run_id: (run.data.tags[RECORD], run.data.tags[TRIAL]) for run in runs}
+            which = {
+                run.info.run_id: (run.data.tags.get(RECORD), run.data.tags.get(TRIAL))
+                for run in runs
+            }
             self._writer.delete([run_id for run_id, trial in which.items() if trial in trials])

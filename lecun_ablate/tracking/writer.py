@@ -4,6 +4,10 @@ A seed run or a trial is written whole once its training has ended. It counts on
 is FINISHED, which is written last, after its files. What a killed process leaves half-written on a
 server, the next process sweeps away; beside an SQLite file, a folder of files may be left that no
 run names.
+
+What is written beside an SQLite file reaches the disk every few seconds and at the end, not with
+every run: that would take longer than training. A power cut can so take the last few runs, or leave
+their rows without their files. Such runs do not count and are trained again.
 """
 
 from __future__ import annotations
@@ -22,11 +26,13 @@ from typing import Concatenate, ParamSpec, TypeVar
 from mlflow.entities import DatasetInput, Metric, Param, RunTag
 from mlflow.utils.uri import append_to_uri_path
 
+from lecun_ablate.system.disk import GroupSync
 from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.system.lock import exclusive
 from lecun_ablate.system.provenance import git_commit
-from lecun_ablate.tracking.address import address, database_path
+from lecun_ablate.tracking.address import address, artifact_folder, database_path
 from lecun_ablate.tracking.ended_run import EndedRun, insert_run, params
+from lecun_ablate.tracking.health import refuse_damaged
 from lecun_ablate.tracking.names import COMMIT, LEVEL, NAME, Level
 from lecun_ablate.tracking.new_store import create
 from lecun_ablate.tracking.sqlite import close, follow_moved_artifacts, sync_less
@@ -60,6 +66,8 @@ class Writer:
         self.files = store.files
         self.client = store.connection.client  # MLflow's: for this package only
         self._folders: dict[str, str] = {}  # of experiments that have been written to
+        database = store.connection.database
+        self._sync = GroupSync([database.parent, artifact_folder(database)]) if database else None
 
     @classmethod
     @contextlib.contextmanager
@@ -76,7 +84,9 @@ class Writer:
             name = hashlib.sha256(uri.encode()).hexdigest()[:16]
             lock = Path(tempfile.gettempdir()) / f"lecun_ablate-{name}.lock"
         with exclusive(lock, f"the MLflow store {uri}"):
-            if database is not None and not database.exists():
+            if database is not None and database.exists():
+                refuse_damaged(database, thoroughly=True)
+            elif database is not None:
                 create(database)
             writer = cls(Store(uri))
             if database is not None:
@@ -90,12 +100,13 @@ class Writer:
             finally:
                 if database is not None:
                     close(writer.client)
+                    with writer.writing():
+                        writer.sync()
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """Hold interruptions back while the block writes, and explain its failures."""
-        way_out = "what had finished is kept: run the same command again"
-        with held_back(), self.connection.explained("cannot be written", way_out):
+        with held_back(), self.connection.explained("cannot be written"):
             yield
 
     def _probe(self) -> None:
@@ -138,6 +149,11 @@ class Writer:
             self.client.delete_run(run.info.run_id)
         return len(halves)
 
+    def sync(self) -> None:
+        """Wait until all that has been written is on the disk; a server answers for its own."""
+        if self._sync is not None:
+            self._sync.finish()
+
     # ---- runs of any level
 
     def create(self, experiment_id: str, name: str, level: Level, tags: Mapping[str, str]) -> str:
@@ -176,10 +192,13 @@ class Writer:
         run_id = uuid.uuid4().hex
         folder = append_to_uri_path(self._folders[run.experiment_id], run_id, "artifacts")
         self.connection.remember(run.info(run_id, folder))
-        self.files.put(run_id, contents)  # first, since the run counts as soon as it is inserted
+        # first, since the run counts as soon as it is inserted
+        self.files.put(run_id, contents, durable=False)
         info = run.info(run_id, self.files.place(run_id))  # may be beside a copy
         self.connection.remember(info)
         insert_run(self.client, run, info)
+        if self._sync is not None:
+            self._sync.written()
         return run_id
 
     def _write_by_client(self, run: EndedRun, contents: Contents) -> str:
