@@ -420,17 +420,20 @@ def reproduce(
     data_dir: str | Path | None = None,
     components: Sequence[str | Path] = (),
     trainer: str | None = None,
+    trust_components: bool = False,
     tracking_uri: str | None = None,
 ) -> Reproduction:
     """Train a single run again from what MLflow holds, and compare every metric.
 
-    `trainer` is another trainer than the run's own. See running.reproduce.reproduce.
+    `trainer` is another trainer than the run's own. Components that only the store holds are code:
+    `trust_components` lets it run. See running.reproduce.reproduce.
     """
     from lecun_ablate.running import reproduce
     from lecun_ablate.tracking.store import Store
 
     _load(components)
-    return reproduce.reproduce(Store(tracking_uri), run_id, _path(data_dir), trainer)
+    store = Store(tracking_uri)
+    return reproduce.reproduce(store, run_id, _path(data_dir), trainer, trust_components)
 
 
 # ---- studies

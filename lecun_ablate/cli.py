@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from lecun_ablate.errors import ConfigError, LecunAblateError
+from lecun_ablate.system.passwords import without_passwords
 from lecun_ablate.trainers.names import DeviceChoice, TrainerChoice
 
 if TYPE_CHECKING:
@@ -243,6 +244,13 @@ def reproduce(
         TrainerChoice | None,
         typer.Option(help="Train with this trainer. Default: the run's own."),
     ] = None,
+    trust_components: Annotated[
+        bool,
+        typer.Option(
+            "--trust-components",
+            help="Run the run's own components from the store, where you do not have them.",
+        ),
+    ] = False,
 ) -> None:
     """Train a run again from what MLflow holds, and compare every metric."""
     from lecun_ablate import api
@@ -253,6 +261,7 @@ def reproduce(
         data_dir=data_dir,
         components=components or (),
         trainer=trainer.value if trainer else None,
+        trust_components=trust_components,
     )
     runs.reproduction(found)
     if not found.reproduced:
@@ -428,12 +437,13 @@ def _unexpected(error: Exception) -> int:
     import tempfile
     import traceback
 
-    log, trace = Path("lecun_ablate-error.log"), "".join(traceback.format_exception(error))
+    log = Path("lecun_ablate-error.log")
+    trace = without_passwords("".join(traceback.format_exception(error)))
     try:
         log.write_text(trace)
     except OSError:
         log = Path(tempfile.gettempdir()) / log
         log.write_text(trace)
-    message = f"{type(error).__name__}: {error}"
+    message = without_passwords(f"{type(error).__name__}: {error}")
     print(f"error: {message}\nerror: this is a bug; its trace is in {log}", file=sys.stderr)
     return 1

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import re
 import sqlite3
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +20,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.system import disk
-from lecun_ablate.system.lock import exclusive
+from lecun_ablate.system.lock import held, server_place
 from lecun_ablate.system.passwords import without_passwords
-
-PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}  # if an address has none
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -50,18 +46,16 @@ def _parts(url: str) -> URL:
         return make_url(url)
 
 
-def _lock_of(url: str, study: str) -> Path:
+def _lock_of(url: str, study: str) -> Path | str:
     """Return the lock of a study in a storage, the same for all addresses of that storage."""
     file = file_of(url)
     if file is not None:
-        study = re.sub(r"[^\w.-]", "_", study)
+        name = re.sub(r"[^\w.-]", "_", study)
         file = file.resolve()
-        return file.with_name(f"{file.name}.{study}.lock")
+        return file.with_name(f"{file.name}.{name}.lock")
     parts = _parts(url)
-    server = parts.get_backend_name()
-    place = [server, parts.host, parts.port or PORTS.get(server), parts.database, study]
-    name = hashlib.sha256(repr(place).encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"lecun_ablate-{name}.lock"
+    place = server_place(parts.get_backend_name(), parts.host, parts.port, parts.database)
+    return f"{place} {study}"
 
 
 def open_storage(url: str) -> BaseStorage | None:
@@ -87,7 +81,7 @@ def driving(url: str, study: str) -> Iterator[BaseStorage]:
     Raises LecunAblateError if another process drives it, or the storage cannot be opened.
     """
     file = file_of(url)
-    with exclusive(_lock_of(url, study), f"the study {study}"):
+    with held(_lock_of(url, study), f"the study {study}"):
         if file is not None and not file.exists() and "://" in url:
             _create_database(file)
         elif file is not None and "://" not in url:

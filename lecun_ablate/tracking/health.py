@@ -30,8 +30,8 @@ def refuse_damaged(database: Path, thoroughly: bool = False) -> None:
         raise LecunAblateError(f"{database}: cannot be read: {error.strerror}") from None
     if not beginning:
         raise LecunAblateError(
-            f"{database}: is empty: expected an MLflow store, got a file of 0 bytes{_left(database)}"
-            "; put back a copy of it, or delete it to start anew"
+            f"{database}: is empty: expected an MLflow store, got a file of 0 bytes"
+            f"{_left(database)}; put back a copy of it, or delete it to start anew"
         )
     if beginning != HEADER:
         raise LecunAblateError(

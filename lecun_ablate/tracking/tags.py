@@ -1,4 +1,4 @@
-"""What MLflow's pages let anybody change: every tag, param and metric is read as somebody else's."""
+"""Tags, params and metrics, all of which MLflow's pages let anybody change or delete."""
 
 from __future__ import annotations
 

@@ -14,21 +14,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
+from urllib.parse import urlsplit
 
 from mlflow.entities import DatasetInput, Metric, Param, RunTag
 from mlflow.utils.uri import append_to_uri_path
 
 from lecun_ablate.system.disk import GroupSync
 from lecun_ablate.system.interrupts import held_back
-from lecun_ablate.system.lock import exclusive
+from lecun_ablate.system.lock import held, server_place
 from lecun_ablate.system.provenance import git_commit
 from lecun_ablate.tracking.address import address, artifact_folder, database_path
 from lecun_ablate.tracking.ended_run import EndedRun, insert_run, params
@@ -78,12 +77,7 @@ class Writer:
         """
         uri = address(uri)
         database = database_path(uri)
-        if database is not None:
-            lock = database.parent / ".lecun_ablate.lock"
-        else:
-            name = hashlib.sha256(uri.encode()).hexdigest()[:16]
-            lock = Path(tempfile.gettempdir()) / f"lecun_ablate-{name}.lock"
-        with exclusive(lock, f"the MLflow store {uri}"):
+        with held(_lock_of(uri), f"the MLflow store {uri}"):
             if database is not None and database.exists():
                 refuse_damaged(database, thoroughly=True)
             elif database is not None:
@@ -240,6 +234,14 @@ class Writer:
         self.client.log_batch(run_id, metrics=metrics[:BATCH], params=parameters)
         for i in range(BATCH, len(metrics), BATCH):
             self.client.log_batch(run_id, metrics=metrics[i : i + BATCH])
+
+
+def _lock_of(uri: str) -> Path | str:
+    database = database_path(uri)
+    if database is not None:
+        return database.parent / ".lecun_ablate.lock"
+    parts = urlsplit(uri)
+    return server_place(parts.scheme, parts.hostname, parts.port, parts.path)
 
 
 def _common_tags(name: str, level: Level) -> dict[str, str]:

@@ -45,7 +45,7 @@ def test_a_failure_leaves_the_old_content_and_names_the_file(tmp_path, monkeypat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, call, fail)
-    with pytest.raises(OSError, match="plan.json") as caught:
+    with pytest.raises(OSError, match=r"plan\.json") as caught:
         disk.write(file, b"new")
     assert caught.value.errno == errno.ENOSPC
     assert file.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1

@@ -82,7 +82,7 @@ DAMAGES = [empty, zeros, cut, flip, remove, other]
 def test_a_run_whose_files_are_damaged_is_trained_again(done, command, name, damage):
     run_id = run_of(done)
     damage(folder_of(run_id) / name)
-    status, out, err = command(*RUN)
+    status, _, err = command(*RUN)
     assert status == 0, err
     assert "1 finished run cannot be used and will be trained again" in err and run_id in err
     again = lecun_ablate.load_results("pair")
@@ -95,7 +95,7 @@ def test_a_run_whose_files_are_damaged_is_trained_again(done, command, name, dam
 def test_damaged_runs_are_left_out_of_what_is_shown_and_named(done, command, damage):
     run_id = run_of(done)
     damage(folder_of(run_id) / "weights.npz")
-    status, out, err = command("show", "pair")
+    status, _, err = command("show", "pair")
     assert status == 0 and "Left out of these results" in err and run_id in err
     assert run_id not in set(lecun_ablate.load_results("pair").run_id)
 
@@ -117,10 +117,9 @@ def test_a_damaged_plan_is_named_and_written_again(done, command, damage):
     file = plan_file(done)
     whole = json.loads(file.read_text())
     damage(file)
-    for arguments in (("show", "pair"), ("report", "pair", "--no-pictures"), ("power", "pair")):
-        status, _, err = command(
-            *arguments, *(["--effect", "1"] if arguments[0] == "power" else [])
-        )
+    power = ("power", "pair", "--effect", "1")
+    for arguments in (("show", "pair"), ("report", "pair", "--no-pictures"), power):
+        status, _, err = command(*arguments)
         assert status == 1 and "plan.json" in err and "again" in err and "bug" not in err
     status, _, err = command(*RUN, "--seeds", "1")
     assert status == 0, err
