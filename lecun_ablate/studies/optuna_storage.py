@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -69,6 +70,7 @@ def open_storage(url: str) -> BaseStorage | None:
     with explained(url):
         if "://" in url:
             return RDBStorage(url, skip_compatibility_check=False)
+        _refuse_damaged_journal(Path(url))
         # the lock of a killed process is taken over after the grace period
         lock = JournalFileOpenLock(url, grace_period=5)
         return JournalStorage(JournalFileBackend(url, lock_obj=lock))
@@ -129,6 +131,24 @@ def _create_database(database: Path) -> None:
         disk.sync_folder(database.parent)
     except (OSError, sqlite3.Error, SQLAlchemyError, StorageInternalError) as error:
         raise LecunAblateError(f"{database}: cannot be created: {error}") from error
+
+
+def _refuse_damaged_journal(journal: Path) -> None:
+    """Raise LecunAblateError if a line but the last, which may be unfinished, is none of Optuna's."""
+    try:
+        lines = journal.read_bytes().split(b"\n")
+    except OSError as error:
+        raise LecunAblateError(f"{journal}: cannot be read: {error.strerror}") from None
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            if "op_code" in json.loads(line):
+                continue
+        except (ValueError, TypeError):
+            pass
+        raise LecunAblateError(
+            f"{journal}:{number}: expected a line of an Optuna journal, got {line[:60]!r}: delete "
+            "or mend this line (keep a copy of the file)"
+        )
 
 
 def _create_journal(journal: Path) -> None:

@@ -21,6 +21,7 @@ from lecun_ablate.studies.search import PreparedSearch
 from lecun_ablate.studies.seeds import PreparedSeeds
 from lecun_ablate.studies.versions import Records, latest
 from lecun_ablate.system import disk
+from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.tracking.writer import Writer
 
 FOLDER = Path("reports", "studies")
@@ -181,6 +182,7 @@ def run(
     return FinishedStudy(report, folder, frame)
 
 
+@held_back()
 def _publish(records: Records, report: StudyReport) -> None:
     """Put the report beside every arm's study in Optuna's dashboard: a note and the plots."""
     from optuna_dashboard import save_note, save_plotly_graph_object

@@ -115,6 +115,31 @@ def holder() -> str:
     return without_passwords(f"process {os.getpid()} on {socket.gethostname()} ({command})")
 
 
+def identity() -> str:
+    """Return this process for programs: `alive` and `told` read it, on any machine."""
+    return f"{_boot()} {os.getpid()} {holder()}"
+
+
+def alive(process: str) -> bool | None:
+    """Tell whether a process, given by its `identity`, lives; None if it is of another machine."""
+    boot, _, rest = process.partition(" ")
+    number = rest.partition(" ")[0]
+    if boot != _boot() or not number.isdecimal():
+        return None
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+def told(process: str) -> str:
+    """Return for people which process an `identity` is of."""
+    return process.partition(" ")[2].partition(" ")[2]
+
+
 def network_file_system(path: Path) -> str | None:
     """Return the type of a path's file system if other machines may have mounted it as well."""
     try:
@@ -142,28 +167,26 @@ def _claim(lock: Path, what: str) -> Iterator[None]:
     A claim that a dead process of this machine left is taken over.
     """
     claim = lock.with_name(f"{lock.name}.claim")
-    mine = f"{_boot()} {os.getpid()}\n{holder()}"
     for _ in range(2):
         try:
             descriptor = os.open(claim, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
             try:
-                who, _, told = claim.read_text().partition("\n")
+                other = claim.read_text()
             except OSError:
                 continue
-            boot, _, process = who.partition(" ")
-            if boot == _boot() and process.isdecimal() and not Path("/proc", process).exists():
+            if alive(other) is False:
                 with contextlib.suppress(FileNotFoundError):
                     claim.unlink()
                 continue
-            error = _in_use(what, told)
+            error = _in_use(what, told(other))
             raise LecunAblateError(
                 f"{error}. If that process or its machine is gone, delete {claim}"
             ) from None
         except OSError as error:
             raise LecunAblateError(f"{claim}: cannot be written: {error.strerror}") from None
         with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(mine)
+            file.write(identity())
         try:
             yield
         finally:
@@ -174,9 +197,10 @@ def _claim(lock: Path, what: str) -> Iterator[None]:
 
 
 def _boot() -> str:
-    """Return a text of its own for every start of every machine."""
+    """Return a text of its own for every start of every machine and container."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return socket.gethostname()
 

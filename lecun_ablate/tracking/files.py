@@ -12,12 +12,11 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow as pa
 from mlflow.exceptions import MlflowException
-from mlflow.utils.file_utils import local_file_uri_to_path
 from pyarrow import parquet
 
 from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.system import disk
-from lecun_ablate.tracking.address import artifact_folder
+from lecun_ablate.tracking.address import artifact_folder, folder_path
 from lecun_ablate.tracking.connection import Connection
 from lecun_ablate.tracking.names import ANSWERS, WEIGHTS
 
@@ -129,7 +128,7 @@ class Files:
 
     def place(self, run_id: str) -> str:
         """Return where a run's files are: a path, or the address of a remote place."""
-        stored = local_file_uri_to_path(self._connection.info(run_id).artifact_uri)
+        stored = folder_path(self._connection.info(run_id).artifact_uri)
         moved = self._own_place(run_id)
         # a database that was copied without its files finds them where they stayed
         return stored if Path(stored).is_dir() and not Path(moved).is_dir() else moved
@@ -137,7 +136,7 @@ class Files:
     def _own_place(self, run_id: str) -> str:
         """Return the same, but never a folder that belongs to another copy of the database."""
         info = self._connection.info(run_id)
-        stored = local_file_uri_to_path(info.artifact_uri)
+        stored = folder_path(info.artifact_uri)
         if self._connection.database is None or urlsplit(stored).scheme:
             return stored
         beside = artifact_folder(self._connection.database)

@@ -6,14 +6,16 @@ MLflow makes a store of any file that has no tables, and tries a damaged one aga
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from pathlib import Path
 from urllib.parse import quote
 
 from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.tracking.address import artifact_folder
-from lecun_ablate.tracking.explain import recovery
+from lecun_ablate.tracking.explain import recovery, way_out
 
+LOCK_SECONDS = 5.0  # to wait for another program that is writing
 HEADER = b"SQLite format 3\0"
 TABLES = {"alembic_version", "experiments", "runs", "tags", "params", "metrics", "latest_metrics"}
 
@@ -55,6 +57,37 @@ def refuse_damaged(database: Path, thoroughly: bool = False) -> None:
             f"{database}: is no MLflow store: it {what}; if an interrupted `mlflow` command left "
             f"it unfinished, delete it{_left(database)}"
         )
+
+
+def refuse_unwritable(database: Path) -> None:
+    """Raise LecunAblateError if a file cannot be written, or SQLite's log not beside it.
+
+    MLflow would find out as well, after minutes, and each time it writes.
+    """
+    for place in (database, database.parent):
+        if not os.access(place, os.W_OK):
+            raise LecunAblateError(
+                f"{database}: cannot be written: {place} is read-only: make the file and its "
+                "folder writable, or work on a copy of the folder (`show` needs to write nothing)"
+            )
+
+    try:
+        with contextlib.closing(
+            sqlite3.connect(database, timeout=LOCK_SECONDS, isolation_level=None)
+        ) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        help = way_out(str(error), server=False)
+        raise LecunAblateError(f"{database}: cannot be written: {error}; {help}") from None
+
+
+def unknown_runs(database: Path) -> set[str]:
+    """Return the seed runs whose files lie beside a database that does not know them."""
+    beside = runs_with_files(database)
+    with contextlib.closing(read_only(database)) as connection:
+        known = {run_id for (run_id,) in connection.execute("SELECT run_uuid FROM runs")}
+    return beside - known
 
 
 def read_only(database: Path, immutable: bool = False) -> sqlite3.Connection:

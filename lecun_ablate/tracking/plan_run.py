@@ -25,7 +25,9 @@ from lecun_ablate.plan.plan import SPLIT, Plan
 from lecun_ablate.plan.results import EPOCH_METRICS, Results, RunStatus
 from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.system.provenance import environment
+from lecun_ablate.tracking.address import artifact_folder
 from lecun_ablate.tracking.ended_run import EndedRun, params
+from lecun_ablate.tracking.health import runs_with_files, unknown_runs
 from lecun_ablate.tracking.names import (
     ARM,
     ENVIRONMENT,
@@ -33,6 +35,7 @@ from lecun_ablate.tracking.names import (
     LAST_RUN,
     LEVEL,
     NOTE,
+    OWNER,
     PARENT,
     PLAN,
     PLAN_FILE,
@@ -65,8 +68,10 @@ class PlanRun:
     def __init__(self, writer: Writer, plan: Plan, notice: Callable[[str], None]):
         """Look up what the store has of a plan; `notice` is told what a user must know of it."""
         self._writer = writer
+        self._name_what_is_unknown(notice)
         self.experiment_id = writer.ensure_experiment(plan.tracking_name)
         writer.sweep(self.experiment_id)
+        self._refuse_if_run_elsewhere(plan)
         finished, unusable = writer.store.finished(self.experiment_id)
         self._finished = finished
         self.plan = self._with_earlier_seeds(plan, notice)
@@ -107,6 +112,23 @@ class PlanRun:
         finally:
             begun = [*plan_run.arms.values(), plan_run.run_id]
             writer.end([run_id for run_id in begun if run_id], status)
+
+    def _name_what_is_unknown(self, notice: Callable[[str], None]) -> None:
+        """Say so, if the files of more runs lie beside a database than it knows.
+
+        A kill leaves the files of single runs behind; more come from a database that was lost.
+        """
+        database = self._writer.connection.database
+        if database is None:
+            return
+        unknown, all_runs = unknown_runs(database), runs_with_files(database)
+        if len(unknown) > len(all_runs) // 2:
+            notice(
+                f"{artifact_folder(database)} has the files of {len(unknown)} "
+                f"run{'' if len(unknown) == 1 else 's'} that the store does not know: if "
+                f"{database} was lost or emptied, stop now and put back a copy of it; what is "
+                "missing is trained again"
+            )
 
     def _replace(self, unusable: Mapping[str, UnusableRun], notice: Callable[[str], None]) -> None:
         """Delete runs that others take the place of, and say so."""
@@ -190,6 +212,15 @@ class PlanRun:
 
     def _tagged(self, tags: Mapping[str, str]) -> Iterator[Run]:
         return self._writer.connection.tagged(self.experiment_id, tags)
+
+    def _refuse_if_run_elsewhere(self, plan: Plan) -> None:
+        for run in self._tagged({LEVEL: Level.EXPERIMENT, PLAN: plan.key}):
+            if other := self._writer.owner(run):
+                raise LecunAblateError(
+                    f"{plan.tracking_name} is being run by {other}, on the same server: wait until "
+                    "that has ended; if its machine is gone, delete the tag "
+                    f"{OWNER} of the run {run.info.run_id}"
+                )
 
     def _record(self, key: str) -> PlanRecord | None:
         """Return the run of the plan with a key, if there is one."""
@@ -336,7 +367,7 @@ class PlanRun:
             parent = tags.get(PARENT)
             if arm not in self.arms or parent == self.arms[arm]:
                 continue
-            if parent in alive:
+            if parent is not None and parent in alive:
                 elsewhere[arm][parent] += 1
             else:
                 client.set_tag(run_id, PARENT, self.arms[arm])

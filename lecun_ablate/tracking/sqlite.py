@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.store.tracking.dbmodels.models import SqlExperiment, SqlRun
 from sqlalchemy import event, select, update
 
-from lecun_ablate.tracking.address import artifact_folder
+from lecun_ablate.tracking.address import artifact_folder, folder_path, folder_uri
 
 
 def sql_store(client: MlflowClient) -> Any:
@@ -21,7 +21,7 @@ def sql_store(client: MlflowClient) -> Any:
 
 def keep_artifacts_beside(client: MlflowClient, database: Path) -> None:
     """Let new experiments keep their artifacts beside the database, wherever this runs."""
-    sql_store(client).artifact_root_uri = str(artifact_folder(database))
+    sql_store(client).artifact_root_uri = folder_uri(artifact_folder(database))
 
 
 def follow_moved_artifacts(client: MlflowClient, database: Path) -> None:
@@ -36,11 +36,12 @@ def follow_moved_artifacts(client: MlflowClient, database: Path) -> None:
         )
         for experiment_id, old in places.all():
             new = beside / str(experiment_id)
-            if urlsplit(old).scheme or Path(old).is_relative_to(beside) or not new.is_dir():
+            was = folder_path(old)
+            if urlsplit(was).scheme or Path(was).is_relative_to(beside) or not new.is_dir():
                 continue
             of_experiment = SqlExperiment.experiment_id == experiment_id
             connection.execute(
-                update(SqlExperiment).where(of_experiment).values(artifact_location=str(new))
+                update(SqlExperiment).where(of_experiment).values(artifact_location=folder_uri(new))
             )
             runs = connection.execute(
                 select(SqlRun.run_uuid, SqlRun.artifact_uri)
@@ -49,7 +50,7 @@ def follow_moved_artifacts(client: MlflowClient, database: Path) -> None:
             )
             for run_id, place in runs.all():
                 if (new / run_id).is_dir():  # else its files have stayed where they were
-                    there = str(new) + place[len(old) :]
+                    there = folder_uri(new) + place[len(old) :]
                     of_run = SqlRun.run_uuid == run_id
                     connection.execute(update(SqlRun).where(of_run).values(artifact_uri=there))
 

@@ -104,14 +104,14 @@ class Store:
     def plan(self, record: PlanRecord) -> Plan:
         """Return the plan that a run stands for; LecunAblateError if its file is gone."""
         try:
-            text = self.files.text(record.run_id, PLAN_FILE)
+            content = self.files.read(record.run_id, PLAN_FILE)
         except LecunAblateError as error:
             raise LecunAblateError(
                 f"{record.name}: {error.__cause__}: `run` the experiment again; that writes "
                 "the file anew, and trains only the runs that have lost their own files"
             ) from error
         try:
-            return Plan.from_json(text)
+            return Plan.from_json(content.decode())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise LecunAblateError(
                 f"{record.name}: run {record.run_id}: its file {PLAN_FILE} is damaged: "

@@ -22,17 +22,17 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
-from mlflow.entities import DatasetInput, Metric, Param, RunTag
+from mlflow.entities import DatasetInput, Metric, Param, Run, RunTag
 from mlflow.utils.uri import append_to_uri_path
 
 from lecun_ablate.system.disk import GroupSync
 from lecun_ablate.system.interrupts import held_back
-from lecun_ablate.system.lock import held, server_place
+from lecun_ablate.system.lock import alive, held, identity, server_place, told
 from lecun_ablate.system.provenance import git_commit
-from lecun_ablate.tracking.address import address, artifact_folder, database_path
+from lecun_ablate.tracking.address import address, artifact_folder, database_path, folder_uri
 from lecun_ablate.tracking.ended_run import EndedRun, insert_run, params
-from lecun_ablate.tracking.health import refuse_damaged
-from lecun_ablate.tracking.names import COMMIT, LEVEL, NAME, Level
+from lecun_ablate.tracking.health import refuse_damaged, refuse_unwritable
+from lecun_ablate.tracking.names import COMMIT, LEVEL, NAME, OWNER, Level
 from lecun_ablate.tracking.new_store import create
 from lecun_ablate.tracking.sqlite import close, follow_moved_artifacts, sync_less
 from lecun_ablate.tracking.store import Store
@@ -80,6 +80,7 @@ class Writer:
         with held(_lock_of(uri), f"the MLflow store {uri}"):
             if database is not None and database.exists():
                 refuse_damaged(database, thoroughly=True)
+                refuse_unwritable(database)
             elif database is not None:
                 create(database)
             writer = cls(Store(uri))
@@ -129,13 +130,14 @@ class Writer:
         """End what killed processes left RUNNING; return how many half-written runs went.
 
         Half-written seed runs and trials are deleted: their next training writes them again.
-        Experiments, arms and studies are marked KILLED until they are continued.
+        Experiments, arms and studies are marked KILLED until they are continued. On a server, what
+        a living process or another machine is writing is left alone.
         """
         where = [experiment_id]
         if self.connection.database is not None:  # locked: nobody else can be running anything
             where = [experiment.experiment_id for experiment in self.connection.experiments()]
         running = f"attributes.status = 'RUNNING' and tags.`{LEVEL}` LIKE '%'"
-        dead = list(self.connection.runs(where, running))
+        dead = [run for run in self.connection.runs(where, running) if not self.owner(run)]
         halves = [run for run in dead if run.data.tags[LEVEL] in (Level.RUN, Level.TRIAL)]
         for run in dead:
             self.client.set_terminated(run.info.run_id, "KILLED")
@@ -148,6 +150,13 @@ class Writer:
         if self._sync is not None:
             self._sync.finish()
 
+    def owner(self, run: Run) -> str | None:
+        """Return for people which other process is writing a run on a server, if any may be."""
+        tag = run.data.tags.get(OWNER)
+        if tag is None or run.info.status != "RUNNING" or tag == identity():
+            return None
+        return None if alive(tag) is False else told(tag)
+
     # ---- runs of any level
 
     def create(self, experiment_id: str, name: str, level: Level, tags: Mapping[str, str]) -> str:
@@ -155,7 +164,7 @@ class Writer:
         run = self.client.create_run(
             experiment_id,
             start_time=int(1000 * time.time()),
-            tags=_common_tags(name, level) | dict(tags),
+            tags=_common_tags(name, level) | self._owned() | dict(tags),
             run_name=name,
         )
         self.connection.remember(run.info)
@@ -164,6 +173,11 @@ class Writer:
     def resume(self, run_id: str) -> None:
         """Mark a run as RUNNING again."""
         self.client.update_run(run_id, status="RUNNING")
+        for key, value in self._owned().items():
+            self.client.set_tag(run_id, key, value)
+
+    def _owned(self) -> dict[str, str]:
+        return {} if self.connection.database else {OWNER: identity()}
 
     def delete(self, run_ids: Sequence[str]) -> None:
         """Delete runs."""
@@ -188,7 +202,8 @@ class Writer:
         self.connection.remember(run.info(run_id, folder))
         # first, since the run counts as soon as it is inserted
         self.files.put(run_id, contents, durable=False)
-        info = run.info(run_id, self.files.place(run_id))  # may be beside a copy
+        place = self.files.place(run_id)  # may be beside a copy
+        info = run.info(run_id, place if urlsplit(place).scheme else folder_uri(Path(place)))
         self.connection.remember(info)
         insert_run(self.client, run, info)
         if self._sync is not None:
@@ -196,7 +211,8 @@ class Writer:
         return run_id
 
     def _write_by_client(self, run: EndedRun, contents: Contents) -> str:
-        created = self.client.create_run(run.experiment_id, run.started, dict(run.tags), run.name)
+        tags = self._owned() | dict(run.tags)
+        created = self.client.create_run(run.experiment_id, run.started, tags, run.name)
         run_id = str(created.info.run_id)
         self.connection.remember(created.info)
         self.log_metrics(run_id, run.metrics, params(run.values))
