@@ -17,6 +17,7 @@ import typer
 
 from lecun_ablate.errors import ConfigError, LecunAblateError
 from lecun_ablate.system.passwords import without_passwords
+from lecun_ablate.system.text import visible
 from lecun_ablate.trainers.names import DeviceChoice, TrainerChoice
 
 if TYPE_CHECKING:
@@ -421,7 +422,7 @@ def _main(arguments: list[str]) -> int:
         return int(error.exit_code)
     except LecunAblateError as error:
         for line in str(error).split("\n"):
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {visible(line)}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
         return 1
@@ -445,5 +446,7 @@ def _unexpected(error: Exception) -> int:
         log = Path(tempfile.gettempdir()) / log
         log.write_text(trace)
     message = without_passwords(f"{type(error).__name__}: {error}")
-    print(f"error: {message}\nerror: this is a bug; its trace is in {log}", file=sys.stderr)
+    print(
+        f"error: {visible(message)}\nerror: this is a bug; its trace is in {log}", file=sys.stderr
+    )
     return 1

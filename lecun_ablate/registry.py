@@ -164,6 +164,10 @@ class Registry:
                 raise ConfigError(
                     f"{origin}: {kind} without a name: expected @register({kind!r}, NAME)"
                 )
+            if not key.isprintable() or not key.strip():
+                raise ConfigError(
+                    f"{origin}: {kind} {key!r}: expected a name of characters that can be printed"
+                )
             old = components.get(key)
             if old is not None and (old.file is None or old.file != file or old.digest == digest):
                 where = "built in" if old.builtin else f"registered by {old.origin}"

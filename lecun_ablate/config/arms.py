@@ -11,6 +11,7 @@ from lecun_ablate.config.base import check_overrides, check_value, make_recipe
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.config.yaml_file import Keys, YamlFile
 from lecun_ablate.errors import nearest
+from lecun_ablate.system.text import is_invisible
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ def _listed(yaml: YamlFile, key: str, items: list[Any]) -> list[tuple[Keys, str,
         given = item.get("name", "-")
         if not isinstance(given, str) or not given.strip():
             yaml.problem((*keys, "name"), f"expected a name, got {given!r}")
+        elif any(map(is_invisible, given)):
+            yaml.problem((*keys, "name"), f"expected a name on one line, got {given!r}")
         name = str(item.get("name", arm_name(overrides)))
         overrides = check_overrides(yaml, overrides, keys)
         if key == "ladder":

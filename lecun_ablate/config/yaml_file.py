@@ -18,6 +18,7 @@ from ruamel.yaml.reader import ReaderError
 from ruamel.yaml.scalarbool import ScalarBoolean
 
 from lecun_ablate.errors import ConfigError, nearest, neighbours
+from lecun_ablate.system.text import is_invisible, visible
 
 Keys = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
@@ -76,9 +77,12 @@ class YamlFile:
         self.check()
 
     def _refuse_oddities(self, marked: Any, keys: Keys) -> None:
-        """Note tags, and keys that are not texts."""
+        """Note tags, keys that are not texts, and texts with control characters."""
         if tag := _tag(marked):
             self.problem(keys, f"expected a plain value, got one with the tag {tag}")
+        elif isinstance(marked, str):
+            if odd := [c for c in marked if is_invisible(c) and c not in "\n\t"]:
+                self.problem(keys, f"the character U+{ord(odd[0]):04X} is not allowed in a text")
         elif isinstance(marked, dict | list):
             for key in marked if isinstance(marked, dict) else range(len(marked)):
                 if isinstance(marked, dict) and not isinstance(key, str):
@@ -129,7 +133,7 @@ class YamlFile:
         """Note a problem at a key."""
         where = self.where(keys)
         names = ["null" if key is None else str(key) for key in keys]
-        label = f"{'.'.join(names)}: " if keys else ""
+        label = f"{visible('.'.join(names), keep='')}: " if keys else ""
         entry = (self._line(keys), f"{where}: {label}{message}")
         if entry not in self.problems:
             self.problems.append(entry)

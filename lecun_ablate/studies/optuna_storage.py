@@ -134,7 +134,7 @@ def _create_database(database: Path) -> None:
 
 
 def _refuse_damaged_journal(journal: Path) -> None:
-    """Raise LecunAblateError if a line but the last, which may be unfinished, is none of Optuna's."""
+    """Raise LecunAblateError if a line is none of Optuna's; the last one may be unfinished."""
     try:
         lines = journal.read_bytes().split(b"\n")
     except OSError as error:

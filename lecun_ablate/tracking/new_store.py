@@ -55,7 +55,7 @@ def _made(database: Path) -> bytes | None:
 
 
 def make(artifacts: str) -> bytes:
-    """Return the content of an empty store whose artifacts are in a folder, given by its address."""
+    """Return the content of an empty store; `artifacts` is the address of their folder."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     with tempfile.TemporaryDirectory() as folder:

@@ -25,6 +25,7 @@ from lecun_ablate.plan.plan import SPLIT, Plan
 from lecun_ablate.plan.results import EPOCH_METRICS, Results, RunStatus
 from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.system.provenance import environment
+from lecun_ablate.system.text import markdown, markdown_line
 from lecun_ablate.tracking.address import artifact_folder
 from lecun_ablate.tracking.ended_run import EndedRun, params
 from lecun_ablate.tracking.health import runs_with_files, unknown_runs
@@ -199,7 +200,7 @@ class PlanRun:
 
         Every seed run that has lost its arm is given to one of these.
         """
-        self._writer.set_tags(self.run_id, {NOTE: note})
+        self._writer.set_tags(self.run_id, {NOTE: markdown_line(note)})
         for arm, table in results.frame.groupby("arm", sort=False):
             with held_back():
                 self.arms[arm] = self._summarise(arm, table, summaries[arm])
@@ -382,7 +383,7 @@ class PlanRun:
         """Return the description of an arm some of whose runs stand under other arms."""
         page = f"#/experiments/{self.experiment_id}/runs"
         each = [
-            f"{number} under [{arm.data.tags.get(ARM)}]({page}/{arm.info.run_id})"
+            f"{number} under [{markdown(arm.data.tags.get(ARM, ''))}]({page}/{arm.info.run_id})"
             for arm, number in holders.items()
         ]
         return f"Of this arm's runs, other plans have trained some before: {', '.join(each)}."

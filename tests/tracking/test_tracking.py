@@ -209,7 +209,7 @@ def test_a_store_that_cannot_be_written_to_the_end_is_no_bug(here, command):
     status, _, err = command("run", "pair.yaml", "--seeds", "2", "--device", "cpu")
     assert status == 1 and "bug" not in err
     assert "mlflow.db: cannot be written: " in err and "database or disk is full" in err
-    assert "what had finished is kept: run the same command again" in err
+    assert "free some space, then run the same command again: what had finished is kept" in err
 
 
 def test_artifacts_lie_beside_a_database_that_is_elsewhere(workplace, tiny, monkeypatch):
