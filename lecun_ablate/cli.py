@@ -5,13 +5,15 @@ Heavy imports wait for their command.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import signal
 import sys
+from contextvars import ContextVar
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
 
@@ -355,8 +357,11 @@ def _watch(studied: Any = None) -> Watch:
 # ---- from api to the terminal
 
 
+_json_output: ContextVar[TextIO | None] = ContextVar("_json_output", default=None)
+
+
 def _print_json(values: Any) -> None:
-    print(json.dumps(values, indent=2))
+    print(json.dumps(values, indent=2), file=_json_output.get())
 
 
 def _print_plan(planned: Any, as_json: bool) -> None:
@@ -398,7 +403,9 @@ def _print_results(shown: Shown, as_json: bool) -> None:
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
     gc.set_threshold(100_000)  # imports make many objects, hardly any of them garbage
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as Ctrl-C does
+    for which in (signal.SIGTERM, signal.SIGHUP):  # end as Ctrl-C does
+        if signal.getsignal(which) != signal.SIG_IGN:  # as `nohup` has it
+            signal.signal(which, signal.default_int_handler)
     if Path(sys.argv[0]).name == "__main__.py":  # the holder of a lock is shown by this
         sys.argv[0] = PROGRAM
     status = _main(sys.argv[1:])
@@ -407,6 +414,18 @@ def main() -> NoReturn:
 
 
 def _main(arguments: list[str]) -> int:
+    """Run a command and return its status. With --json, standard output has nothing else on it."""
+    if "--json" not in arguments:
+        return _command(arguments)
+    token = _json_output.set(sys.stdout)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # components may print
+            return _command(arguments)
+    finally:
+        _json_output.reset(token)
+
+
+def _command(arguments: list[str]) -> int:
     try:
         # typer returns the status of a command that exits, and 130 for a KeyboardInterrupt
         status = int(app(arguments, prog_name=PROGRAM, standalone_mode=False) or 0)
@@ -443,8 +462,10 @@ def _unexpected(error: Exception) -> int:
     try:
         log.write_text(trace)
     except OSError:
-        log = Path(tempfile.gettempdir()) / log
-        log.write_text(trace)
+        descriptor, name = tempfile.mkstemp(prefix=f"{log.stem}-", suffix=log.suffix)
+        log = Path(name)  # a name that nobody can have put a link in the place of
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(trace)
     message = without_passwords(f"{type(error).__name__}: {error}")
     print(
         f"error: {visible(message)}\nerror: this is a bug; its trace is in {log}", file=sys.stderr

@@ -107,6 +107,7 @@ class Component:
     file: Path | None = None  # the user's file of components it came from
     digest: str | None = None  # SHA-256 of its source; None for what is built in
     source: bytes | None = field(default=None, repr=False)  # of that file, as it was run
+    interactive: bool = False  # from a notebook or a session, where a cell may be run again
 
     def __call__(self, *arguments: Any) -> Any:
         """Call the component without those trailing arguments that it does not take."""
@@ -169,14 +170,21 @@ class Registry:
                     f"{origin}: {kind} {key!r}: expected a name of characters that can be printed"
                 )
             old = components.get(key)
-            if old is not None and (old.file is None or old.file != file or old.digest == digest):
+            again = old is not None and file is None and _interactive(thing) and old.interactive
+            if (
+                old is not None
+                and not again
+                and (old.file is None or old.file != file or old.digest == digest)
+            ):
                 where = "built in" if old.builtin else f"registered by {old.origin}"
                 raise NameTaken(
                     f"{origin}: {kind} {key!r} is already {where}: give yours another name", old
                 )
             function = thing() if inspect.isclass(thing) else thing
             arity = _arity(KINDS[kind], key, function, origin)
-            components[key] = Component(kind, key, function, arity, origin, file, digest, source)
+            components[key] = Component(
+                kind, key, function, arity, origin, file, digest, source, _interactive(thing)
+            )
             return thing
 
         return enter
@@ -237,6 +245,11 @@ class Registry:
 
     def _all(self) -> list[Component]:
         return [c for components in self._components.values() for c in components.values()]
+
+
+def _interactive(thing: Any) -> bool:
+    """Tell whether a component was defined in a session or a notebook."""
+    return getattr(thing, "__module__", None) == "__main__"
 
 
 def _failure(file: str | Path, path: Path, error: BaseException) -> str:

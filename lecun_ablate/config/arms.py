@@ -126,7 +126,7 @@ def _same(yaml: YamlFile, keys: Keys, arm: Arm, other: Arm) -> bool:
     if arm.name == other.name:
         yaml.problem(keys, f"duplicate arm: {arm.name!r} is given twice")
         return True
-    if arm.recipe == other.recipe:
+    if arm.recipe == other.recipe and not yaml.problems:  # without a wrong value, arms may be alike
         yaml.problem(keys, f"duplicate arm: {arm.name!r} is the same recipe as {other.name!r}")
         return True
     return False

@@ -36,7 +36,7 @@ def write(path: Path, content: bytes | str, durable: bool = True) -> None:
                 unfinished.unlink()
             raise
     except OSError as error:
-        raise type(error)(error.errno, error.strerror, str(path)) from error
+        raise type(error)(error.errno, error.strerror, str(path)) from None
     if durable:
         sync_folder(path.parent)
 

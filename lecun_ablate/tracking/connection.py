@@ -19,9 +19,10 @@ from mlflow.entities import Experiment, Run, RunInfo, ViewType
 
 from lecun_ablate.errors import LecunAblateError, NoStoreYet
 from lecun_ablate.system.passwords import without_passwords, without_user
+from lecun_ablate.system.patience import said_if_slow
 from lecun_ablate.tracking.address import DATABASE, address, database_path, sqlite_uri
 from lecun_ablate.tracking.explain import reason, way_out
-from lecun_ablate.tracking.health import refuse_damaged
+from lecun_ablate.tracking.health import refuse_damaged, writable
 from lecun_ablate.tracking.sqlite import keep_artifacts_beside
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints tracebacks
@@ -61,7 +62,7 @@ class Connection:
         Where nobody can write, the file is read as it is. If a killed process has left a log beside
         it, the last runs are in there: both are read in a copy.
         """
-        if os.access(database, os.W_OK) and os.access(database.parent, os.W_OK):
+        if writable(database):
             return sqlite_uri(database)
         log = database.with_name(f"{database.name}-wal")
         if not log.exists() or not log.stat().st_size:
@@ -74,8 +75,10 @@ class Connection:
     @contextlib.contextmanager
     def explained(self, what: str) -> Iterator[None]:
         """Turn any failure into a LecunAblateError: the store, `what`, why, and the way out."""
+        slow = f"{self.where} has not answered for a while: still trying; Ctrl-C stops that"
         try:
-            yield
+            with said_if_slow(slow) if self.database is None else contextlib.nullcontext():
+                yield
         except LecunAblateError:
             raise
         except Exception as error:  # SQLAlchemy, requests and MLflow each have errors of their own

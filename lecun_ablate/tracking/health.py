@@ -59,17 +59,21 @@ def refuse_damaged(database: Path, thoroughly: bool = False) -> None:
         )
 
 
+def writable(database: Path) -> bool:
+    """Tell whether a file and its folder, where SQLite keeps its log, can be written."""
+    return all(os.access(place, os.W_OK) for place in (database, database.parent))
+
+
 def refuse_unwritable(database: Path) -> None:
     """Raise LecunAblateError if a file cannot be written, or SQLite's log not beside it.
 
     MLflow would find out as well, after minutes, and each time it writes.
     """
-    for place in (database, database.parent):
-        if not os.access(place, os.W_OK):
-            raise LecunAblateError(
-                f"{database}: cannot be written: {place} is read-only: make the file and its "
-                "folder writable, or work on a copy of the folder (`show` needs to write nothing)"
-            )
+    if not writable(database):
+        raise LecunAblateError(
+            f"{database}: cannot be written: make the file and its folder writable, or work on a "
+            "copy of the folder (`show` needs to write nothing)"
+        )
 
     try:
         with contextlib.closing(
