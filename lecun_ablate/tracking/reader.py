@@ -33,7 +33,7 @@ from lecun_ablate.tracking.names import (
     STATUS,
     STUDIES,
 )
-from lecun_ablate.tracking.sqlite import sql_store
+from lecun_ablate.tracking.sqlite import sql_store, tables_are_known
 from lecun_ablate.yaml_file import YamlFile
 
 PAGE = 100  # runs asked for at a time: thousands at once take much memory
@@ -220,7 +220,8 @@ class Reader(Artifacts):
 
     def histories(self, run_ids: Sequence[str]) -> pd.DataFrame:
         """Return (run_id, epoch, metrics) of seed runs, a row per run and epoch."""
-        points = self._points_of_client if self.database is None else self._points_of_database
+        by_client = self.database is None or not tables_are_known(self.client)
+        points = self._points_of_client if by_client else self._points_of_database
         long = pd.DataFrame(points(run_ids), columns=["run_id", "epoch", "metric", "value"])
         table = long.pivot(index=["run_id", "epoch"], columns="metric", values="value")
         counts = {"train_misses": "int64", "test_misses": "int64"}

@@ -54,7 +54,7 @@ from lecun_ablate.tracking.names import (
 )
 from lecun_ablate.tracking.new_store import create
 from lecun_ablate.tracking.reader import Reader
-from lecun_ablate.tracking.sqlite import close, follow_moved_artifacts, sync_less
+from lecun_ablate.tracking.sqlite import close, follow_moved_artifacts, sync_less, tables_are_known
 
 PROBE = "lecun_ablate.probe"  # an MLflow experiment, always deleted, that is written to try
 SUMMARISED = ("train_loss", "train_error", "test_loss", "test_error")
@@ -329,7 +329,7 @@ class Store(Reader):
     def write(self, run: EndedRun, level: str, artifacts: Mapping[str, bytes | str | Path]) -> str:
         """Write a run that has ended, whole, and return its id."""
         run = replace(run, tags=_everywhere(run.name, level) | dict(run.tags))
-        if self.database is None:
+        if self.database is None or not tables_are_known(self.client):
             return self._write_by_client(run, artifacts)
         if run.experiment_id not in self._folders:
             experiment = self.client.get_experiment(run.experiment_id)
