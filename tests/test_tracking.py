@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pytest
 from mlflow.entities import Dataset, DatasetInput, InputTag
+from mlflow_view import View
 
 import lecun_ablate
 from lecun_ablate.errors import LecunAblateError, NoStoreYet
+from lecun_ablate.plan.results import EPOCH_METRICS
 from lecun_ablate.system import provenance
-from lecun_ablate.tracking import new_store, sqlite
-from lecun_ablate.tracking import store as store_module
+from lecun_ablate.tracking import new_store, sqlite, writer
 from lecun_ablate.tracking.ended_run import EndedRun
-from lecun_ablate.tracking.names import EPOCH_METRICS
 from lecun_ablate.tracking.sqlite import sql_store
 from lecun_ablate.tracking.store import Store
+from lecun_ablate.tracking.writer import Writer
 
 TABLES = ("runs", "tags", "params", "metrics", "latest_metrics", "datasets", "inputs", "input_tags")
 ENDED = EndedRun(
@@ -38,8 +39,8 @@ ENDED = EndedRun(
 
 @pytest.fixture
 def store(workplace):
-    with Store.writing() as store:
-        yield store
+    with Writer.opened() as writer:
+        yield writer
 
 
 def rows(database):
@@ -52,23 +53,23 @@ def rows(database):
 
 def read_back(store, run_id):
     """Return what a reader of the store is told of a run, but for ids that are drawn at random."""
-    run = store.client.get_run(run_id).to_dictionary()
-    run["info"] |= {"run_id": "id", "run_uuid": "id"}
-    run["info"]["artifact_uri"] = run["info"]["artifact_uri"].replace(run_id, "id")
-    metrics = store.client.get_run(run_id).data.metrics
+    run = store.client.get_run(run_id)
+    about = run.to_dictionary()
+    about["info"] |= {"run_id": "id", "run_uuid": "id"}
+    about["info"]["artifact_uri"] = run.info.artifact_uri.replace(run_id, "id")
     points = {
         name: [
             (p.step, p.value, p.timestamp) for p in store.client.get_metric_history(run_id, name)
         ]
-        for name in metrics
+        for name in run.data.metrics
     }
-    history = store.histories([run_id]).drop(columns="run_id")
-    return repr((run, points, history.to_dict()))
+    history = Store(store.connection.uri).histories([run_id]).drop(columns="run_id")
+    return repr((about, points, history.to_dict()))
 
 
 @pytest.mark.parametrize("runs", [1, 2])  # the second one finds its data set there
 def test_a_run_is_written_as_mlflow_itself_would(workplace, monkeypatch, runs):
-    """By inserting rows, by MLflow's client as to a server, by it since the schema is unknown."""
+    """Directly; by MLflow's client, as to a server; by the client, since the schema is unknown."""
     written, read = {}, {}
     for way in ("server", "unknown", "ours"):
         (workplace / way).mkdir()
@@ -77,37 +78,35 @@ def test_a_run_is_written_as_mlflow_itself_would(workplace, monkeypatch, runs):
             if way == "unknown":
                 patch.setattr(sqlite, "TESTED_REVISIONS", {})
             if way != "ours":
-                patch.setattr(store_module, "insert_run", None)
-            with Store.writing(f"sqlite:///{workplace}/{way}/mlflow.db") as store:
+                patch.setattr(writer, "insert_run", None)
+            with Writer.opened(f"sqlite:///{workplace}/{way}/mlflow.db") as store:
                 assert store.ensure_experiment("any/tiny") == ENDED.experiment_id
-                database = store.database
                 if way == "server":
-                    store.database = None
+                    store.connection.database = None
                 for _ in range(runs):
                     run_id = store.write(ENDED, "run", {"notes.txt": "Zürich"})
-                assert store.text(run_id, "notes.txt") == "Zürich"
+                assert store.files.text(run_id, "notes.txt") == "Zürich"
                 assert [f.path for f in store.client.list_artifacts(run_id)] == ["notes.txt"]
                 read[way] = read_back(store, run_id).replace(f"/{way}/", "/way/")
-        tables = json.dumps(rows(database))
+        tables = json.dumps(rows(workplace / way / "mlflow.db"))
         written[way] = json.loads(tables.replace(f"/{way}/", "/way/"))
     assert written["ours"] == written["server"] == written["unknown"]
     assert read["ours"] == read["server"] == read["unknown"]
     points = sum(map(len, ENDED.history.values()))
-    assert (
-        len(written["ours"]["metrics"]) == points * runs and len(written["ours"]["datasets"]) == 1
-    )
+    assert len(written["ours"]["metrics"]) == points * runs
+    assert len(written["ours"]["datasets"]) == 1
 
 
 def test_the_schema_of_the_mlflow_in_use_has_been_tested(store):
-    """Where this alone fails, MLflow has a new schema: add it to TESTED_REVISIONS."""
+    """If this alone fails, MLflow has a new schema: add it to TESTED_REVISIONS."""
     assert sqlite.tables_are_known(store.client)
 
 
 def test_an_unknown_schema_is_said_once(here, monkeypatch, caplog):
-    """Its runs are written and read by MLflow's client, and give the same results."""
+    """Runs are then written and read by MLflow's client, with the same results."""
     _, before = here
     monkeypatch.setattr(sqlite, "TESTED_REVISIONS", {})
-    monkeypatch.setattr(store_module, "insert_run", None)
+    monkeypatch.setattr(writer, "insert_run", None)
     monkeypatch.setattr(Store, "_points_of_database", None)
     sqlite._warn_of_unknown_tables.cache_clear()
     more = lecun_ablate.run("pair.yaml", trainer="torch", device="cpu", seeds=2)
@@ -129,8 +128,8 @@ def test_artifacts_lie_where_mlflow_looks_for_them(store):
     store.put(run_id, {"notes.txt": "Zürich", "parts/weights.npz": b"\x00\x01"})
     listed = [entry.path for entry in store.client.list_artifacts(run_id)]
     assert listed == ["notes.txt", "parts"]
-    assert store.text(run_id, "notes.txt") == "Zürich"
-    assert store.bytes(run_id, "parts/weights.npz") == b"\x00\x01"
+    assert store.files.text(run_id, "notes.txt") == "Zürich"
+    assert store.files.read(run_id, "parts/weights.npz") == b"\x00\x01"
 
 
 # ---- new stores
@@ -215,7 +214,7 @@ def test_a_folder_can_be_moved_and_copied(here, monkeypatch, command, how):
     assert set(before.run_id) < set(more.run_id) and more.run_id.nunique() == 4
     assert content(old) == left, "the old place is left alone"
     assert old.exists() == (how is shutil.copytree)
-    store = Store()
+    store = View()
     for run_id in more.run_id.unique():
         info = store.client.get_run(run_id).info
         assert Path(info.artifact_uri).is_relative_to(new), "where MLflow's UI looks"
@@ -234,16 +233,16 @@ def test_a_database_copied_without_its_files_leaves_them_alone(here, monkeypatch
         more = lecun_ablate.run("pair.yaml", trainer="torch", device="cpu", seeds=seeds)
         assert set(before.run_id) < set(more.run_id), "trained once only"
         assert content(old) == left
-    store = Store()
+    store = View()
     for run_id in set(more.run_id) - set(before.run_id):
         place = Path(store.client.get_run(run_id).info.artifact_uri)
         assert place.is_relative_to(new) and (place / "weights.npz").exists()
-    assert all(len(store.predictions(run_id)) == 20 for run_id in more.run_id.unique())
+    assert all(len(store.files.predictions(run_id)) == 20 for run_id in more.run_id.unique())
 
 
 def test_a_database_that_was_written_is_whole_by_itself(workplace):
-    with Store.writing() as store:
-        store.ensure_experiment("any/tiny")
+    with Writer.opened() as writer:
+        writer.ensure_experiment("any/tiny")
     shutil.copy("mlflow.db", "copy.db")  # without SQLite's log
     with closing(sqlite3.connect("copy.db")) as connection:
         assert ("any/tiny",) in connection.execute("SELECT name FROM experiments").fetchall()
@@ -271,7 +270,7 @@ def test_artifacts_lie_beside_a_database_that_is_elsewhere(workplace, tiny, monk
     frame = lecun_ablate.run("pair.yaml", trainer="torch", device="cpu")
     assert not Path("mlruns").exists()
     for run_id in frame.run_id.unique():
-        place = Path(Store().client.get_run(run_id).info.artifact_uri)  # where MLflow's UI looks
+        place = Path(View().client.get_run(run_id).info.artifact_uri)  # where MLflow's UI looks
         assert place.is_relative_to(workplace / "store/mlruns") and (place / "weights.npz").exists()
 
 
@@ -279,17 +278,17 @@ def test_artifacts_lie_beside_a_database_that_is_elsewhere(workplace, tiny, monk
 
 
 def test_the_store_is_tried_by_writing_something_of_its_own(workplace):
-    with Store.writing() as store:
-        theirs = store.client.create_experiment("theirs")
-    with Store.writing() as store:
-        assert store.client.get_experiment(theirs).tags == {}
-        assert store.client.get_experiment("0").tags == {}
-        names = {experiment.name for experiment in store.client.search_experiments()}
+    with Writer.opened() as writer:
+        theirs = writer.client.create_experiment("theirs")
+    with Writer.opened() as writer:
+        assert writer.client.get_experiment(theirs).tags == {}
+        assert writer.client.get_experiment("0").tags == {}
+        names = {experiment.name for experiment in writer.client.search_experiments()}
         assert names == {"Default", "theirs"}
     with closing(sqlite3.connect("mlflow.db")) as database, database:
         database.execute("UPDATE experiments SET lifecycle_stage = 'deleted'")
-    with Store.writing() as store:
-        assert store.experiment_names() == []
+    with Writer.opened() as writer:
+        assert writer.store.experiment_names() == []
 
 
 def test_a_store_that_cannot_be_written_is_said_before_training(workplace, tiny, command):
@@ -307,18 +306,18 @@ def test_a_store_that_cannot_be_written_is_said_before_training(workplace, tiny,
 def test_no_store_yet_is_told_from_a_broken_one(workplace, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
     with pytest.raises(NoStoreYet, match=r"other.db: no results here yet"):
-        Store()
+        View()
     Path("other.db").write_bytes(b"this is no database" * 100)
     with pytest.raises(LecunAblateError, match=r"other.db: cannot be read") as caught:
-        Store()
+        View()
     assert not isinstance(caught.value, NoStoreYet)
 
 
 def test_the_hint_starts_the_ui_on_the_store_in_use(workplace, monkeypatch):
-    assert Store().ui_command() == "mlflow ui"
+    assert View().connection.ui_command() == "mlflow ui"
     Path("mlflow.db").rename("other.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
-    other = Store()
+    other = View().connection
     assert other.ui_command() == "mlflow ui --backend-store-uri sqlite:///other.db"
     assert other.link("7").startswith("http://127.0.0.1:5000/#/experiments/7")
     other.uri = "https://tracking.example"  # a server needs no starting

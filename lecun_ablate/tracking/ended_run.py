@@ -76,7 +76,7 @@ def insert_run(client: MlflowClient, run: EndedRun, info: RunInfo) -> None:
     """Write what MLflow's client would into its tables, at a tenth of the cost.
 
     It is one transaction, so that a run is there whole or not at all. Call it only where
-    `sqlite.tables_are_known`.
+    `Connection.has_known_tables`.
     """
     store, run_id = sql_store(client), info.run_id
     about = {
