@@ -50,12 +50,14 @@ echo "== main job"
 echo "== study"
 "${command[@]}" study studies/learning_rate.yaml --data digits --set trials=2 --set seeds=1
 echo "== tests"
-"$python" -m pytest -n 1 tests/test_tracking.py tests/test_registry.py tests/test_data_loading.py
+"$python" -m pytest -n 1 \
+    tests/tracking/test_tracking.py tests/test_registry.py tests/data/test_data_loading.py
 "$python" -c "import psycopg; print('psycopg', psycopg.__version__)"
 "$python" -c "
 from lecun_ablate.cuda.compiler import Choices, compile_kernels
 compile_kernels(Choices('float32', 'tanh', 'tanh', 'mse', False), 'sm_90', fresh=True)
 print('CUDA kernels compiled')"
-echo "== ruff"
+echo "== style and types"
 cd "$root"
 "$python" -m ruff check
+"$python" -m mypy

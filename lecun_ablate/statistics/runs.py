@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from lecun_ablate.statistics.arrays import DIVERGED_ERROR, check_errors, check_mask
 
@@ -19,12 +18,12 @@ class Runs:
     Raises ValueError where rows do not match, a seed comes twice, or errors are no fractions.
     """
 
-    seeds: ArrayLike  # (seeds,) int, any order
-    errors: ArrayLike  # (seeds,) fractions of the images missed
-    diverged: ArrayLike | None = None  # (seeds,) bool; None: no run diverged
-    predictions: ArrayLike | None = None  # (seeds, images) uint8, 255 being no answer
+    seeds: np.ndarray  # (seeds,) int, any order
+    errors: np.ndarray  # (seeds,) fractions of the images missed
+    diverged: np.ndarray = None  # type: ignore[assignment]  # (seeds,) bool; None: no run diverged
+    predictions: np.ndarray | None = None  # (seeds, images) uint8, 255 being no answer
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         seeds = np.asarray(self.seeds)
         if seeds.ndim != 1 or len(np.unique(seeds)) != len(seeds):
             raise ValueError(f"seeds: expected a row of different seeds, got {seeds.tolist()}")

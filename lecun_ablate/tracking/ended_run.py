@@ -94,7 +94,7 @@ def insert_run(client: MlflowClient, run: EndedRun, info: RunInfo) -> None:
             "timestamp": metric.timestamp, "step": metric.step,
         }  # fmt: skip
         points.append(latest[metric.key])
-    rows = {
+    rows: dict[Any, list[dict[str, Any]]] = {
         SqlRun: [about],
         SqlTag: [{"run_uuid": run_id, "key": k, "value": v} for k, v in run.tags.items()],
         SqlParam: [

@@ -193,7 +193,7 @@ def test_interval_of_the_factorial_interaction_covers():
 
 def test_stopping_on_the_width_costs_little_coverage(monkeypatch):
     """The benchmark whose table stands in docs/statistics.md, on a small scale."""
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     import sequential_coverage as benchmark
 
     rule = st.UntilNarrow(benchmark.HALFWIDTH, benchmark.AT_MOST)
