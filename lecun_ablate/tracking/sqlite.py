@@ -20,8 +20,8 @@ from sqlalchemy import event, select, text, update
 
 from lecun_ablate.tracking.address import artifact_folder
 
-# The schema revisions (alembic_version) for which tests/tracking/test_tracking.py has found our rows
-# equal to those of MLflow's client, and the MLflow that it ran with.
+# The schema revisions (alembic_version) for which tests/tracking/test_tracking.py has found that our
+# rows equal those of MLflow's client, and the MLflow that it ran with.
 TESTED_REVISIONS = {
     "1b5f0d9ad7c1": "3.10.0",
     "c3d6457b6d8a": "3.11.1",
