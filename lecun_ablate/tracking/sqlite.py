@@ -20,7 +20,7 @@ from sqlalchemy import event, select, text, update
 
 from lecun_ablate.tracking.address import artifact_folder
 
-# The schema revisions (alembic_version) for which tests/tracking/test_tracking.py has found that our
+# The schema revisions (alembic_version) for which tests/tracking/test_tracking.py found that our
 # rows equal those of MLflow's client, and the MLflow that it ran with.
 TESTED_REVISIONS = {
     "1b5f0d9ad7c1": "3.10.0",
