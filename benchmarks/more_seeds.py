@@ -1,10 +1,10 @@
-"""What following the advice "N more seeds would probably tell" costs, by simulation.
+"""How often the advice "N more seeds would probably tell" leads to a false result. A simulation.
 
     python benchmarks/more_seeds.py
 
-Two arms that are the same are compared over 10 seeds, and as long as the verdict is undecided, the
-seeds that it asks for are added, up to a number of looks and of seeds; then it is counted how often
-the arm has been called better or worse. Beside it, what the first look alone says. Deterministic.
+Compares two identical arms over 10 seeds. As long as the verdict is undecided, it adds the number
+of seeds that the verdict asks for, up to a limit of looks and of seeds. It counts how often the arm
+is called better or worse in the end, and after the first look. Deterministic.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from lecun_ablate.statistics import compare
 from lecun_ablate.statistics.verdict import Verdict, decide
 
 FIRST, LOOKS, MOST = 10, 5, 200
-BASELINE = 0.06  # the error of the baseline with every seed; only differences count
+BASELINE = 0.06  # the error of the baseline with every seed; only differences matter
 
 
 def verdict(differences: np.ndarray) -> Verdict:
     baseline = np.full(len(differences), BASELINE)
-    # the BCa interval plays no part in a verdict: as few resamples as the other one can do with
+    # The BCa interval does not affect the verdict, so few resamples are enough.
     return decide(compare(baseline + differences, baseline, resamples=999))
 
 
 def wrong(differences: np.ndarray) -> tuple[bool, bool]:
-    """Tell whether a false difference is seen at the first look, and in the end."""
+    """Tell whether there is a false verdict after the first look, and in the end."""
     n, seen = FIRST, []
     for _ in range(LOOKS):
         found = verdict(differences[:n])
@@ -40,7 +40,9 @@ def wrong(differences: np.ndarray) -> tuple[bool, bool]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--experiments", type=int, default=1000)
+    parser.add_argument(
+        "--experiments", type=int, default=1000, help="experiments per row (default: 1000)"
+    )
     experiments = parser.parse_args().experiments
     print(f"{experiments:,} experiments per row, one comparison each, at most {LOOKS} looks")
     print()
