@@ -42,7 +42,7 @@ class Evidence:
     labels: np.ndarray  # (images,) uint8, of the test split
     arms: dict[str, Runs]  # those that have runs, in the order of the experiment
     comparisons: ExperimentResult
-    effects: list[Effect]  # of the factors, where the experiment varies several
+    effects: list[Effect]  # of the factors, if the experiment varies several
 
     @property
     def plan(self) -> Plan:
