@@ -299,6 +299,15 @@ def test_diverged_runs_count_as_guesses_and_the_change_of_verdict_is_said():
     )
 
 
+def test_a_seed_with_which_only_the_baseline_diverged_is_left_out_too():
+    diverged = np.arange(8) == 3
+    arms = {"tanh": runs(BASE, diverged=diverged), "relu": runs(GOOD)}
+    pair = st.compare_all(arms, [("relu", "tanh")])["relu"]
+    assert (pair.counted.n, pair.excluded.n) == (8, 7)
+    kept = np.array(GOOD)[~diverged] / IMAGES, np.array(BASE)[~diverged] / IMAGES
+    assert pair.excluded == st.compare(*kept)
+
+
 def test_divergence_everywhere_leaves_nothing_to_exclude():
     arms = {"tanh": runs(BASE), "relu": runs([np.nan] * 8, diverged=np.ones(8, bool))}
     pair = st.compare_all(arms, [("relu", "tanh")])["relu"]
@@ -356,6 +365,20 @@ def test_power_analysis_of_a_comparison():
     assert found.fewest == 8
     with pytest.raises(ValueError, match="one seed"):
         st.analyse_power(st.compare([0.1], [0.2]), 0.0025)
+
+
+def test_unpaired_seeds_are_planned_with_the_spread_of_both_arms():
+    """With sds of 0.2 and 0.6 points, 0.25 points take 52 seeds per arm, not the first's 12."""
+    unit = math.sqrt(19 / 20)  # so that 20 values of +-unit have an sd of 1
+    arm, baseline = (
+        0.05 + 0.002 * unit * np.tile([-1, 1], 10),
+        0.05 + 0.006 * unit * np.repeat([-1, 1], 10),
+    )
+    pair = st.compare(arm, baseline)
+    assert (pair.arm_sd, pair.baseline_sd) == pytest.approx((0.002, 0.006))
+    assert st.seeds_needed(0.0025, 0.002, paired=False) == 12
+    assert st.analyse_power(pair, 0.0025).unpaired == 52
+    assert st.analyse_power(st.compare(baseline, arm), 0.0025).unpaired == 52
 
 
 def test_planned_seeds_can_reach_significance_at_all():
