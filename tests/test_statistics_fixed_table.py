@@ -6,7 +6,7 @@ from itertools import combinations, product
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import integrate, stats
+from scipy import integrate, optimize, stats
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.multitest import multipletests
@@ -111,20 +111,41 @@ def test_probability_of_improvement_with_wilsons_interval(level):
     assert (found.improvement, found.improvement_interval) == (improvement, interval)
 
 
-@pytest.mark.parametrize("resamples", [500, 2_500])  # one batch, and three
-def test_studentized_bootstrap_resample_by_resample(resamples):
-    values = np.tile(DIFFERENCES, 3)
-    draws = np.random.default_rng(7).integers(0, 24, size=(resamples, 24))
-    t = []
-    for row in draws:
-        sample = [values[k] for k in row]
-        t.append((np.mean(sample) - values.mean()) / stats.sem(sample))
-    se = stats.sem(values)
-    found = st.studentized_interval(values, rng_seed=7, resamples=resamples)
-    assert found.method == "studentized bootstrap"
-    # the upper quantile of t gives the lower end
-    assert found.low == pytest.approx(values.mean() - np.quantile(t, 0.975) * se, **CLOSE)
-    assert found.high == pytest.approx(values.mean() - np.quantile(t, 0.025) * se, **CLOSE)
+@pytest.mark.parametrize("level", [0.95, 0.8])
+@pytest.mark.parametrize("values", [np.tile(DIFFERENCES, 3), np.tile(DIFFERENCES, 3) ** 2 * 1e3])
+def test_the_seed_interval_reaches_as_far_as_students_and_halls(values, level):
+    """Hall's ends by solving for the studentized mean whose transformation is Student's t."""
+    n, mean, se = len(values), values.mean(), stats.sem(values)
+    a = stats.skew(values, bias=False) / math.sqrt(n)
+    t = stats.t.ppf((1 + level) / 2, n - 1)
+
+    def without_skew(x):
+        return x + a * (2 * x**2 + 1) / 6 + a**2 * x**3 / 27
+
+    high_x = optimize.brentq(lambda x: without_skew(x) - t, -99, 99)
+    low_x = optimize.brentq(lambda x: without_skew(x) + t, -99, 99)
+    found = st.seed_interval(values, level)
+    assert found.low == pytest.approx(mean - max(t, high_x) * se, **CLOSE)
+    assert found.high == pytest.approx(mean + max(t, -low_x) * se, **CLOSE)
+    assert (found.method, found.level) == ("t and Hall", level)
+
+
+def test_the_seed_interval_with_an_outlier_is_no_wider_than_twice_students():
+    """One seed of twenty collapsed: the studentized bootstrap gives [-1.35, +1274] points."""
+    points = np.append(np.linspace(-0.6, -0.4, 19), 75.5)
+    student, found = st.t_interval(points), st.seed_interval(points)
+    assert (student.low, student.high) == pytest.approx((-4.65, 11.25), abs=0.01)
+    assert found.low == pytest.approx(student.low, **CLOSE)
+    assert 26 < found.high < 27.2
+    assert found.halfwidth <= 2 * student.halfwidth
+
+
+def test_many_samples_have_the_intervals_of_one():
+    samples = np.random.default_rng(6).exponential(size=(4, 5, 24))
+    low, high = st.interval_ends(samples, 0.9)
+    assert low.shape == (4, 5)
+    one = st.seed_interval(samples[2, 3], 0.9)
+    assert (low[2, 3], high[2, 3]) == pytest.approx((one.low, one.high), **CLOSE)
 
 
 def test_bca_is_scipys(comparison):

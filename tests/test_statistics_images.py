@@ -100,7 +100,7 @@ def with_a_stray_seed(rng, seeds=20):
 
 
 def test_joint_interval_contains_the_seed_interval_shown_beside_it():
-    """From 20 seeds on that is the bootstrap's, which follows skew farther than Student's."""
+    """From 20 seeds on that one follows skew, farther than Student's does."""
     rng = np.random.default_rng(13)
     labels, free = np.zeros(500, np.uint8), 0
     for _ in range(5):
@@ -111,7 +111,7 @@ def test_joint_interval_contains_the_seed_interval_shown_beside_it():
         }
         pair = st.compare_all(arms, [("arm", "base")], labels=labels)["arm"]
         seeds, joint = pair.counted.interval, pair.joint.interval
-        assert seeds.method == "studentized bootstrap"
+        assert seeds.method == "t and Hall"
         assert joint.low <= seeds.low and joint.high >= seeds.high
         alone = st.compare_jointly(*tables, resamples=2).interval
         free += alone.low > seeds.low or alone.high < seeds.high

@@ -141,16 +141,24 @@ def test_a_constant_difference_is_no_certainty():
     assert st.decide(constant).kind == "undecided"
 
 
-def test_the_bootstrap_starts_at_twenty_seeds():
-    differences = np.random.default_rng(0).normal(size=20)
-    assert st.seed_interval(differences[:19]).method == "t"
-    assert st.seed_interval(differences).method == "studentized bootstrap"
+def test_skew_is_followed_from_twenty_seeds_on():
+    differences = np.random.default_rng(0).exponential(size=20)
+    assert st.seed_interval(differences[:19]) == st.t_interval(differences[:19])
+    found, student = st.seed_interval(differences), st.t_interval(differences)
+    assert found.method == "t and Hall"
+    assert found.low == student.low and found.high > student.high
 
 
-def test_nearly_all_equal_differences_fall_back_on_student():
-    differences = np.zeros(20)
-    differences[0] = 0.001
-    assert st.seed_interval(differences).method == "t"
+@settings(max_examples=100, deadline=None)
+@given(
+    some.lists(some.integers(-IMAGES, IMAGES), min_size=2, max_size=40),
+    some.floats(0.5, 0.999),
+)
+def test_no_seed_interval_is_wider_than_twice_students(values, level):
+    values = np.array(values) / IMAGES
+    found, student = st.seed_interval(values, level), st.t_interval(values, level)
+    assert found.low <= student.low + 1e-15 and found.high >= student.high - 1e-15
+    assert found.halfwidth <= 2 * student.halfwidth + 1e-15
 
 
 # --- an experiment's comparisons
@@ -469,7 +477,8 @@ def test_the_same_arguments_give_the_same_numbers():
     arm, baseline = rng.normal(0.05, 0.003, (2, 30))
     assert st.compare(arm, baseline) == st.compare(arm, baseline)
     other = st.compare(arm, baseline, rng_seed=1)
-    assert other.interval != st.compare(arm, baseline).interval
+    assert other.bca != st.compare(arm, baseline).bca
+    assert other.p != st.compare(arm, baseline).p
 
 
 # --- arrays that make no sense
@@ -526,10 +535,9 @@ def test_arrays_that_make_no_sense_are_refused_in_words(call, words):
 
 
 def test_no_interval_of_a_difference_leaves_what_is_possible():
-    baseline = np.linspace(0.05, 0.07, 20)
-    arm = np.append(baseline[:-1] + np.linspace(0.0, 0.001, 19), 0.99)  # one seed went wild
-    free = st.seed_interval(arm - baseline)
-    assert free.high > 1  # a few resamples without the wild seed reach far
+    arm, baseline = [0.99, 0.99, 0.99, 0.99, 0.2], [0.0] * 5
+    free = st.seed_interval(arm)
+    assert free.high > 1
     cut = st.compare(arm, baseline).interval
     assert (cut.low, cut.high) == (free.low, 1.0)
 

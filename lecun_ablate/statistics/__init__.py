@@ -10,16 +10,25 @@ from lecun_ablate.statistics.comparisons import (
     PairResult,
     compare_all,
 )
-from lecun_ablate.statistics.correction import holm
+from lecun_ablate.statistics.correction import holm, step_down
 from lecun_ablate.statistics.factors import Effect, factorial
+from lecun_ablate.statistics.failures import (
+    FailureComparison,
+    FailureRate,
+    compare_failures,
+    failure_rate,
+    interval_with_failures,
+    outweighing_rate,
+)
 from lecun_ablate.statistics.images import JointComparison, TwoRuns, compare_jointly, mcnemar
 from lecun_ablate.statistics.intervals import (
     Interval,
     bca_interval,
+    interval_ends,
     seed_interval,
-    studentized_interval,
     t_interval,
 )
+from lecun_ablate.statistics.looks import look_level
 from lecun_ablate.statistics.paired import (
     Comparison,
     compare,
@@ -70,6 +79,8 @@ __all__ = [
     "Description",
     "Effect",
     "ExperimentResult",
+    "FailureComparison",
+    "FailureRate",
     "Interval",
     "JointComparison",
     "PairResult",
@@ -86,6 +97,7 @@ __all__ = [
     "common",
     "compare",
     "compare_all",
+    "compare_failures",
     "compare_jointly",
     "correlation",
     "count",
@@ -95,11 +107,16 @@ __all__ = [
     "effect_size",
     "equivalence_power",
     "factorial",
+    "failure_rate",
     "fewest_seeds",
     "holm",
+    "interval_ends",
+    "interval_with_failures",
+    "look_level",
     "mcnemar",
     "minimum_detectable_effect",
     "misses",
+    "outweighing_rate",
     "p_value",
     "percent",
     "points",
@@ -117,7 +134,7 @@ __all__ = [
     "smallest_p",
     "span",
     "split_variance",
-    "studentized_interval",
+    "step_down",
     "t_interval",
     "t_power",
 ]

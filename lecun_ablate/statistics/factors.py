@@ -123,7 +123,7 @@ def _effects(
                     baseline=tuple(factors[name][0] for name in chosen),
                     n=len(contrast),
                     effect=float(contrast.mean()),
-                    interval=seed_interval(contrast, level, rng_seed=rng_seed),
+                    interval=seed_interval(contrast, level),
                     p=p,
                     p_adjusted=p,  # until all are known
                 )

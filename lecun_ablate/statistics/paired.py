@@ -93,7 +93,6 @@ def compare(
     arm, baseline = check_errors(arm_errors), check_errors(baseline_errors)
     p, exact = sign_flip_test(differences, rng_seed=rng_seed)
     improvement, improvement_interval = probability_of_improvement(differences, level)
-    resampling = {"level": level, "rng_seed": rng_seed, "resamples": resamples}
     return Comparison(
         n=len(differences),
         arm_mean=float(arm.mean()),
@@ -102,8 +101,8 @@ def compare(
         baseline_sd=spread(baseline),
         difference=float(differences.mean()),
         sd=spread(differences),
-        interval=difference_interval(arm, baseline, **resampling),
-        bca=bca_interval(differences, **resampling),
+        interval=difference_interval(arm, baseline, level=level),
+        bca=bca_interval(differences, level, rng_seed=rng_seed, resamples=resamples),
         p=p,
         exact=exact,
         improvement=improvement,
@@ -114,12 +113,7 @@ def compare(
 
 
 def difference_interval(
-    arm_errors: ArrayLike,
-    baseline_errors: ArrayLike,
-    *,
-    level: float = LEVEL,
-    rng_seed: int = 0,
-    resamples: int = RESAMPLES,
+    arm_errors: ArrayLike, baseline_errors: ArrayLike, *, level: float = LEVEL
 ) -> Interval | None:
     """Return the seed interval of the mean difference, arm minus baseline; None for a single seed.
 
@@ -127,7 +121,7 @@ def difference_interval(
     fractions can lie, -1 to 1: a few wild seeds lead beyond.
     """
     differences = paired_differences(arm_errors, baseline_errors)
-    interval = seed_interval(differences, level, rng_seed=rng_seed, resamples=resamples)
+    interval = seed_interval(differences, level)
     return interval and interval.clipped(-1.0, 1.0)
 
 
