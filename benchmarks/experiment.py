@@ -19,10 +19,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from lecun_ablate.config.experiment import load_experiment
 from lecun_ablate.data import load
-from lecun_ablate.experiment import load_experiment
-from lecun_ablate.trainers import choose
 from lecun_ablate.trainers.base import Run
+from lecun_ablate.trainers.choice import choose
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENT = "experiments/activation.yaml"

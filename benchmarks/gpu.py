@@ -27,9 +27,9 @@ import torch
 from tracking import experiment_seconds
 from trainers import EPOCHS, RUN_FLOP, TEST, TRAIN, Notebook, part, random_split
 
-from lecun_ablate import initial
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.digits import Split
-from lecun_ablate.recipe import Recipe
+from lecun_ablate.network import initial
 from lecun_ablate.trainers import cuda
 from lecun_ablate.trainers.base import Run, State, Trainer
 from lecun_ablate.trainers.cuda import CudaTrainer

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lecun_ablate.config.experiment import load_experiment
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data import Digits, load
-from lecun_ablate.experiment import load_experiment
-from lecun_ablate.recipe import Recipe
-from lecun_ablate.runner import metrics
-from lecun_ablate.trainers import choose
+from lecun_ablate.running.training import metrics
 from lecun_ablate.trainers.base import Run
+from lecun_ablate.trainers.choice import choose
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = ("activation", "loss")
@@ -65,16 +65,18 @@ def main() -> None:
             if arm.name in (options.arm or [arm.name]) and arm.name != "mse"  # that is tanh
         }
         one, other = (histories(t, arms, options.seeds, digits) for t in ("native", "torch"))
-        losses, errors = ([f"{split}_{what}" for split in ("train", "test")]
-                          for what in ("loss", "error"))  # fmt: skip
+        losses, errors = (
+            [f"{split}_{what}" for split in ("train", "test")] for what in ("loss", "error")
+        )
         relative = (other[losses] / one[losses] - 1).abs().max(axis=1)
         points = 100 * (other[errors] - one[errors]).abs().max(axis=1)
         for arm in arms:
             ended = np.isfinite(relative[arm]).all()
             print(
                 f"| {dtype} | {arm} | {relative[arm].max():.2g} | {points[arm].max():.3f} |"
-                + ("" if ended else " diverged"), flush=True,
-            )  # fmt: skip
+                + ("" if ended else " diverged"),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -23,9 +23,12 @@ def seconds(*arguments: str, rounds: int = 5, **environment: str) -> float:
         for _ in range(rounds):
             began = time.perf_counter()
             subprocess.run(
-                [sys.executable, "-m", "lecun_ablate", *arguments], cwd=folder, check=False,
-                env={**inherited, "HF_HOME": folder, **environment}, capture_output=True,
-            )  # fmt: skip
+                [sys.executable, "-m", "lecun_ablate", *arguments],
+                cwd=folder,
+                check=False,
+                env={**inherited, "HF_HOME": folder, **environment},
+                capture_output=True,
+            )
             took.append(time.perf_counter() - began)
     return min(took)
 

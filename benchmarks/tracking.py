@@ -25,12 +25,12 @@ import pandas as pd
 import torch
 from trainers import TEST, TRAIN, random_split
 
+from lecun_ablate.config.experiment import Arm, DataChoice, Experiment
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.digits import Digits, Split
-from lecun_ablate.experiment import Arm, DataChoice, Experiment
-from lecun_ablate.initial import SHAPES
-from lecun_ablate.plan import Plan
-from lecun_ablate.recipe import Recipe
-from lecun_ablate.runner import Prepared, execute
+from lecun_ablate.network.initial import SHAPES
+from lecun_ablate.plan.plan import Plan
+from lecun_ablate.running.training import Prepared, execute
 from lecun_ablate.tracking.names import EPOCH_METRICS
 from lecun_ablate.tracking.store import Store
 from lecun_ablate.trainers.base import Trainer
@@ -41,9 +41,13 @@ IDENTITY = {"name": "cuda", "device": "cuda", "instruction_set": "sm_90", "numer
 
 def made_up_plan(runs: int, digits: Digits, identity: dict, recipe: Recipe) -> Plan:
     experiment = Experiment(
-        "logging", "How fast?", DataChoice(name="usps"), (Arm("one", {}, recipe),), "one",
+        "logging",
+        "How fast?",
+        DataChoice(name="usps"),
+        (Arm("one", {}, recipe),),
+        "one",
         tuple(range(runs)),
-    )  # fmt: skip
+    )
     return Plan.make(experiment, digits, {"one": identity})
 
 

@@ -24,8 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.digits import Split
-from lecun_ablate.recipe import Recipe
 from lecun_ablate.trainers.base import Run, Trainer
 from lecun_ablate.trainers.native import NativeTrainer, kernel
 from lecun_ablate.trainers.torch_trainer import TorchTrainer

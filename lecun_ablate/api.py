@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from lecun_ablate import data as datasets
-from lecun_ablate import runner
+from lecun_ablate.config.experiment import Experiment, load_experiment
 from lecun_ablate.data import Digits
-from lecun_ablate.experiment import Experiment, load_experiment
-from lecun_ablate.passwords import without_passwords
-from lecun_ablate.plan import Plan
+from lecun_ablate.plan.plan import Plan
 from lecun_ablate.registry import registry
-from lecun_ablate.runner import Prepared, Progress
+from lecun_ablate.running import training as runner
+from lecun_ablate.running.training import Prepared, Progress
+from lecun_ablate.system.passwords import without_passwords
 from lecun_ablate.tracking.store import Store
 
 if TYPE_CHECKING:
-    from lecun_ablate.report.evidence import Evidence
+    from lecun_ablate.evidence.weighing import Evidence
 
 REPORTS = Path("reports")
 STUDY_STORAGE = "sqlite:///studies/optuna.db"
@@ -54,9 +54,14 @@ def run(
     """
     if not isinstance(experiment, Experiment):
         experiment = load_experiment(
-            experiment, seeds=seeds, epochs=epochs, dtype=dtype, data=data,
-            components=components, assignments=assignments,
-        )  # fmt: skip
+            experiment,
+            seeds=seeds,
+            epochs=epochs,
+            dtype=dtype,
+            data=data,
+            components=components,
+            assignments=assignments,
+        )
     prepared = prepare(experiment, data_dir, trainer, device, storage)
     return run_prepared(prepared, tracking_uri, progress).results.frame
 
@@ -128,7 +133,7 @@ def report(
     `name_or_id` as for `load_results`. Raises DataError where the digits are not to be had, or are
     not those that the runs were tested on; without `pictures` of them, they are not needed.
     """
-    from lecun_ablate.report.evidence import weigh
+    from lecun_ablate.evidence.weighing import weigh
 
     for file in components:
         registry.load(file)
@@ -180,8 +185,8 @@ def study(
     seed_study.SeedResult.frame for one of seeds. Raises ConfigError, DataError or
     LecunAblateError.
     """
+    from lecun_ablate.config.study import load_study
     from lecun_ablate.studies import study_runner
-    from lecun_ablate.studies.study import load_study
 
     asked = load_study(file, data=data, components=components, assignments=assignments)
     prepared = study_runner.prepare(asked, data_dir, trainer, device)

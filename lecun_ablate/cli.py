@@ -13,9 +13,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from lecun_ablate.choices import DeviceChoice, TrainerChoice
 from lecun_ablate.errors import ConfigError, LecunAblateError
 from lecun_ablate.tracking import new_store
+from lecun_ablate.trainers.names import DeviceChoice, TrainerChoice
 
 INTERRUPTED = 130
 PROGRAM = "python -m lecun_ablate"
@@ -39,10 +39,11 @@ Components = Annotated[
 StudyStorage = Annotated[
     str | None,
     typer.Option(
-        "--storage", help="Where Optuna keeps studies, if not in sqlite:///studies/optuna.db: the "
+        "--storage",
+        help="Where Optuna keeps studies, if not in sqlite:///studies/optuna.db: the "
         "address of a database, or the path of a journal file.",
     ),
-]  # fmt: skip
+]
 Experiment = Annotated[
     str, typer.Argument(help="Name of an experiment, its YAML file, or the id of a run.")
 ]
@@ -76,7 +77,7 @@ def run(
     _seek_data(experiment, data, components or (), set_ or (), data_dir)
     if not dry_run:
         new_store.begin()
-    from lecun_ablate.experiment import load_experiment
+    from lecun_ablate.config.experiment import load_experiment
 
     asked = load_experiment(
         experiment,
@@ -87,7 +88,8 @@ def run(
         components=components or (),
         assignments=set_ or (),
     )
-    from lecun_ablate import api, display  # slow, so not before the file is known to be right
+    from lecun_ablate import api  # slow, so not before the file is known to be right
+    from lecun_ablate.terminal import display
 
     storage = storage or api.STUDY_STORAGE
     if tune and asked.tuned is None:
@@ -128,9 +130,10 @@ def study(
     _seek_data(file, data, components or (), set_ or (), data_dir)
     if not dry_run:
         new_store.begin()
-    from lecun_ablate import api, display, study_display
+    from lecun_ablate import api
+    from lecun_ablate.config.study import load_study
     from lecun_ablate.studies import study_runner
-    from lecun_ablate.studies.study import load_study
+    from lecun_ablate.terminal import display, study_display
 
     storage = storage or api.STUDY_STORAGE
     asked = load_study(file, data=data, components=components or (), assignments=set_ or ())
@@ -159,8 +162,9 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Print the results of an experiment again."""
-    from lecun_ablate import display, runner
-    from lecun_ablate.report.evidence import weigh
+    from lecun_ablate.evidence.weighing import weigh
+    from lecun_ablate.running import training as runner
+    from lecun_ablate.terminal import display
     from lecun_ablate.tracking.store import Store
 
     store = Store()
@@ -182,9 +186,7 @@ def report(
     """Write the report of an experiment that has been run again, from MLflow."""
     from lecun_ablate import api
 
-    print(api.report(
-        experiment, data_dir=data_dir, components=components or (), pictures=pictures
-    ))  # fmt: skip
+    print(api.report(experiment, data_dir=data_dir, components=components or (), pictures=pictures))
 
 
 @app.command()
@@ -194,8 +196,9 @@ def power(
     as_json: AsJson = False,
 ) -> None:
     """Say how many seeds it takes to see an effect, from an experiment that has been run."""
-    from lecun_ablate import evidence_display, runner
-    from lecun_ablate.report.evidence import weigh
+    from lecun_ablate.evidence.weighing import weigh
+    from lecun_ablate.running import training as runner
+    from lecun_ablate.terminal import evidence_display
     from lecun_ablate.tracking.store import Store
 
     if not 0 < effect < 100:
@@ -204,8 +207,11 @@ def power(
     evidence = weigh(runner.load(store, store.find(experiment).info.run_id), store)
     rows = evidence.power(effect / 100)
     if as_json:
-        print(json.dumps([{"arm": p.arm, "baseline": p.baseline, **asdict(a)} for p, a in rows],
-                         indent=2))  # fmt: skip
+        print(
+            json.dumps(
+                [{"arm": p.arm, "baseline": p.baseline, **asdict(a)} for p, a in rows], indent=2
+            )
+        )
     else:
         evidence_display.power(effect / 100, rows)
 
@@ -217,9 +223,9 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare two single runs, digit by digit."""
-    from lecun_ablate import evidence_display
+    from lecun_ablate.running.two_runs import compare_runs
+    from lecun_ablate.terminal import evidence_display
     from lecun_ablate.tracking.store import Store
-    from lecun_ablate.two_runs import compare_runs
 
     found = compare_runs(Store(), run_a, run_b)
     if as_json:
@@ -238,14 +244,17 @@ def reproduce(
     ] = None,
 ) -> None:
     """Train a run again from what MLflow holds, and compare every metric."""
-    from lecun_ablate import evidence_display
-    from lecun_ablate.reproduce import reproduce
+    from lecun_ablate.running.reproduce import reproduce
+    from lecun_ablate.terminal import evidence_display
     from lecun_ablate.tracking.store import Store
 
     found = reproduce(
-        Store(), run_id, data_dir=data_dir, components=components or (),
+        Store(),
+        run_id,
+        data_dir=data_dir,
+        components=components or (),
         trainer=trainer.value if trainer else None,
-    )  # fmt: skip
+    )
     evidence_display.reproduction(found)
     if not found.reproduced:
         raise typer.Exit(1)
@@ -261,9 +270,9 @@ def data(
 ) -> None:
     """Show which digits are found where, with class counts and digest."""
     from lecun_ablate import data as datasets
-    from lecun_ablate import display
     from lecun_ablate.data.places import survey
     from lecun_ablate.registry import registry
+    from lecun_ablate.terminal import display
 
     for file in components or ():
         registry.load(file)
@@ -290,8 +299,8 @@ def components(
     ] = None,
 ) -> None:
     """List the components that a recipe can name."""
-    from lecun_ablate import display
     from lecun_ablate.registry import KINDS, registry
+    from lecun_ablate.terminal import display
 
     for path in file or ():
         registry.load(path)
@@ -300,12 +309,15 @@ def components(
 
 
 def _seek_data(
-    file: Path, data: str | None, components: Sequence[Path], set_: Sequence[str],
+    file: Path,
+    data: str | None,
+    components: Sequence[Path],
+    set_: Sequence[str],
     data_dir: Path | None,
-) -> None:  # fmt: skip
+) -> None:
     """End, or say that a fallback will be taken, before the slow imports."""
+    from lecun_ablate.config.experiment import data_asked
     from lecun_ablate.data.places import seek
-    from lecun_ablate.experiment import data_asked
 
     asked = data_asked(file, data, components, set_)
     reason = seek(asked.name, asked.fallback, data_dir) if asked else None
@@ -328,9 +340,10 @@ def _seeds(text: str | None) -> int | list[int] | None:
 
 def _tune(where: Any, silent: bool) -> Any:
     """Prepare an experiment; where its study lacks something, run that first and print it."""
-    from lecun_ablate import api, display, study_display
+    from lecun_ablate import api
     from lecun_ablate.studies import study_runner
     from lecun_ablate.studies.tuned_arms import NotStudied
+    from lecun_ablate.terminal import display, study_display
 
     try:
         return api.prepare(*where)
@@ -347,7 +360,8 @@ def _tune(where: Any, silent: bool) -> Any:
 
 
 def _dry_run(prepared: Any, as_json: bool) -> None:
-    from lecun_ablate import display, runner
+    from lecun_ablate.running import training as runner
+    from lecun_ablate.terminal import display
 
     todo = runner.still_to_do(prepared.plan)
     seconds = runner.estimate(prepared, todo)
@@ -358,7 +372,8 @@ def _dry_run(prepared: Any, as_json: bool) -> None:
 
 
 def _print_results(evidence: Any, as_json: bool) -> None:
-    from lecun_ablate import display, summary
+    from lecun_ablate.evidence import arms as summary
+    from lecun_ablate.terminal import display
     from lecun_ablate.tracking.store import Store
 
     table = summary.arm_table(evidence.plan, evidence.results.final)
@@ -419,6 +434,8 @@ def _unexpected(error: Exception) -> int:
     except OSError:
         log = Path(tempfile.gettempdir()) / log
         log.write_text(trace)
-    print(f"error: {type(error).__name__}: {error}\nerror: this is a bug; its trace is in {log}",
-          file=sys.stderr)  # fmt: skip
+    print(
+        f"error: {type(error).__name__}: {error}\nerror: this is a bug; its trace is in {log}",
+        file=sys.stderr,
+    )
     return 1

@@ -31,7 +31,7 @@ command -v compute-sanitizer >/dev/null || {
 short='
 import numpy as np
 from lecun_ablate.data.digits import Split
-from lecun_ablate.recipe import Recipe
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.trainers.base import Run
 from lecun_ablate.trainers.cuda import CudaTrainer
 rng = np.random.default_rng(0)

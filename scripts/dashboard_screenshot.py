@@ -22,9 +22,15 @@ import optuna
 from lecun_ablate.studies.optuna_storage import open_storage
 
 FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--no-first-run", "--hide-scrollbars",
-]  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--hide-scrollbars",
+]
 
 
 def main() -> int:
@@ -51,8 +57,9 @@ def main() -> int:
     port = _free_port()
     server = subprocess.Popen(
         [dashboard, arguments.storage, "--port", str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         base = f"http://127.0.0.1:{port}/dashboard"
         _wait_for(base, server)
@@ -94,14 +101,22 @@ def _look(browser: str, address: str, picture: Path) -> str:
     """Take a picture of a page once its scripts have settled, and return its text as HTML."""
     with tempfile.TemporaryDirectory() as profile:
         common = [
-            browser, *FLAGS, f"--user-data-dir={profile}", "--window-size=1400,2600",
+            browser,
+            *FLAGS,
+            f"--user-data-dir={profile}",
+            "--window-size=1400,2600",
             "--virtual-time-budget=15000",
-        ]  # fmt: skip
+        ]
         quiet = {"stderr": subprocess.DEVNULL, "timeout": 180}
-        subprocess.run([*common, f"--screenshot={picture}", address],
-                       check=True, stdout=subprocess.DEVNULL, **quiet)  # fmt: skip
-        dom = subprocess.run([*common, "--dump-dom", address],
-                             check=True, stdout=subprocess.PIPE, **quiet)  # fmt: skip
+        subprocess.run(
+            [*common, f"--screenshot={picture}", address],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            **quiet,
+        )
+        dom = subprocess.run(
+            [*common, "--dump-dom", address], check=True, stdout=subprocess.PIPE, **quiet
+        )
     return dom.stdout.decode()
 
 

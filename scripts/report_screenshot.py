@@ -14,10 +14,16 @@ import tempfile
 from pathlib import Path
 
 FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-quic", "--no-first-run",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+    "--no-first-run",
     "--hide-scrollbars",
-]  # fmt: skip
+]
 
 
 def main() -> int:
@@ -36,14 +42,19 @@ def main() -> int:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         subprocess.run(
             [
-                browser, *FLAGS, f"--user-data-dir={profile}",
+                browser,
+                *FLAGS,
+                f"--user-data-dir={profile}",
                 f"--screenshot={arguments.picture.resolve()}",
                 f"--window-size={arguments.width},{arguments.height}",
                 f"--blink-settings=preferredColorScheme={0 if arguments.dark else 1}",
                 arguments.page.resolve().as_uri(),
             ],
-            check=True, timeout=120, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            check=True,
+            timeout=120,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
     return 0 if arguments.picture.is_file() else 1
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from lecun_ablate.experiment import Arm, DataChoice, Experiment, Until
-from lecun_ablate.plan import Plan
-from lecun_ablate.recipe import Recipe
-from lecun_ablate.runner import Results
+from lecun_ablate.config.experiment import Arm, DataChoice, Experiment, Until
+from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.plan.plan import Plan
+from lecun_ablate.running.training import Results
 
 IMAGES = 200
 LABELS = np.arange(IMAGES, dtype=np.uint8) % 10
@@ -60,12 +60,21 @@ def results(
     )
     seeds = tuple(range(max(len(counts) for counts in misses.values())))
     experiment = Experiment(
-        "made-up", "What comes of it?", DataChoice(name="digits"), arms, names[0], seeds,
-        ladder=ladder, factors=factors, until=until, command="python -m lecun_ablate run x.yaml",
-    )  # fmt: skip
+        "made-up",
+        "What comes of it?",
+        DataChoice(name="digits"),
+        arms,
+        names[0],
+        seeds,
+        ladder=ladder,
+        factors=factors,
+        until=until,
+        command="python -m lecun_ablate run x.yaml",
+    )
     keys = {(name, seed): f"{name}/{seed}" for seed in seeds for name in names}
-    plan = Plan(experiment, "digits", "0123456789abcdef", None, dict.fromkeys(names, TRAINER),
-                keys, "plan")  # fmt: skip
+    plan = Plan(
+        experiment, "digits", "0123456789abcdef", None, dict.fromkeys(names, TRAINER), keys, "plan"
+    )
     store, rows, origins = Store(), [], []
     for k, (arm, counts) in enumerate(misses.items()):
         for seed, missed in enumerate(counts):
@@ -85,7 +94,12 @@ def results(
     columns = ["arm", "seed", "epoch", "train_loss", "train_error", "train_misses", "test_loss",
                "test_error", "test_misses", "epoch_seconds", "status", "run_id"]  # fmt: skip
     return (
-        Results(plan, pd.DataFrame(rows, columns=columns),
-                pd.DataFrame(origins, columns=["run_id", "commit", "environment"]), "top", "1"),
+        Results(
+            plan,
+            pd.DataFrame(rows, columns=columns),
+            pd.DataFrame(origins, columns=["run_id", "commit", "environment"]),
+            "top",
+            "1",
+        ),
         store,
-    )  # fmt: skip
+    )

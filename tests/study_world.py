@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lecun_ablate.config.study import load_study
 from lecun_ablate.data import Digits, Split
-from lecun_ablate.studies.study import load_study
 from lecun_ablate.studies.tuning import PreparedSearch, case_name, run
 from lecun_ablate.trainers.base import EpochReport, Scores, State
 
@@ -124,9 +124,13 @@ def spawner():
     """A server that forks processes which have everything imported and nothing open."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["study_world", "lecun_ablate.studies.study_runner", "alembic.command",
-         "mlflow.store.tracking.sqlalchemy_store"]
-    )  # fmt: skip
+        [
+            "study_world",
+            "lecun_ablate.studies.study_runner",
+            "alembic.command",
+            "mlflow.store.tracking.sqlalchemy_store",
+        ]
+    )
     paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))

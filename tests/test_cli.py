@@ -334,7 +334,8 @@ def test_trainers_and_devices_are_checked_from_python_too(workplace, options, me
 
 
 def test_a_lock_tells_the_command_that_was_typed(monkeypatch, workplace):
-    from lecun_ablate import cli, lock
+    from lecun_ablate import cli
+    from lecun_ablate.system import lock
 
     monkeypatch.setattr(sys, "argv", ["/site-packages/lecun_ablate/__main__.py", "run", "x.yaml"])
     monkeypatch.setattr(cli.signal, "signal", lambda *_: None)

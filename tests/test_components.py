@@ -6,8 +6,8 @@ import scipy.special
 import scipy.stats
 import torch
 
-from lecun_ablate.initial import connectivity
-from lecun_ablate.recipe import Recipe
+from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.network.initial import connectivity
 from lecun_ablate.registry import registry
 
 X = np.linspace(-4, 4, 41)

@@ -15,10 +15,10 @@ import pytest
 import torch
 from cuda_on_cpu import COMPILER, Cpu
 
-from lecun_ablate import initial
+from lecun_ablate.config.recipe import COMPONENT_FIELDS, Recipe
 from lecun_ablate.data.digits import Split
-from lecun_ablate.network import NO_DIGIT, Network
-from lecun_ablate.recipe import COMPONENT_FIELDS, Recipe
+from lecun_ablate.network import initial
+from lecun_ablate.network.reference import NO_DIGIT, Network
 from lecun_ablate.registry import registry
 from lecun_ablate.trainers import native
 from lecun_ablate.trainers.base import Run, State
@@ -268,8 +268,10 @@ def test_reports_come_complete_and_in_order(make):
     found = train(make(threads=2), runs)
     assert [[r.epoch for r in reports] for reports in found] == [[1, 2, 3], [1, 2], []]
     assert [[r.last for r in reports] for reports in found] == [
-        [False, False, True], [False, True], []
-    ]  # fmt: skip
+        [False, False, True],
+        [False, True],
+        [],
+    ]
     for report in itertools.chain(*found):
         assert list(report.scores) == ["fit", "held"]
         assert report.seconds > 0

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from lecun_ablate import provenance
-from lecun_ablate.cores import usable_cores
+from lecun_ablate.system import provenance
+from lecun_ablate.system.cores import usable_cores
 from lecun_ablate.trainers.torch_trainer import TorchTrainer
 
 

@@ -22,14 +22,15 @@ import scipy.special
 import torch
 from cuda_on_cpu import COMPILER, Cpu, library
 
-from lecun_ablate import initial, trainers
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.cuda import compiler, gpu
 from lecun_ablate.cuda.compiler import ACTIVATIONS, LOSSES, THREADS, Choices, compile_kernels
 from lecun_ablate.cuda.gpu import Gpu
 from lecun_ablate.data.digits import Split
 from lecun_ablate.errors import ConfigError, LecunAblateError
-from lecun_ablate.recipe import Recipe
+from lecun_ablate.network import initial
 from lecun_ablate.registry import registry
+from lecun_ablate.trainers import choice as trainers
 from lecun_ablate.trainers import cuda
 from lecun_ablate.trainers.base import Run
 from lecun_ablate.trainers.cuda import CudaTrainer

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from rich.table import Table
 
-from lecun_ablate import display, terminal
-from lecun_ablate.experiment import load_experiment
-from lecun_ablate.plan import Plan
+from lecun_ablate.config.experiment import load_experiment
+from lecun_ablate.plan.plan import Plan
+from lecun_ablate.terminal import console as terminal
+from lecun_ablate.terminal import display
 from lecun_ablate.trainers.base import EpochReport, Scores
 
 
@@ -21,9 +22,13 @@ def table_of(rows: int) -> Table:
     table.add_column("verdict", overflow="fold")
     for i in range(rows):
         table.add_row(
-            f"activation=scaled_tanh lr=0.0{i}", f"19.7{i} +- 12.83", f"16.9{i} (10)",
-            f"[-12.2{i}, -11.93]", str(i), "no difference larger than 0.33 points of error",
-        )  # fmt: skip
+            f"activation=scaled_tanh lr=0.0{i}",
+            f"19.7{i} +- 12.83",
+            f"16.9{i} (10)",
+            f"[-12.2{i}, -11.93]",
+            str(i),
+            "no difference larger than 0.33 points of error",
+        )
     return table
 
 

@@ -5,9 +5,10 @@ import pytest
 from made_up import IMAGES, results
 from scipy import stats
 
+from lecun_ablate.config.experiment import Until
 from lecun_ablate.errors import LecunAblateError
-from lecun_ablate.experiment import Until
-from lecun_ablate.report.evidence import (
+from lecun_ablate.evidence.arms import arm_table
+from lecun_ablate.evidence.weighing import (
     answer,
     arm_summary,
     comparison_record,
@@ -17,7 +18,6 @@ from lecun_ablate.report.evidence import (
     weigh,
 )
 from lecun_ablate.statistics import minimum_detectable_effect, power
-from lecun_ablate.summary import arm_table
 
 BASE = [20, 22, 19, 21, 23, 20, 18, 22, 21, 20, 19, 21]
 
@@ -58,8 +58,13 @@ def test_the_answer_sorts_the_arms_by_verdict():
         }
     )
     kinds = {pair.arm: pair.verdict.kind for pair in found.comparisons.pairs}
-    assert kinds == {"good": "better", "best": "better", "bad": "worse", "same": "no difference",
-                     "wild": "undecided"}  # fmt: skip
+    assert kinds == {
+        "good": "better",
+        "best": "better",
+        "bad": "worse",
+        "same": "no difference",
+        "wild": "undecided",
+    }
     words = answer(found)
     assert words.index("better: best by 4.25") < words.index("and good by 2.50")
     assert words.index("worse: bad by 3.50") > words.index("good by")
@@ -228,9 +233,14 @@ def test_power_uses_the_spread_of_the_pairs():
 
 @pytest.mark.parametrize(
     ("halfwidth", "at_most", "seeds", "more"),
-    [(0.01, 100, 20, 10), (0.01, 26, 20, 6), (0.01, 20, 20, 0), (50, 100, 20, 0),
-     (0.01, 100, 30, 10)],
-)  # fmt: skip
+    [
+        (0.01, 100, 20, 10),
+        (0.01, 26, 20, 6),
+        (0.01, 20, 20, 0),
+        (50, 100, 20, 0),
+        (0.01, 100, 30, 10),
+    ],
+)
 def test_seeds_are_added_while_an_interval_is_wide(halfwidth, at_most, seeds, more):
     rng = np.random.default_rng(1)
     misses = {arm: rng.integers(15, 25, seeds).tolist() for arm in ("base", "other")}

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from lecun_ablate import experiment
+from lecun_ablate.config import experiment
+from lecun_ablate.config.experiment import load_experiment
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.errors import ConfigError
-from lecun_ablate.experiment import load_experiment
-from lecun_ablate.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = sorted((ROOT / "experiments").rglob("*.yaml"))
@@ -63,9 +63,11 @@ def test_several_keys_mean_the_full_product(write):
     file = write("name: x\nvary:\n  activation: [tanh, relu]\n  lr: [3e-2, 0.1]\n")
     experiment = load_experiment(file)
     assert [arm.name for arm in experiment.arms] == [
-        "activation=tanh lr=0.03", "activation=tanh lr=0.1",
-        "activation=relu lr=0.03", "activation=relu lr=0.1",
-    ]  # fmt: skip
+        "activation=tanh lr=0.03",
+        "activation=tanh lr=0.1",
+        "activation=relu lr=0.03",
+        "activation=relu lr=0.1",
+    ]
     assert experiment.baseline == "activation=tanh lr=0.03"  # the first, where none is named
 
 
@@ -80,16 +82,22 @@ def test_a_ladder_adds_up(write):
     file = write("name: x\nladder:\n- {name: start}\n- {loss: half_sum_squares}\n- {lr: 0.01}\n")
     experiment = load_experiment(file)
     assert [(a.recipe.loss, a.recipe.lr) for a in experiment.arms] == [
-        ("mse", 0.03), ("half_sum_squares", 0.03), ("half_sum_squares", 0.01),
-    ]  # fmt: skip
+        ("mse", 0.03),
+        ("half_sum_squares", 0.03),
+        ("half_sum_squares", 0.01),
+    ]
     assert experiment.comparisons == [("half_sum_squares", "start"), ("0.01", "half_sum_squares")]
 
 
 def test_options_override_the_file():
     experiment = load_experiment(
-        ROOT / "experiments/init.yaml", seeds=[4], epochs=2, dtype="float64", data="digits",
+        ROOT / "experiments/init.yaml",
+        seeds=[4],
+        epochs=2,
+        dtype="float64",
+        data="digits",
         assignments=["recipe.lr=5e-2", "baseline.init=xavier"],
-    )  # fmt: skip
+    )
     assert experiment.seeds == (4,)
     assert experiment.data.name == "digits" and experiment.data.fallback is None
     assert experiment.baseline == "xavier"
@@ -225,10 +233,13 @@ def test_what_is_wrong_is_named_with_its_line(write, text, expected):
 
 def test_models_of_yaml_files_have_no_unions():
     """Where there is one, pydantic puts the name of a branch among the keys of a problem."""
-    from lecun_ablate.studies import study
+    from lecun_ablate.config import study
 
-    models = [m for m in (*vars(experiment).values(), *vars(study).values(), Recipe)
-              if isinstance(m, type) and issubclass(m, BaseModel)]  # fmt: skip
+    models = [
+        m
+        for m in (*vars(experiment).values(), *vars(study).values(), Recipe)
+        if isinstance(m, type) and issubclass(m, BaseModel)
+    ]
     assert len(models) >= 8
     for model in models:
         for name, field in model.model_fields.items():
@@ -301,8 +312,9 @@ def test_whatever_stands_in_a_file_it_is_an_experiment_or_a_config_error(tmp_pat
     try:
         experiment = load_experiment(file)
     except ConfigError as error:
-        assert error.problems and all("x.yaml:" in problem or "x.yaml: " in problem
-                                      for problem in error.problems)  # fmt: skip
+        assert error.problems and all(
+            "x.yaml:" in problem or "x.yaml: " in problem for problem in error.problems
+        )
     else:
         assert experiment.arms and experiment.seeds
         assert len({arm.name for arm in experiment.arms}) == len(experiment.arms)

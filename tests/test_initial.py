@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.errors import ConfigError
-from lecun_ablate.initial import (
+from lecun_ablate.network.initial import (
     SHAPES,
     connectivity,
     mac_count,
@@ -15,8 +16,7 @@ from lecun_ablate.initial import (
     pattern_order,
     start,
 )
-from lecun_ablate.network import Network
-from lecun_ablate.recipe import Recipe
+from lecun_ablate.network.reference import Network
 from lecun_ablate.registry import registry
 
 

@@ -4,8 +4,8 @@ import signal
 
 import pytest
 
-from lecun_ablate import interrupts
-from lecun_ablate.interrupts import held_back
+from lecun_ablate.system import interrupts
+from lecun_ablate.system.interrupts import held_back
 
 
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])

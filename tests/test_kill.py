@@ -28,12 +28,17 @@ COUNT = (
 
 
 def start(folder: Path) -> subprocess.Popen:
-    environment = {k: v for k, v in os.environ.items()
-                   if k not in ("LECUN_ABLATE_DATA", "MLFLOW_TRACKING_URI")}  # fmt: skip
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("LECUN_ABLATE_DATA", "MLFLOW_TRACKING_URI")
+    }
     return subprocess.Popen(
-        COMMAND, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        COMMAND,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-    )  # fmt: skip
+    )
 
 
 def finished_runs(folder: Path) -> int:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.digits import Split
 from lecun_ablate.errors import ConfigError
-from lecun_ablate.recipe import Recipe
 from lecun_ablate.registry import register, registry
 from lecun_ablate.trainers import native
 from lecun_ablate.trainers.base import Run
@@ -24,10 +24,15 @@ kernel = native.kernel
 INSTRUCTION_SETS = kernel.INSTRUCTION_SETS
 DTYPES = ["float32", "float64"]
 each = pytest.mark.parametrize
-GRID = np.concatenate([
-    np.linspace(-12, 12, 4800), np.geomspace(1e-8, 1e-2, 200), -np.geomspace(1e-8, 1e-2, 200),
-    np.geomspace(12, 400, 100), -np.geomspace(12, 400, 100),
-])  # fmt: skip
+GRID = np.concatenate(
+    [
+        np.linspace(-12, 12, 4800),
+        np.geomspace(1e-8, 1e-2, 200),
+        -np.geomspace(1e-8, 1e-2, 200),
+        np.geomspace(12, 400, 100),
+        -np.geomspace(12, 400, 100),
+    ]
+)
 
 
 def activate(instruction_set: str, name: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from lecun_ablate.errors import LecunAblateError
-from lecun_ablate.lock import exclusive
-from lecun_ablate.passwords import without_passwords
 from lecun_ablate.studies.optuna_storage import _lock_of, file_of, open_storage
+from lecun_ablate.system.lock import exclusive
+from lecun_ablate.system.passwords import without_passwords
 
 
 @pytest.mark.parametrize(
@@ -33,9 +33,14 @@ def test_addresses_of_one_storage_share_the_lock_of_a_study(workplace, address, 
 
 def test_other_storages_have_other_locks(workplace):
     addresses = [
-        "sqlite:///a.db", "sqlite:///b.db", "a.journal", "postgresql://host/a",
-        "postgresql://host/b", "postgresql://other/a", "postgresql://host:5433/a",
-    ]  # fmt: skip
+        "sqlite:///a.db",
+        "sqlite:///b.db",
+        "a.journal",
+        "postgresql://host/a",
+        "postgresql://host/b",
+        "postgresql://other/a",
+        "postgresql://host:5433/a",
+    ]
     assert len({_lock_of(address, "x/usps") for address in addresses}) == len(addresses)
 
 
@@ -69,12 +74,14 @@ def test_a_lock_keeps_the_holders_password_to_itself(tmp_path, monkeypatch):
         ("sqlite:///a.db", "sqlite:///a.db"),
         ("postgresql+psycopg://u:p%40ss@h:5432/db", "postgresql+psycopg://u:***@h:5432/db"),
         ("redis://:secret@h/0", "redis://:***@h/0"),
-        ("postgresql://h/db?user=u&password=secret&x=1",
-         "postgresql://h/db?user=u&password=***&x=1"),
+        (
+            "postgresql://h/db?user=u&password=secret&x=1",
+            "postgresql://h/db?user=u&password=***&x=1",
+        ),
         ("http://u:a@h/ and http://u:b@h/", "http://u:***@h/ and http://u:***@h/"),
         ("postgresql://h:5432/db", "postgresql://h:5432/db"),
     ],
-)  # fmt: skip
+)
 def test_passwords_are_masked(text, masked):
     assert without_passwords(text) == masked
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.errors import ConfigError
-from lecun_ablate.initial import pattern_order
-from lecun_ablate.recipe import Recipe
+from lecun_ablate.network.initial import pattern_order
 from lecun_ablate.registry import registry
 from lecun_ablate.trainers.base import Run
 from lecun_ablate.trainers.orders import Orders

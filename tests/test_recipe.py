@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lecun_ablate.recipe import COMPONENT_FIELDS, Recipe, content_hash, run_key
+from lecun_ablate.config.recipe import COMPONENT_FIELDS, Recipe, content_hash, run_key
 from lecun_ablate.registry import registry
 
 DATA = {"digest": "d", "split": "train/test"}

@@ -15,8 +15,9 @@ from PIL import Image
 from scipy import stats
 
 from lecun_ablate.data import Digits, Split
-from lecun_ablate.report import answers, figures, pictures
-from lecun_ablate.report.evidence import weigh
+from lecun_ablate.evidence.weighing import weigh
+from lecun_ablate.report import digit_answers as answers
+from lecun_ablate.report import figures, pictures
 from lecun_ablate.report.page import build
 
 BASE = [20, 22, 19, 21, 23, 20, 18, 22, 21, 20, 19, 21]
@@ -130,8 +131,9 @@ def test_learning_curves_and_confusions_stand_in_csv(usual):
     assert float(epochs[0]["test_error"]) == BASE[0] / IMAGES
     matrix = table(usual, "confusions.csv")
     assert len(matrix) == 3 * 10 * 11
-    of_bad = {(row["label"], row["answer"]): float(row["images"]) for row in matrix
-              if row["arm"] == "bad"}  # fmt: skip
+    of_bad = {
+        (row["label"], row["answer"]): float(row["images"]) for row in matrix if row["arm"] == "bad"
+    }
     assert sum(of_bad.values()) == pytest.approx(IMAGES)
     assert sum(of_bad[str(d), str((d + 1) % 10)] for d in range(10)) == pytest.approx(60)
     assert of_bad["3", "none"] == 0
@@ -139,8 +141,11 @@ def test_learning_curves_and_confusions_stand_in_csv(usual):
 
 def test_effects_without_diverged_runs_are_on_the_page():
     levels = {"activation": ["tanh", "relu"], "padding": [-1.0, 0.0]}
-    arms = {f"{a} {p:g}": {"activation": a, "padding": p} for a in levels["activation"]
-            for p in levels["padding"]}  # fmt: skip
+    arms = {
+        f"{a} {p:g}": {"activation": a, "padding": p}
+        for a in levels["activation"]
+        for p in levels["padding"]
+    }
     misses = {arm: [count + 2 * k for count in BASE] for k, arm in enumerate(arms)}
     files = report(misses, overrides=arms, factors=levels, status={("relu 0", 5): "diverged"})
     for name in ("report.html", "report.md"):
@@ -195,7 +200,9 @@ def test_hard_digits_are_those_that_most_runs_of_every_arm_or_of_some_miss():
     files = build(shown, digits(), store)
     hard = table(files, "hard_digits.csv")
     assert [(row["image"], row["label"], row["wrong_in"]) for row in hard] == [
-        ("7", "7", "every arm"), ("8", "8", "some")]  # fmt: skip
+        ("7", "7", "every arm"),
+        ("8", "8", "some"),
+    ]
     assert hard[0]["a: answer"] == "0" and hard[1]["b: answer"] == "none"
     assert float(hard[1]["b: share wrong"]) == 0.6
     assert "odd: answer" not in hard[0], "a collapsed arm has no say"
@@ -241,15 +248,17 @@ def test_the_page_escapes_what_names_may_hold():
         ({"base": [20], "other": [22]}, {}),
         ({"base": BASE, "other": BASE}, {"status": {("other", s): "diverged" for s in range(12)}}),
         ({"base": BASE, "other": BASE}, {"status": {("other", s): "collapsed" for s in range(12)}}),
-        ({"base": BASE, "other": BASE}, {"status": {(a, s): "diverged" for a in ("base", "other")
-                                                    for s in range(12)}}),
+        (
+            {"base": BASE, "other": BASE},
+            {"status": {(a, s): "diverged" for a in ("base", "other") for s in range(12)}},
+        ),
         ({"base": [0] * 4, "other": [0] * 4}, {"epochs": 1}),
         ({"base": BASE, "other": BASE}, {"absent": ("later",)}),
         ({"base": BASE, "step": BASE, "next": [180] * 12}, {"ladder": True}),
         ({f"arm {k}": BASE for k in range(14)}, {}),
         ({"base": BASE}, {"pictured": False}),
     ],
-)  # fmt: skip
+)
 def test_the_page_is_whole_whatever_the_results_are(misses, options):
     files = report(misses, **options)
     text = files["report.html"].decode()
@@ -313,10 +322,14 @@ def test_the_interval_of_the_mean_is_that_of_scipy():
 
 def curves(arms, epochs, split="test", seeds=4):
     frame = pd.DataFrame(
-        [(f"arm {k}", seed, epoch, (1 + seed + k) / epoch / 100) for k in range(arms)
-         for seed in range(seeds) for epoch in range(1, epochs + 1)],
+        [
+            (f"arm {k}", seed, epoch, (1 + seed + k) / epoch / 100)
+            for k in range(arms)
+            for seed in range(seeds)
+            for epoch in range(1, epochs + 1)
+        ],
         columns=["arm", "seed", "epoch", f"{split}_error"],
-    )  # fmt: skip
+    )
     palette = figures.colours(list(frame.arm.unique()), "arm 0")
     return figures.learning_curves(frame, split, palette, (0.1, 50)).axes[0]
 
@@ -349,9 +362,13 @@ def test_the_legend_names_every_arm_once_and_on_one_of_the_figures():
 
 def test_learning_curves_show_the_mean_of_the_runs():
     frame = pd.DataFrame(
-        [("a", seed, epoch, (1 + seed**3) / epoch / 100) for seed in range(4)
-         for epoch in range(1, 6)], columns=["arm", "seed", "epoch", "test_error"],
-    )  # fmt: skip
+        [
+            ("a", seed, epoch, (1 + seed**3) / epoch / 100)
+            for seed in range(4)
+            for epoch in range(1, 6)
+        ],
+        columns=["arm", "seed", "epoch", "test_error"],
+    )
     axes = figures.learning_curves(frame, "test", {"a": "#3b82c4"}, (0.1, 50)).axes[0]
     mean = axes.lines[0].get_ydata()
     assert mean == pytest.approx(100 * frame.groupby("epoch").test_error.mean().to_numpy())

@@ -16,12 +16,13 @@ import lecun_ablate
 from lecun_ablate import api, data
 from lecun_ablate.data import Digits
 from lecun_ablate.registry import registry
-from lecun_ablate.reproduce import Reproduction, _side_by_side
+from lecun_ablate.running import training as runner
+from lecun_ablate.running.reproduce import Reproduction, _side_by_side
+from lecun_ablate.running.two_runs import compare_runs
 from lecun_ablate.statistics import compare, seeds_needed, stopping
 from lecun_ablate.tracking.reader import SeedRun
 from lecun_ablate.tracking.store import Store
 from lecun_ablate.trainers import native
-from lecun_ablate.two_runs import compare_runs
 
 YAML = """
 # python -m lecun_ablate run pair.yaml
@@ -148,8 +149,12 @@ def test_compare_counts_the_digits_on_which_two_runs_differ(pair, command):
     assert status == 0
     assert found["only_first_right"] == np.sum((one == labels) & (two != labels))
     assert found["both_wrong"] == np.sum((one != labels) & (two != labels))
-    assert found["first"] == {"run_id": ids[0], "arm": "tanh", "seed": 0,
-                              "error": np.mean(one != labels)}  # fmt: skip
+    assert found["first"] == {
+        "run_id": ids[0],
+        "arm": "tanh",
+        "seed": 0,
+        "error": np.mean(one != labels),
+    }
     rows = [row["image"] for row in found["differing_digits"]]
     assert rows == np.flatnonzero(one != two).tolist()
     assert all(isinstance(row[k], int) for row in found["differing_digits"] for k in row)
@@ -244,16 +249,23 @@ def test_an_epoch_that_one_of_the_times_lacks_is_shown():
 @pytest.mark.parametrize(
     ("metric", "then", "now", "near"),
     [
-        ("test_error", 0.05, 0.059, True), ("test_error", 0.05, 0.061, False),
-        ("test_misses", 20, 23, True), ("test_misses", 20, 25, False),
-        ("train_misses", 20, 25, True), ("train_misses", 20, 31, False),
-        ("test_loss", 0.2, 0.209, True), ("test_loss", 0.2, 0.211, False),
-        ("test_loss", 0.2, np.nan, False), ("test_loss", np.nan, np.nan, True),
+        ("test_error", 0.05, 0.059, True),
+        ("test_error", 0.05, 0.061, False),
+        ("test_misses", 20, 23, True),
+        ("test_misses", 20, 25, False),
+        ("train_misses", 20, 25, True),
+        ("train_misses", 20, 31, False),
+        ("test_loss", 0.2, 0.209, True),
+        ("test_loss", 0.2, 0.211, False),
+        ("test_loss", 0.2, np.nan, False),
+        ("test_loss", np.nan, np.nan, True),
     ],
-)  # fmt: skip
+)
 def test_every_metric_is_held_to_the_bounds(metric, then, now, near):
-    table = pd.DataFrame([(1, metric, then, now, now - then)],
-                         columns=["epoch", "metric", "then", "now", "difference"])  # fmt: skip
+    table = pd.DataFrame(
+        [(1, metric, then, now, now - then)],
+        columns=["epoch", "metric", "then", "now", "difference"],
+    )
     found = Reproduction(None, False, [], table, (1, 1), (0.05, 0.01), {"train": 1000, "test": 400})
     assert found.reproduced == near
     exact = replace(found, exact=True)
@@ -348,7 +360,7 @@ def test_seeds_grow_until_intervals_are_narrow_and_resume_alike(workplace, monke
     store = Store()
     (top,) = store.experiment_runs(store.find("growing").info.experiment_id)
     assert store.plan(top).experiment.seeds == tuple(range(7)), "one plan, extended"
-    monkeypatch.setattr(lecun_ablate.runner, "_train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(runner, "_train", lambda *_: pytest.fail("trained again"))
     pd.testing.assert_frame_equal(lecun_ablate.run("growing.yaml", device="cpu"), first)
     (workplace / "growing.yaml").write_text(GROWING.replace("HALFWIDTH", "60"))
     enough = lecun_ablate.run("growing.yaml", device="cpu")

@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 
 import lecun_ablate
-from lecun_ablate import api, runner
+from lecun_ablate import api
+from lecun_ablate.config.experiment import load_experiment
 from lecun_ablate.data import Split
 from lecun_ablate.errors import ConfigError, LecunAblateError
-from lecun_ablate.experiment import load_experiment
+from lecun_ablate.running import training as runner
 from lecun_ablate.tracking.names import EPOCH_METRICS
 from lecun_ablate.tracking.store import Store
 from lecun_ablate.trainers.base import EpochReport, Scores
@@ -75,9 +76,16 @@ def test_what_a_seed_run_holds(experiment):
     found = next(r for r in seed_runs() if r.data.params["seed"] == "1")
     params = found.data.params
     for name, value in {
-        "output_activation": "tanh", "init": "sqrt_fan_in", "lr": "0.03", "epochs": "3",
-        "dtype": "float32", "trainer": "torch", "device": "cpu", "data": "tiny", "momentum": "0.0",
-    }.items():  # fmt: skip
+        "output_activation": "tanh",
+        "init": "sqrt_fan_in",
+        "lr": "0.03",
+        "epochs": "3",
+        "dtype": "float32",
+        "trainer": "torch",
+        "device": "cpu",
+        "data": "tiny",
+        "momentum": "0.0",
+    }.items():
         assert params[name] == value
     assert len(params["data_digest"]) == 16
     assert set(found.data.metrics) == set(EPOCH_METRICS)
@@ -363,8 +371,11 @@ def test_arms_leave_diverged_runs_out_as_the_table_does(workplace, command):
     wild = frame[frame.arm == "wild"]
     diverged = wild[wild.status == "diverged"].seed.nunique()
     assert 0 < diverged < 6, "some of the seeds, else this tests nothing"
-    runs = {r.data.tags["lecun_ablate.arm"]: r for r in tree("wild/tiny").values()
-            if r.data.tags["lecun_ablate.level"] == "arm"}  # fmt: skip
+    runs = {
+        r.data.tags["lecun_ablate.arm"]: r
+        for r in tree("wild/tiny").values()
+        if r.data.tags["lecun_ablate.level"] == "arm"
+    }
     arms = {arm: run.data.metrics for arm, run in runs.items()}
     table = {row["arm"]: row for row in json.loads(command("show", "wild", "--json")[1])["arms"]}
     for arm, number in (("wild", diverged), ("fine", 0)):
@@ -376,9 +387,9 @@ def test_arms_leave_diverged_runs_out_as_the_table_does(workplace, command):
 
 
 @pytest.mark.parametrize(
-    ("misses", "status"), [(900, "collapsed"), (897, "collapsed"), (880, "collapsed"),
-                           (860, "finished")]
-)  # fmt: skip
+    ("misses", "status"),
+    [(900, "collapsed"), (897, "collapsed"), (880, "collapsed"), (860, "finished")],
+)
 def test_collapsed_is_no_clearly_better_than_naming_one_digit(misses, status):
     """1000 images, 100 of every digit: that guess misses 900, give or take 9.5."""
     labels = np.repeat(np.arange(10), 100)

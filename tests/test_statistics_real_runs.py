@@ -5,10 +5,10 @@ import pytest
 from statistics_rates import assert_rate
 
 from lecun_ablate import statistics as st
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.sklearn_digits import load_digits
-from lecun_ablate.recipe import Recipe
-from lecun_ablate.trainers import choose
 from lecun_ablate.trainers.base import Run
+from lecun_ablate.trainers.choice import choose
 
 SEEDS = 10
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from lecun_ablate.config.experiment import load_experiment
+from lecun_ablate.config.study import Range, SearchStudy, SeedStudy, load_study
 from lecun_ablate.errors import ConfigError
-from lecun_ablate.experiment import load_experiment
-from lecun_ablate.studies.study import Range, SearchStudy, SeedStudy, load_study
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = sorted((ROOT / "studies").rglob("*.yaml"))
@@ -68,9 +68,9 @@ def test_the_seed_study(monkeypatch):
 
 
 def test_what_the_seed_governs(write):
-    study = load_study(write(
-        "name: x\nrecipe: {order: shuffled}\nseeds: 5\ngoverns: [weights, order, both]\n"
-    ))  # fmt: skip
+    study = load_study(
+        write("name: x\nrecipe: {order: shuffled}\nseeds: 5\ngoverns: [weights, order, both]\n")
+    )
     recipes = {arm.name: arm.recipe for arm in study.experiment().arms}
     pins = {name: (recipe.init_seed, recipe.order_seed) for name, recipe in recipes.items()}
     assert pins == {"weights": (None, 0), "order": (0, None), "both": (None, None)}
@@ -78,10 +78,12 @@ def test_what_the_seed_governs(write):
 
 def test_recipe_and_epochs_override_the_experiment(write, monkeypatch):
     monkeypatch.chdir(ROOT)
-    study = load_study(write(
-        "name: x\nexperiment: experiments/activation.yaml\nrecipe: {loss: cross_entropy}\n"
-        "epochs: 5\nsearch: {lr: {low: 0.1, high: 0.2}, momentum: [0, 0.9]}\ntrials: 3\n"
-    ))  # fmt: skip
+    study = load_study(
+        write(
+            "name: x\nexperiment: experiments/activation.yaml\nrecipe: {loss: cross_entropy}\n"
+            "epochs: 5\nsearch: {lr: {low: 0.1, high: 0.2}, momentum: [0, 0.9]}\ntrials: 3\n"
+        )
+    )
     assert {(a.recipe.loss, a.recipe.epochs) for a in study.arms} == {("cross_entropy", 5)}
     assert study.search["momentum"] == (0, 0.9)
 
@@ -105,8 +107,10 @@ def test_recipe_and_epochs_override_the_experiment(write, monkeypatch):
         ("search: {init: [sqrt_fan_in]}", "two or more different choices"),
         ("search: {init: [sqrt_fan_in, nonsense]}", "unknown init 'nonsense'"),
         ("search: {activation: [tanh, relu]}", "'tanh' and 'relu' differ only in what is searched"),
-        ("recipe: {loss: cross_entropy}\nsearch: {target: [one_hot, bipolar]}",
-         "with bipolar: target bipolar does not go with loss cross_entropy"),
+        (
+            "recipe: {loss: cross_entropy}\nsearch: {target: [one_hot, bipolar]}",
+            "with bipolar: target bipolar does not go with loss cross_entropy",
+        ),
         ("pruner: {first: 23}", "expected a rung before the last epoch (23), came 23"),
         ("pruner: {first: 3, factor: 1}", "greater than or equal to 2, came 1"),
         ("pruner: {first: 3}\nsearch: {epochs: {low: 5, high: 20}}", "epochs are searched"),
@@ -119,7 +123,7 @@ def test_recipe_and_epochs_override_the_experiment(write, monkeypatch):
         ("arms: []", "arms: expected at least 1 item, came []"),
         ("pruner: 3", "pruner: expected a mapping of keys to values, came 3"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_said_with_its_line(write, monkeypatch, changes, said):
     monkeypatch.chdir(ROOT)
     keys = {line.split(":")[0] for line in changes.splitlines()}
@@ -164,8 +168,11 @@ def test_an_experiment_is_found_from_the_project_of_the_study(tmp_path, monkeypa
     for folder in ("project/studies", "project/experiments", "elsewhere"):
         (tmp_path / folder).mkdir(parents=True)
     file = tmp_path / "project/studies/x.yaml"
-    file.write_text(SEARCH.replace("arms: [{activation: tanh}, {activation: relu}]",
-                                   "experiment: experiments/e.yaml"))  # fmt: skip
+    file.write_text(
+        SEARCH.replace(
+            "arms: [{activation: tanh}, {activation: relu}]", "experiment: experiments/e.yaml"
+        )
+    )
     monkeypatch.chdir(tmp_path / "elsewhere")
     with pytest.raises(ConfigError) as missing:
         load_study(file)

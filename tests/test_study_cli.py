@@ -16,15 +16,16 @@ import pytest
 from study_world import command_line, spawner  # noqa: F401
 
 import lecun_ablate
-from lecun_ablate import api, statistics, study_display
+from lecun_ablate import api, statistics
+from lecun_ablate.config.experiment import load_experiment
 from lecun_ablate.data import load
 from lecun_ablate.errors import ConfigError
-from lecun_ablate.experiment import load_experiment
 from lecun_ablate.registry import registry
 from lecun_ablate.report.figures import png
 from lecun_ablate.report.study_report import StudyReport
 from lecun_ablate.studies import seed_study
 from lecun_ablate.studies.optuna_storage import driving, open_storage
+from lecun_ablate.terminal import study_display
 from lecun_ablate.tracking.store import Store
 
 STUDY = """
@@ -181,8 +182,15 @@ def test_a_dry_run_refuses_what_a_run_would(files, command):
     }.items():
         status, out, err = command("study", "studies/rates.yaml", "--dry-run", *options)
         assert status == 2 and said in err and "--fresh" in err and not out
-    status, out, _ = command("study", "studies/rates.yaml", "--dry-run", "--fresh", "--json",
-                             "--set", "search.lr.high=0.2")  # fmt: skip
+    status, out, _ = command(
+        "study",
+        "studies/rates.yaml",
+        "--dry-run",
+        "--fresh",
+        "--json",
+        "--set",
+        "search.lr.high=0.2",
+    )
     assert status == 0 and json.loads(out)["todo"] == 20
     status, out, err = command("study", "studies/rates.yaml", "--dry-run", "--fresh")
     assert status == 0 and "at most 20 runs to do" in out
@@ -220,8 +228,14 @@ def test_what_is_finished_is_used_whoever_would_train_today(files, command, anot
 
 
 def test_seeds_with_which_nothing_is_learnt_are_counted(files, command):
-    study = ("study", "studies/noise.yaml", "--set", "governs=weights",
-             "--set", "recipe.activation=relu")  # fmt: skip
+    study = (
+        "study",
+        "studies/noise.yaml",
+        "--set",
+        "governs=weights",
+        "--set",
+        "recipe.activation=relu",
+    )
     status, out, err = command(*study, "--set", "recipe.lr=3", "--json")
     assert status == 0, err
     (variant,) = json.loads(out)["variants"]
@@ -261,12 +275,18 @@ def test_seeds_in_two_storages_are_the_same_runs(files, command):
     [
         ("", ("--set", "recipe.lr=0.03"), "--set recipe.lr=0.03: lr: studies/rates.yaml"),
         ("recipe: {epochs: 2, lr: 0.05}", (), "tuned.yaml:6: lr: studies/rates.yaml"),
-        ("arms: [{activation: relu}, {activation: tanh, lr: 0.1}]", (),
-         "tuned.yaml:7: lr: studies/rates.yaml"),
-        ("arms: [{activation: relu}, {activation: relu, lr: 0.1}]", (),
-         "tuned.yaml:7: lr: studies/rates.yaml"),
+        (
+            "arms: [{activation: relu}, {activation: tanh, lr: 0.1}]",
+            (),
+            "tuned.yaml:7: lr: studies/rates.yaml",
+        ),
+        (
+            "arms: [{activation: relu}, {activation: relu, lr: 0.1}]",
+            (),
+            "tuned.yaml:7: lr: studies/rates.yaml",
+        ),
     ],
-)  # fmt: skip
+)
 def test_values_that_tuning_would_ignore_are_refused(files, command, text, options, said):
     key = text.split(":")[0]
     lines = [text if key and line.startswith(key) else line for line in EXPERIMENT.split("\n")]
@@ -295,8 +315,14 @@ def test_a_missing_study_is_run_by_the_command_that_the_message_gives(files, com
     digits = load("tiny")
     registry._components["data"].pop("tiny")  # another one takes its place, that needs a folder
     registry.register("data", "tiny")(lambda folder: digits if folder else None)
-    options = ("--components", "own parts/own.py", "--data-dir", "own parts",
-               "--storage", "own parts/x.journal")  # fmt: skip
+    options = (
+        "--components",
+        "own parts/own.py",
+        "--data-dir",
+        "own parts",
+        "--storage",
+        "own parts/x.journal",
+    )
     status, _, err = command("run", "tuned.yaml", *options)
     assert status == 1, err
     said = shlex.split(err.split("run it first (")[1].split("), or")[0])
@@ -445,8 +471,8 @@ def test_an_interrupted_study_of_seeds_is_completed(files, command, monkeypatch)
 
 def test_what_the_seed_does_not_govern_stays(files, command):
     """With the orders pinned, two seeds differ in their weights alone, and the other way round."""
-    from lecun_ablate.initial import pattern_order, start
-    from lecun_ablate.studies.study import load_study
+    from lecun_ablate.config.study import load_study
+    from lecun_ablate.network.initial import pattern_order, start
 
     arms = {arm.name: arm.recipe for arm in load_study("studies/noise.yaml").experiment().arms}
 
@@ -456,8 +482,10 @@ def test_what_the_seed_does_not_govern_stays(files, command):
         return not np.array_equal(*weights), not np.array_equal(*orders)
 
     assert {name: differ(recipe) for name, recipe in arms.items()} == {
-        "weights": (True, False), "order": (False, True), "both": (True, True),
-    }  # fmt: skip
+        "weights": (True, False),
+        "order": (False, True),
+        "both": (True, True),
+    }
 
 
 def test_a_second_driver_says_who_is_first(files, command):
@@ -477,8 +505,9 @@ def test_a_second_driver_says_who_is_first(files, command):
     ],
 )
 def test_other_storages_by_option(files, command, storage, said):
-    status, _, err = command("study", "studies/rates.yaml", "--storage", storage,
-                             "--set", "trials=1")  # fmt: skip
+    status, _, err = command(
+        "study", "studies/rates.yaml", "--storage", storage, "--set", "trials=1"
+    )
     assert "secret" not in err
     if said:
         assert status == 1 and said in err
@@ -496,9 +525,16 @@ def test_a_file_that_is_no_storage_is_named(files, command):
 def test_a_study_from_python(files):
     frame = api.study("studies/rates.yaml")
     assert list(frame.columns) == [
-        "arm", "index", "number", "lr", "validation_error", "validation_error_sd", "diverged",
-        "collapsed", "run_id",
-    ]  # fmt: skip
+        "arm",
+        "index",
+        "number",
+        "lr",
+        "validation_error",
+        "validation_error_sd",
+        "diverged",
+        "collapsed",
+        "run_id",
+    ]
     assert len(frame) == 6
 
 

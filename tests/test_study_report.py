@@ -5,10 +5,10 @@ import pytest
 import study_world
 from study_world import PRUNED, STUDY, drive
 
+from lecun_ablate.config.study import Range
 from lecun_ablate.report import search_report
 from lecun_ablate.report.search_report import _touches
-from lecun_ablate.studies.study import Range
-from lecun_ablate.study_display import LineProgress
+from lecun_ablate.terminal.study_display import LineProgress
 
 
 @pytest.fixture

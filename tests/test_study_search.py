@@ -76,13 +76,20 @@ def told(records) -> dict[str, list[tuple]]:
     """Return what counts of every arm's trials, by index."""
     return {
         arm: [
-            (t.user_attrs["index"], t.state.name, t.params, t.value, t.intermediate_values,
-             t.user_attrs["validation_errors"], t.user_attrs["diverged"])
+            (
+                t.user_attrs["index"],
+                t.state.name,
+                t.params,
+                t.value,
+                t.intermediate_values,
+                t.user_attrs["validation_errors"],
+                t.user_attrs["diverged"],
+            )
             for t in sorted(record.trials, key=lambda t: t.user_attrs["index"])
             if t.state != TrialState.FAIL
         ]
         for arm, record in records.items()
-    }  # fmt: skip
+    }
 
 
 def winners(result) -> list[tuple]:
@@ -455,9 +462,13 @@ def another_trainer(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [("trials: 14", "trials: 15"), ("seeds: 3}", "seeds: 4}"),
-                     ("{activation: relu}", "{activation: relu}, {activation: lisht}")],
-)  # fmt: skip
+    ("old", "new"),
+    [
+        ("trials: 14", "trials: 15"),
+        ("seeds: 3}", "seeds: 4}"),
+        ("{activation: relu}", "{activation: relu}, {activation: lisht}"),
+    ],
+)
 def test_another_trainer_is_refused_where_trials_would_mix(look, another_trainer, old, new):
     longer = Path("studies/longer.yaml")
     longer.write_text(STUDY.replace(old, new))

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.digits import Split
-from lecun_ablate.network import predictions
-from lecun_ablate.provenance import machine
-from lecun_ablate.recipe import Recipe
+from lecun_ablate.network.reference import predictions
 from lecun_ablate.registry import registry
+from lecun_ablate.system.provenance import machine
 from lecun_ablate.trainers import torch_trainer
 from lecun_ablate.trainers.base import Run
 from lecun_ablate.trainers.download import download

@@ -13,8 +13,8 @@ import pytest
 from mlflow.entities import Dataset, DatasetInput, InputTag
 
 import lecun_ablate
-from lecun_ablate import provenance
 from lecun_ablate.errors import LecunAblateError, NoStoreYet
+from lecun_ablate.system import provenance
 from lecun_ablate.tracking import new_store
 from lecun_ablate.tracking.ended_run import EndedRun
 from lecun_ablate.tracking.sqlite import sql_store

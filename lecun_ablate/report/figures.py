@@ -28,8 +28,13 @@ INKS = {INK: "currentColor", FAINT: "var(--faint, #8888884d)"}
 # readable on white and on near-black; told apart with the common colour blindnesses
 COLOURS = ("#3b82c4", "#d9742b", "#2f9e77", "#b85fa8", "#c74a4a", "#8a79d6", "#ad922b", "#45a5b5")
 # of figures that stand alone
-STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-         "grid.alpha": 0.3, "font.size": 10}  # fmt: skip
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "font.size": 10,
+}
 PAGE_STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "lecun_ablate", "font.size": 11,
     "text.parse_math": False,  # arms may have dollars in their names
@@ -107,8 +112,7 @@ def in_a_file(picture: str) -> bytes:
 def png(figure: Figure) -> bytes:
     """Return a figure as PNG."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight",
-                   metadata={"Software": None})  # fmt: skip
+    figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -139,12 +143,14 @@ def learning_curves(
                       "linewidth": 1.4, "marker": "o" if few else None, "markersize": 4,
                       "markeredgewidth": 0, "legend": False}  # fmt: skip
             if few:
-                sns.lineplot(**common, errorbar=_mean_interval, err_style="bars",
-                             err_kws={"linewidth": 1.4})  # fmt: skip
+                sns.lineplot(
+                    **common, errorbar=_mean_interval, err_style="bars", err_kws={"linewidth": 1.4}
+                )
             elif bands:
                 sns.lineplot(**common, errorbar="sd", err_kws={"alpha": 0.1, "linewidth": 0})
-                sns.lineplot(**common, errorbar=_mean_interval,
-                             err_kws={"alpha": 0.2, "linewidth": 0})  # fmt: skip
+                sns.lineplot(
+                    **common, errorbar=_mean_interval, err_kws={"alpha": 0.2, "linewidth": 0}
+                )
             else:
                 sns.lineplot(**common, errorbar=None)
             axes.plot([], [], color=palette[arm], linewidth=1.4, label=short(arm))
@@ -163,8 +169,13 @@ def learning_curves(
         axes.yaxis.set_major_formatter(FuncFormatter(_tick))
         axes.yaxis.set_minor_formatter(FuncFormatter(_tick))
         if len(palette) > 1 and split == "test":
-            axes.legend(loc="best", ncols=1 + (len(palette) - 1) // 8, fontsize=10,
-                        labelspacing=0.25, borderaxespad=0.2)  # fmt: skip
+            axes.legend(
+                loc="best",
+                ncols=1 + (len(palette) - 1) // 8,
+                fontsize=10,
+                labelspacing=0.25,
+                borderaxespad=0.2,
+            )
     return figure
 
 
@@ -225,8 +236,9 @@ def differences(pairs: Sequence[PairResult], palette: dict[str, str], ladder: bo
             ):
                 if interval:
                     ends = np.clip([100 * interval.low, 100 * interval.high], -limit, limit)
-                    axes.plot(ends, [row, row], color=colour, linewidth=width,
-                              solid_capstyle="butt")  # fmt: skip
+                    axes.plot(
+                        ends, [row, row], color=colour, linewidth=width, solid_capstyle="butt"
+                    )
             axes.plot(value, row, "o", color=colour, markersize=7)
         axes.set_xlim(-limit, limit)
         axes.set_xlabel("better  ←   difference [points]   →  worse")
@@ -244,20 +256,36 @@ def spread(arms: dict[str, Runs], palette: dict[str, str]) -> Figure:
         for row, (arm, errors) in enumerate(ended.items()):
             colour = palette[arm]
             if not errors.size:
-                axes.annotate("every run diverged", (0.01, row), fontsize=10, va="center",
-                              xycoords=("axes fraction", "data"))  # fmt: skip
+                axes.annotate(
+                    "every run diverged",
+                    (0.01, row),
+                    fontsize=10,
+                    va="center",
+                    xycoords=("axes fraction", "data"),
+                )
             elif means[arm] > limit:
                 spread_of = f" ± {errors.std(ddof=1):.1f}" if len(errors) > 1 else ""
                 _beyond(axes, row, f"{means[arm]:.1f}{spread_of}", colour, right=True)
             else:
-                axes.plot(errors, row + _stacked(errors), "o", color=colour, markersize=4,
-                          alpha=0.55, markeredgewidth=0)  # fmt: skip
+                axes.plot(
+                    errors,
+                    row + _stacked(errors),
+                    "o",
+                    color=colour,
+                    markersize=4,
+                    alpha=0.55,
+                    markeredgewidth=0,
+                )
                 interval = describe(errors / 100).interval
                 if interval:
-                    axes.plot([100 * interval.low, 100 * interval.high], [row + 0.3] * 2,
-                              color=colour, linewidth=2.5, solid_capstyle="butt")  # fmt: skip
-                axes.plot(means[arm], row + 0.3, "|", color=colour, markersize=9,
-                          markeredgewidth=2)  # fmt: skip
+                    axes.plot(
+                        [100 * interval.low, 100 * interval.high],
+                        [row + 0.3] * 2,
+                        color=colour,
+                        linewidth=2.5,
+                        solid_capstyle="butt",
+                    )
+                axes.plot(means[arm], row + 0.3, "|", color=colour, markersize=9, markeredgewidth=2)
         if values:
             room = max(0.06 * (max(values) - min(values)), 0.05)
             axes.set_xlim(min(values) - room, max(values) + room)
@@ -304,10 +332,14 @@ def _rows(names: Sequence[str]) -> tuple[Figure, Axes]:
 def _beyond(axes: Axes, row: int, text: str, colour: str, *, right: bool) -> None:
     """Write a number that lies beyond the border where it would come in."""
     axes.annotate(
-        f"{text}  →" if right else f"←  {text}", (0.99 if right else 0.01, row),
-        xycoords=("axes fraction", "data"), ha="right" if right else "left", va="center",
-        color=colour, fontsize=11,
-    )  # fmt: skip
+        f"{text}  →" if right else f"←  {text}",
+        (0.99 if right else 0.01, row),
+        xycoords=("axes fraction", "data"),
+        ha="right" if right else "left",
+        va="center",
+        color=colour,
+        fontsize=11,
+    )
 
 
 def _usual(sizes: Iterable[float]) -> float:
@@ -324,7 +356,7 @@ def _farthest(pair: PairResult) -> float:
 
 def connectivity_matrix(seen: np.ndarray, title: str) -> Figure:
     """Draw which H1 plane (column) each H2 plane (row) sees; `seen` is (12, 12) bool."""
-    from lecun_ablate.initial import mac_count, parameter_count
+    from lecun_ablate.network.initial import mac_count, parameter_count
 
     figure = Figure(figsize=(3.6, 3.9), layout="constrained")
     axis = figure.subplots()

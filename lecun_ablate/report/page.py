@@ -13,11 +13,10 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from lecun_ablate import statistics
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data import Digits
-from lecun_ablate.plan import Plan
-from lecun_ablate.recipe import Recipe
-from lecun_ablate.report import answers, figures, pictures
-from lecun_ablate.report.evidence import (
+from lecun_ablate.evidence.arms import arm_table, tuning_line
+from lecun_ablate.evidence.weighing import (
     Evidence,
     answer,
     comparison_record,
@@ -25,7 +24,10 @@ from lecun_ablate.report.evidence import (
     ended,
     warning,
 )
-from lecun_ablate.runner import Results
+from lecun_ablate.plan.plan import Plan
+from lecun_ablate.report import digit_answers as answers
+from lecun_ablate.report import figures, pictures
+from lecun_ablate.running.training import Results
 from lecun_ablate.statistics import (
     MARGIN,
     PairResult,
@@ -35,7 +37,6 @@ from lecun_ablate.statistics import (
     signed,
     span,
 )
-from lecun_ablate.summary import arm_table, tuning_line
 from lecun_ablate.tracking.store import Store
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -234,9 +235,12 @@ def _details(record: dict[str, Any], pair: PairResult) -> list[tuple[str, str]]:
         details.append(("detectable", f"nothing by {seeds}, however large: it takes {fewest}"))
     if one.correlation is not None and one.pairing_gain is not None:
         details.append(
-            ("pairing", f"r = {one.correlation:.2f} over seeds; without pairing it would take "
-             f"{one.pairing_gain:.1f} times as many seeds")
-        )  # fmt: skip
+            (
+                "pairing",
+                f"r = {one.correlation:.2f} over seeds; without pairing it would take "
+                f"{one.pairing_gain:.1f} times as many seeds",
+            )
+        )
     return details
 
 
@@ -349,11 +353,14 @@ def _recipe_differences(plan: Plan) -> dict[str, Any]:
     differing = [f for f in fields if len({str(recipe[f]) for recipe in recipes}) > 1]
     return {
         "fields": differing,
-        "rows": [(arm.name, [recipe[f] for f in differing])
-                 for arm, recipe in zip(plan.experiment.arms, recipes, strict=True)],
-        "common": {f: recipes[0][f] for f in fields if f not in differing
-                   and recipes[0][f] is not None},
-    }  # fmt: skip
+        "rows": [
+            (arm.name, [recipe[f] for f in differing])
+            for arm, recipe in zip(plan.experiment.arms, recipes, strict=True)
+        ],
+        "common": {
+            f: recipes[0][f] for f in fields if f not in differing and recipes[0][f] is not None
+        },
+    }
 
 
 # ---- CSV; errors and differences are fractions
@@ -366,9 +373,11 @@ def _arm_frame(evidence: Evidence, table: pd.DataFrame) -> pd.DataFrame:
         interval = described.interval if described else None
         rows.append(
             row
-            | {"test_error_low": interval.low if interval else None,
-               "test_error_high": interval.high if interval else None}
-        )  # fmt: skip
+            | {
+                "test_error_low": interval.low if interval else None,
+                "test_error_high": interval.high if interval else None,
+            }
+        )
     return pd.DataFrame(rows)
 
 

@@ -18,8 +18,8 @@ from lecun_ablate.report.study_report import (
 from lecun_ablate.statistics import count, percent, signed
 
 if TYPE_CHECKING:
+    from lecun_ablate.config.study import Range
     from lecun_ablate.studies.search_outcome import ArmOutcome, StudyResult
-    from lecun_ablate.studies.study import Range
 
 
 def report(result: StudyResult) -> StudyReport:
@@ -40,8 +40,16 @@ def _table(result: StudyResult) -> TextTable:
     fields = list(result.study.search)
     columns = ["arm", *(f"best {field}" for field in fields)]
     columns += [f"{f}: within 1 s.e." for f in fields if f in _numeric(result)]
-    columns += ["validation error", *(f"own {field}" for field in fields), "its validation error",
-                "best - own [points]", "trials", "pruned", "diverged", "collapsed"]  # fmt: skip
+    columns += [
+        "validation error",
+        *(f"own {field}" for field in fields),
+        "its validation error",
+        "best - own [points]",
+        "trials",
+        "pruned",
+        "diverged",
+        "collapsed",
+    ]
     return TextTable(columns, [_row(arm, result) for arm in result.arms])
 
 
@@ -74,13 +82,17 @@ def _notes(result: StudyResult) -> list[str]:
     study = result.study
     fit, validation = result.images
     epochs = sorted({arm.recipe.epochs for arm in study.arms})
-    horizon = "epochs as searched" if "epochs" in study.search else " or ".join(
-        count(epoch, "epoch") for epoch in epochs
-    )  # fmt: skip
+    horizon = (
+        "epochs as searched"
+        if "epochs" in study.search
+        else " or ".join(count(epoch, "epoch") for epoch in epochs)
+    )
     pruned = (
         f"; at epochs {study.pruner.first}, x {study.pruner.factor}, ... the best "
-        f"1/{study.pruner.factor} went on" if study.pruner else ""
-    )  # fmt: skip
+        f"1/{study.pruner.factor} went on"
+        if study.pruner
+        else ""
+    )
     trials = count(study.trials, "trial")
     lines = [
         f"{trials} of each arm ({study.sampler.name}, seed {study.sampler.seed}), "

@@ -67,9 +67,14 @@ def _distributions(variants: list[Variant]) -> TextTable:
 
 
 def _variances(variants: list[Variant]) -> TextTable:
-    columns = ["the seed governs", "variance of the test error [points^2]",
-               "finite test set", "the rest (s.e.)", "share of the test set",
-               f"wrong ranking at {points(DIFFERENCE, 1, sign=False)}"]  # fmt: skip
+    columns = [
+        "the seed governs",
+        "variance of the test error [points^2]",
+        "finite test set",
+        "the rest (s.e.)",
+        "share of the test set",
+        f"wrong ranking at {points(DIFFERENCE, 1, sign=False)}",
+    ]
     rows = []
     for variant in variants:
         split = variant.split

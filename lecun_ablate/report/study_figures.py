@@ -39,10 +39,17 @@ def validation_error(result: StudyResult) -> Figure:
             trials = result.frame[result.frame.arm == arm.arm]
             _draw_arm(axis, field, trials, palette[arm.arm], curve=_is_curve(result))
             axis.errorbar(
-                _place(arm.values[field]), 100 * arm.error, 100 * arm.standard_error,
-                marker="*", markersize=13, color=palette[arm.arm], markeredgecolor="black",
-                capsize=3, zorder=5, label=f"{arm.arm}: {100 * arm.error:.2f} %",
-            )  # fmt: skip
+                _place(arm.values[field]),
+                100 * arm.error,
+                100 * arm.standard_error,
+                marker="*",
+                markersize=13,
+                color=palette[arm.arm],
+                markeredgecolor="black",
+                capsize=3,
+                zorder=5,
+                label=f"{arm.arm}: {100 * arm.error:.2f} %",
+            )
         values = result.study.search[field]
         if not isinstance(values, tuple) and values.log:
             axis.set_xscale("log")
@@ -51,9 +58,11 @@ def validation_error(result: StudyResult) -> Figure:
         axis.yaxis.set_minor_formatter(_minor)
     axes[0].set_ylabel("validation error [%]")
     figure.legend(
-        *axes[-1].get_legend_handles_labels(), loc="outside right upper", frameon=False,
+        *axes[-1].get_legend_handles_labels(),
+        loc="outside right upper",
+        frameon=False,
         title=f"best, on {result.study.confirm.seeds} fresh seeds",
-    )  # fmt: skip
+    )
     band = f"bands: sd over {len(result.study.seeds)} seeds" if _is_curve(result) else "trials"
     figure.suptitle(f"{result.study.name} on {result.data} ({band}; x: diverged)")
     return figure
@@ -84,8 +93,13 @@ def _draw_arm(axis: Axes, field: str, trials: pd.DataFrame, color: Any, *, curve
     else:
         axis.plot(x, error, marker="o", markersize=4, linestyle="none", color=color, alpha=0.6)
     lost = trials[trials.diverged > 0]
-    axis.plot([_place(value) for value in lost[field]], 100 * lost.validation_error,
-              marker="x", linestyle="none", color=color)  # fmt: skip
+    axis.plot(
+        [_place(value) for value in lost[field]],
+        100 * lost.validation_error,
+        marker="x",
+        linestyle="none",
+        color=color,
+    )
 
 
 def validation_error_plotly(result: StudyResult) -> dict[str, Any]:
@@ -111,11 +125,12 @@ def _against(result: StudyResult, field: str) -> Any:
                 y=(100 * ordered.validation_error).tolist(),
                 error_y={"array": (100 * ordered.validation_error_sd.fillna(0)).tolist()},
                 customdata=ordered[["number", "diverged"]].to_numpy().tolist(),
-                hovertemplate=f"%{{x{shown}}}: " "%{y:.2f} %, trial %{customdata[0]}, "
-                              "%{customdata[1]} seeds diverged",
+                hovertemplate=f"%{{x{shown}}}: "
+                "%{y:.2f} %, trial %{customdata[0]}, "
+                "%{customdata[1]} seeds diverged",
                 mode="lines+markers" if _is_curve(result) else "markers",
             )
-        )  # fmt: skip
+        )
     log = not isinstance(values, tuple) and values.log
     figure.update_layout(
         title=f"{result.study.name} on {result.data}: validation error, sd over the seeds",
@@ -138,19 +153,39 @@ def seed_distribution(errors: dict[str, np.ndarray], data: str, name: str) -> Fi
         columns=["the seed governs", "test error [%]"],
     )
     sns.histplot(
-        frame, x="test error [%]", hue="the seed governs", ax=axis, kde=frame.nunique().iloc[1] > 1,
-        bins=_whole_misses(frame["test error [%]"]), palette="colorblind", alpha=0.35,
+        frame,
+        x="test error [%]",
+        hue="the seed governs",
+        ax=axis,
+        kde=frame.nunique().iloc[1] > 1,
+        bins=_whole_misses(frame["test error [%]"]),
+        palette="colorblind",
+        alpha=0.35,
         element="step",
-    )  # fmt: skip
-    sns.rugplot(frame, x="test error [%]", hue="the seed governs", ax=axis, palette="colorblind",
-                legend=False)  # fmt: skip
+    )
+    sns.rugplot(
+        frame,
+        x="test error [%]",
+        hue="the seed governs",
+        ax=axis,
+        palette="colorblind",
+        legend=False,
+    )
     if data == "usps":
         for (text, error), style in zip(REPORTED.items(), ("--", ":"), strict=True):
             axis.axvline(100 * error, color="black", linestyle=style, linewidth=1.2)
             side = 1 if style == "--" else -1  # the two lie close together
-            axis.annotate(text, (100 * error, 0.98), xytext=(side * 2, 0), rotation=90, va="top",
-                          xycoords=("data", "axes fraction"), textcoords="offset points",
-                          ha="left" if side > 0 else "right", fontsize=8)  # fmt: skip
+            axis.annotate(
+                text,
+                (100 * error, 0.98),
+                xytext=(side * 2, 0),
+                rotation=90,
+                va="top",
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                ha="left" if side > 0 else "right",
+                fontsize=8,
+            )
         axis.set_xlim(min(axis.get_xlim()[0], 100 * min(REPORTED.values()) - 0.15))
     axis.set_ylabel("seeds")
     sizes = ", ".join(f"{what}: {len(values)} seeds" for what, values in errors.items())
@@ -177,9 +212,10 @@ def seed_distribution_plotly(errors: dict[str, np.ndarray], data: str, name: str
     figure = go.Figure()
     for what, values in errors.items():
         figure.add_trace(
-            go.Histogram(name=f"{what}, {len(values)} seeds", x=(100 * values).tolist(),
-                         opacity=0.6)
-        )  # fmt: skip
+            go.Histogram(
+                name=f"{what}, {len(values)} seeds", x=(100 * values).tolist(), opacity=0.6
+            )
+        )
     figure.update_layout(
         title=f"{name} on {data}: test error over seeds",
         barmode="overlay",

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from lecun_ablate.provenance import machine
 from lecun_ablate.report.figures import png
+from lecun_ablate.system.provenance import machine
 
 if TYPE_CHECKING:
     from lecun_ablate.studies.search_outcome import StudyResult

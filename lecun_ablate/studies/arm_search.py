@@ -24,16 +24,20 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from lecun_ablate.experiment import Arm
-from lecun_ablate.recipe import Recipe
+from lecun_ablate.config.experiment import Arm
+from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.config.study import Choices, Range, SearchStudy
 from lecun_ablate.statistics import DIVERGED_ERROR
-from lecun_ablate.studies.study import Choices, Range, SearchStudy
 from lecun_ablate.trainers.base import EpochReport, State
 
 # attributes of the trials
 INDEX, RETRY_OF, ERRORS, DIVERGED, MLFLOW_RUN = (
-    "index", "retry_of", "validation_errors", "diverged", "mlflow_run_id",
-)  # fmt: skip
+    "index",
+    "retry_of",
+    "validation_errors",
+    "diverged",
+    "mlflow_run_id",
+)
 PROGRESS, CONFIRMED = "progress", "confirmed"  # attributes of the study
 OWN = "own"  # stands for an arm's own values where they are not among the trials
 

@@ -21,8 +21,8 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from lecun_ablate.errors import LecunAblateError
-from lecun_ablate.lock import exclusive
-from lecun_ablate.passwords import without_passwords
+from lecun_ablate.system.lock import exclusive
+from lecun_ablate.system.passwords import without_passwords
 
 PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}  # where an address names none
 

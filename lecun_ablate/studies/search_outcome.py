@@ -12,10 +12,10 @@ import pandas as pd
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
+from lecun_ablate.config.study import SearchStudy
 from lecun_ablate.statistics import Comparison, compare
 from lecun_ablate.statistics.arrays import spread
 from lecun_ablate.studies.arm_search import DIVERGED, ERRORS, INDEX, MLFLOW_RUN, ArmSearch
-from lecun_ablate.studies.study import SearchStudy
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from optuna.distributions import IntDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState, create_trial
 
-from lecun_ablate import runner
+from lecun_ablate.config.study import SeedStudy
 from lecun_ablate.data.digits import Digits
 from lecun_ablate.errors import LecunAblateError
-from lecun_ablate.plan import Plan
+from lecun_ablate.plan.plan import Plan
+from lecun_ablate.running import training as runner
 from lecun_ablate.statistics import (
     DIVERGED_ERROR,
     Description,
@@ -30,7 +31,6 @@ from lecun_ablate.statistics import (
 )
 from lecun_ablate.studies.arm_search import MLFLOW_RUN
 from lecun_ablate.studies.optuna_storage import explained, open_storage
-from lecun_ablate.studies.study import SeedStudy
 from lecun_ablate.studies.study_records import DEFINITION, TRAINER, Records, latest, open_version
 from lecun_ablate.tracking.names import KEY, PARENT
 from lecun_ablate.tracking.names import STATUS as RUN_STATUS
@@ -115,9 +115,15 @@ def run(
     """
     study, plan = prepared.study, prepared.runs.plan
     version, records = open_version(
-        storage, study.file, study.name, plan.data, _definitions(plan), "test error", fresh,
+        storage,
+        study.file,
+        study.name,
+        plan.data,
+        _definitions(plan),
+        "test error",
+        fresh,
         lambda held: _finished(study, held),
-    )  # fmt: skip
+    )
     trainers = {arm: record.user_attrs[DEFINITION][TRAINER] for arm, record in records.items()}
     if trainers == plan.trainers:
         final, run_id = _train(prepared, records, store, progress)

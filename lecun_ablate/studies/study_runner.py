@@ -9,13 +9,13 @@ from typing import Any
 import pandas as pd
 
 from lecun_ablate import data as datasets
-from lecun_ablate import runner
-from lecun_ablate.experiment import Experiment
+from lecun_ablate.config.experiment import Experiment
+from lecun_ablate.config.study import SearchStudy, SeedStudy
 from lecun_ablate.report import search_report, seed_report
 from lecun_ablate.report.study_report import StudyReport, TextTable, value_text
+from lecun_ablate.running import training as runner
 from lecun_ablate.studies import seed_study, tuned_arms, tuning
 from lecun_ablate.studies.optuna_storage import driving, explained, open_storage
-from lecun_ablate.studies.study import SearchStudy, SeedStudy
 from lecun_ablate.studies.study_records import Records, latest
 from lecun_ablate.tracking.store import Store
 
@@ -68,10 +68,13 @@ def fresh_notices(prepared: PreparedStudy, storage: str, fresh: bool) -> list[st
         return []
     with explained(storage):
         version = latest(opened, prepared.study.name, prepared.digits.name, {}).version
+    if not version:
+        return []
+    name = f"{prepared.study.name} on {prepared.digits.name}"
     return [
-        f"--fresh starts version {version + 1} of {prepared.study.name} on {prepared.digits.name} "
-        f"from its beginning, beside version {version}; leave --fresh out to go on with it later"
-    ] if version else []  # fmt: skip
+        f"--fresh starts version {version + 1} of {name} from its beginning, beside version "
+        f"{version}; leave --fresh out to go on with it later"
+    ]
 
 
 def plan(prepared: PreparedStudy, storage: str, fresh: bool = False) -> StudyPlan:
@@ -122,10 +125,11 @@ def plan(prepared: PreparedStudy, storage: str, fresh: bool = False) -> StudyPla
 
 def _space(study: SearchStudy) -> dict[str, str]:
     return {
-        field: ", ".join(map(str, values)) if isinstance(values, tuple)
+        field: ", ".join(map(str, values))
+        if isinstance(values, tuple)
         else f"{values.low:g} - {values.high:g}{' (log)' if values.log else ''}"
         for field, values in study.search.items()
-    }  # fmt: skip
+    }
 
 
 def _text(value: Any) -> str:

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from lecun_ablate.config.experiment import Arm, Experiment, Tuning
+from lecun_ablate.config.study import SearchStudy, load_study
+from lecun_ablate.config.yaml_file import find_file
 from lecun_ablate.data.digits import Digits
 from lecun_ablate.errors import ConfigError, LecunAblateError
-from lecun_ablate.experiment import Arm, Experiment, Tuning
 from lecun_ablate.studies.arm_search import ArmSearch, searches
 from lecun_ablate.studies.optuna_storage import explained, open_storage
 from lecun_ablate.studies.search_outcome import ArmOutcome, outcome
-from lecun_ablate.studies.study import SearchStudy, load_study
 from lecun_ablate.studies.study_records import differences, latest
-from lecun_ablate.yaml_file import find_file
 
 
 class NotStudied(LecunAblateError):
@@ -71,9 +71,14 @@ def apply(
             version = held.version
             if held.changes:
                 raise NotStudied(
-                    "\n".join([f"{study.file} has changed since it was run:", *held.changes,
-                               f"run it again first: {command} --fresh"])
-                )  # fmt: skip
+                    "\n".join(
+                        [
+                            f"{study.file} has changed since it was run:",
+                            *held.changes,
+                            f"run it again first: {command} --fresh",
+                        ]
+                    )
+                )
             done = {s.arm.name: s for s in searches(study, held.records) if not s.missing()}
     waiting = [name for name, partner in partners.items() if partner not in done]
     if waiting:

@@ -13,15 +13,14 @@ import pandas as pd
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from lecun_ablate import trainers
+from lecun_ablate.config.experiment import Arm, arm_name
+from lecun_ablate.config.recipe import content_hash
+from lecun_ablate.config.study import SearchStudy, combinations
 from lecun_ablate.data.digits import Digits, Split
-from lecun_ablate.experiment import Arm, arm_name
-from lecun_ablate.recipe import content_hash
-from lecun_ablate.runner import seconds_per_epoch
+from lecun_ablate.running.training import seconds_per_epoch
 from lecun_ablate.studies.arm_search import ArmSearch, Ended, Replica, searches
 from lecun_ablate.studies.optuna_storage import explained, open_storage
 from lecun_ablate.studies.search_outcome import StudyResult, frame, outcome
-from lecun_ablate.studies.study import SearchStudy, combinations
 from lecun_ablate.studies.study_records import (
     DEFINITION,
     ID,
@@ -33,6 +32,7 @@ from lecun_ablate.studies.study_records import (
 from lecun_ablate.tracking.names import STUDIES
 from lecun_ablate.tracking.store import Store
 from lecun_ablate.tracking.studies import begin_study, log_trial
+from lecun_ablate.trainers import choice as trainers
 from lecun_ablate.trainers.base import Run, Trainer
 
 SECONDS = "wall_seconds"  # an attribute of the first arm's Optuna study
@@ -207,9 +207,15 @@ def run(
     """
     study, digits = prepared.study, prepared.digits
     version, records = open_version(
-        storage, study.file, study.name, digits.name, _definitions(prepared),
-        "validation error", fresh, lambda held: _finished(study, held),
-    )  # fmt: skip
+        storage,
+        study.file,
+        study.name,
+        digits.name,
+        _definitions(prepared),
+        "validation error",
+        fresh,
+        lambda held: _finished(study, held),
+    )
     found = searches(study, records)
     for search in found:
         search.interrupt()

@@ -10,7 +10,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from lecun_ablate.errors import LecunAblateError, NoStoreYet
-from lecun_ablate.passwords import without_passwords
+from lecun_ablate.system.passwords import without_passwords
 from lecun_ablate.tracking.address import DATABASE, address, database_path
 from lecun_ablate.tracking.sqlite import keep_artifacts_beside
 

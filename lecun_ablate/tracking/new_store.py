@@ -13,8 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lecun_ablate.cores import usable_cores
 from lecun_ablate.errors import LecunAblateError
+from lecun_ablate.system.cores import usable_cores
 from lecun_ablate.tracking.address import address, artifact_folder, database_path
 
 _makers: dict[Path, subprocess.Popen[bytes]] = {}  # by the database that they make

@@ -17,8 +17,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.dbmodels.models import SqlMetric
 from sqlalchemy import select
 
+from lecun_ablate.config.yaml_file import YamlFile
 from lecun_ablate.errors import ConfigError, LecunAblateError, nearest
-from lecun_ablate.plan import Plan
+from lecun_ablate.plan.plan import Plan
 from lecun_ablate.tracking.artifacts import Artifacts
 from lecun_ablate.tracking.names import (
     ARM,
@@ -34,7 +35,6 @@ from lecun_ablate.tracking.names import (
     STUDIES,
 )
 from lecun_ablate.tracking.sqlite import sql_store
-from lecun_ablate.yaml_file import YamlFile
 
 PAGE = 100  # runs asked for at a time: thousands at once take much memory
 

@@ -29,10 +29,10 @@ import pandas as pd
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.utils.uri import append_to_uri_path
 
-from lecun_ablate.interrupts import held_back
-from lecun_ablate.lock import exclusive
-from lecun_ablate.plan import Plan
-from lecun_ablate.provenance import environment, git_commit
+from lecun_ablate.plan.plan import Plan
+from lecun_ablate.system.interrupts import held_back
+from lecun_ablate.system.lock import exclusive
+from lecun_ablate.system.provenance import environment, git_commit
 from lecun_ablate.tracking.address import address, database_path
 from lecun_ablate.tracking.ended_run import EndedRun, insert_run, params
 from lecun_ablate.tracking.names import (

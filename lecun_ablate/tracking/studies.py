@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lecun_ablate.interrupts import held_back
+from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.tracking.ended_run import EndedRun
 from lecun_ablate.tracking.names import PARENT, PLAN
 from lecun_ablate.tracking.store import Store

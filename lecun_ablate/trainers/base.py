@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.digits import Split
-from lecun_ablate.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lecun_ablate import initial
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.cuda.compiler import ACTIVATIONS, LOSSES, PARAMETERS, Choices
 from lecun_ablate.cuda.gpu import Gpu, availability
 from lecun_ablate.data.digits import Split
 from lecun_ablate.errors import ConfigError, LecunAblateError
-from lecun_ablate.recipe import Recipe
+from lecun_ablate.network import initial
 from lecun_ablate.trainers.base import EpochReport, OnEpoch, Run, Scores, State
 from lecun_ablate.trainers.download import download
 from lecun_ablate.trainers.flat import flatten, tensors

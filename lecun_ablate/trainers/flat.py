@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lecun_ablate.initial import SHAPES
+from lecun_ablate.network.initial import SHAPES
 
 SIZES = [int(np.prod(shape)) for shape in SHAPES.values()]
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from lecun_ablate import initial
-from lecun_ablate.cores import usable_cores
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.digits import Split
 from lecun_ablate.errors import ConfigError, nearest
-from lecun_ablate.network import predictions
-from lecun_ablate.recipe import Recipe
+from lecun_ablate.network import initial
+from lecun_ablate.network.reference import predictions
+from lecun_ablate.system.cores import usable_cores
 from lecun_ablate.trainers.base import EpochReport, OnEpoch, Run, Scores, State
 from lecun_ablate.trainers.flat import flatten, tensors
 from lecun_ablate.trainers.workers import Finish, Job, reports_of

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lecun_ablate.initial import pattern_order
+from lecun_ablate.network.initial import pattern_order
 from lecun_ablate.trainers.base import Run
 
 

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lecun_ablate.initial import SHAPES
-from lecun_ablate.recipe import Recipe
+from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.network.initial import SHAPES
 from lecun_ablate.registry import Component
 
 LANES = 32  # twice the widest vector register, in float32
@@ -166,8 +166,9 @@ class Net:
         of H1.
         """
         w, recipe = self.parameters, self.recipe
-        act, output_act = map(_apart, (recipe.component("activation"),
-                                       recipe.component("output_activation")))  # fmt: skip
+        act, output_act = map(
+            _apart, (recipe.component("activation"), recipe.component("output_activation"))
+        )
         r, p = len(self.connected), windows.shape[1]
         x = windows.flatten(1, 2).expand(r, -1, -1)  # (r, p 64, 25)
         with torch.no_grad():

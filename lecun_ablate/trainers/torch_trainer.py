@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lecun_ablate.cores import usable_cores
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.digits import Split
-from lecun_ablate.initial import connectivity, start
-from lecun_ablate.network import NO_DIGIT
-from lecun_ablate.recipe import Recipe
+from lecun_ablate.network.initial import connectivity, start
+from lecun_ablate.network.reference import NO_DIGIT
+from lecun_ablate.system.cores import usable_cores
 from lecun_ablate.trainers.base import EpochReport, OnEpoch, Run, Scores, State
 from lecun_ablate.trainers.download import download
 from lecun_ablate.trainers.orders import Orders
@@ -34,8 +34,15 @@ EVALUATED_TOGETHER = {"cpu": (1, 128), "cuda": (32, 512)}
 WARM_UP, GRAPH_STEPS = 3, 20  # steps before a CUDA graph is captured, and steps in it
 # the fields that decide a group's operations; all the others are data
 OPERATIONS = (
-    "activation", "output_activation", "loss", "optimizer", "momentum", "order", "dtype", "padding",
-)  # fmt: skip
+    "activation",
+    "output_activation",
+    "loss",
+    "optimizer",
+    "momentum",
+    "order",
+    "dtype",
+    "padding",
+)
 
 
 class TorchTrainer:

@@ -10,8 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from lecun_ablate.errors import ConfigError, nearest
-from lecun_ablate.experiment import (
+from lecun_ablate.config.experiment import (
     DEFAULT_DATA,
     Arm,
     Data,
@@ -26,8 +25,9 @@ from lecun_ablate.experiment import (
     parse_arms,
     read_yaml,
 )
-from lecun_ablate.recipe import COMPONENT_FIELDS, Recipe
-from lecun_ablate.yaml_file import Keys, YamlFile, explain, find_file
+from lecun_ablate.config.recipe import COMPONENT_FIELDS, Recipe
+from lecun_ablate.config.yaml_file import Keys, YamlFile, explain, find_file
+from lecun_ablate.errors import ConfigError, nearest
 
 PINNED_SEED = 0  # of what a seed study's own seeds do not govern
 Count = Annotated[int, Field(strict=True, ge=1, le=100_000)]
@@ -286,9 +286,14 @@ def _seed_study(yaml: YamlFile) -> SeedStudy:
     yaml.check()
     assert isinstance(content, SeedFile) and recipe
     return SeedStudy(
-        content.name, content.question, content.data, recipe, tuple(content.seeds),
-        tuple(governs), yaml.path,
-    )  # fmt: skip
+        content.name,
+        content.question,
+        content.data,
+        recipe,
+        tuple(content.seeds),
+        tuple(governs),
+        yaml.path,
+    )
 
 
 def _search_study(yaml: YamlFile) -> SearchStudy:
@@ -418,5 +423,6 @@ def _check_space(yaml: YamlFile, arms: list[Arm], search: Mapping[str, Range | C
 def combinations(search: Mapping[str, Range | Choices]) -> list[dict[str, Any]]:
     """Return every combination of the choices of a search space, its ranges left out."""
     choices = {field: values for field, values in search.items() if isinstance(values, tuple)}
-    return [dict(zip(choices, values, strict=True)) for values in
-            itertools.product(*choices.values())]  # fmt: skip
+    return [
+        dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())
+    ]

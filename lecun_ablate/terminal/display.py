@@ -22,15 +22,15 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from lecun_ablate import terminal
 from lecun_ablate.data.places import Found
-from lecun_ablate.plan import Plan
+from lecun_ablate.evidence.arms import tuning_line
+from lecun_ablate.plan.plan import Plan
 from lecun_ablate.registry import Component
-from lecun_ablate.summary import tuning_line
+from lecun_ablate.terminal import console as terminal
 from lecun_ablate.trainers.base import EpochReport
 
 if TYPE_CHECKING:
-    from lecun_ablate.report.evidence import Evidence
+    from lecun_ablate.evidence.weighing import Evidence
     from lecun_ablate.tracking.reader import OtherPlan
 
 
@@ -94,9 +94,13 @@ class TerminalProgress:
         self._arms = _Arms(plan, todo)
         self._plan = plan
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         self._runs = self._bar.add_task("runs", total=self._arms.runs)
         self._epochs = self._bar.add_task("epochs", total=self._arms.epochs)
         self._live = Live(
@@ -200,7 +204,7 @@ def results(evidence: Evidence, table: pd.DataFrame, link: str, ui: str | None) 
 
     `ui` is the command that starts what answers at `link`, if it is not running anyway.
     """
-    from lecun_ablate import evidence_display
+    from lecun_ablate.terminal import evidence_display
 
     plan = evidence.plan
     console = terminal.console()
@@ -209,8 +213,9 @@ def results(evidence: Evidence, table: pd.DataFrame, link: str, ui: str | None) 
     sheet = Table(
         title=f"{plan.experiment.name} on {plan.data}: {plan.experiment.question}",
         caption=f"errors in %, after epoch {after}; mean +- sd over the seeds",
-        title_justify="left", caption_justify="left",
-    )  # fmt: skip
+        title_justify="left",
+        caption_justify="left",
+    )
     columns = _arm_columns(plan, table)
     alike = [name for name in SAID_BELOW if len(set(columns[name])) == 1]
     shown = [name for name in columns if name not in alike]
@@ -289,8 +294,9 @@ def plan(plan: Plan, todo: Sequence[tuple[str, int]], seconds: float) -> None:
     """Print what --dry-run says: arms, seeds, runs to do and done, about how long."""
     experiment = plan.experiment
     left = {arm.name: sum(a == arm.name for a, _ in todo) for arm in experiment.arms}
-    sheet = Table(title=f"{experiment.name} on {plan.data}: {experiment.question}",
-                  title_justify="left")  # fmt: skip
+    sheet = Table(
+        title=f"{experiment.name} on {plan.data}: {experiment.question}", title_justify="left"
+    )
     for name in ("arm", "changes", "lr", "tuned", "epochs", "trainer", "done", "to do"):
         sheet.add_column(name, overflow="fold")
     for arm in experiment.arms:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lecun_ablate.network import NO_DIGIT
-from lecun_ablate.report.evidence import Evidence
+from lecun_ablate.evidence.weighing import Evidence
+from lecun_ablate.network.reference import NO_DIGIT
 
 CLASSES = 10
 NONE = 10  # the column of answers that are no digit

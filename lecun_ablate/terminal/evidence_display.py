@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from lecun_ablate import terminal
-from lecun_ablate.report.evidence import Evidence, answer, warning
-from lecun_ablate.reproduce import Reproduction
+from lecun_ablate.evidence.weighing import Evidence, answer, warning
+from lecun_ablate.running.reproduce import Reproduction
+from lecun_ablate.running.two_runs import RunComparison
 from lecun_ablate.statistics import (
     PairResult,
     PowerAnalysis,
@@ -21,7 +21,7 @@ from lecun_ablate.statistics import (
     signed,
     span,
 )
-from lecun_ablate.two_runs import RunComparison
+from lecun_ablate.terminal import console as terminal
 
 MOST_ROWS = 30  # of differing digits or metrics; --json has them all
 
@@ -44,20 +44,27 @@ def comparisons(console: Console, evidence: Evidence) -> None:
     pairs = evidence.comparisons.pairs
     if pairs:
         sheet = _table(
-            "Test error against the step before" if evidence.plan.experiment.ladder
+            "Test error against the step before"
+            if evidence.plan.experiment.ladder
             else "Test error against the baseline",
             "differences in points; 95 % intervals over seeds, and over seeds and images together; "
             "p of a sign-flip test, Holm-corrected; P(better) with one more seed",
             ["arm", "against"],
             ["seeds", "difference", "over seeds", "with new images", "p", "P(better)"],
-        )  # fmt: skip
+        )
         sheet.add_column("verdict", overflow="fold")
         for pair in pairs:
             sheet.add_row(
-                pair.arm, pair.baseline, str(pair.counted.n), signed(pair.counted.difference),
-                span(pair.counted.interval), span(pair.joint.interval) if pair.joint else "-",
-                _p(pair.p_adjusted), probability(pair.counted), pair.verdict.text,
-            )  # fmt: skip
+                pair.arm,
+                pair.baseline,
+                str(pair.counted.n),
+                signed(pair.counted.difference),
+                span(pair.counted.interval),
+                span(pair.joint.interval) if pair.joint else "-",
+                _p(pair.p_adjusted),
+                probability(pair.counted),
+                pair.verdict.text,
+            )
         terminal.print_table(console, sheet)
     if evidence.effects:
         sheet = _table(
@@ -68,15 +75,21 @@ def comparisons(console: Console, evidence: Evidence) -> None:
         )
         for effect in evidence.effects:
             sheet.add_row(
-                " x ".join(effect.factors), " x ".join(map(str, effect.levels)),
-                " x ".join(map(str, effect.baseline)), signed(effect.effect), span(effect.interval),
+                " x ".join(effect.factors),
+                " x ".join(map(str, effect.levels)),
+                " x ".join(map(str, effect.baseline)),
+                signed(effect.effect),
+                span(effect.interval),
                 _p(effect.p_adjusted),
-            )  # fmt: skip
+            )
         terminal.print_table(console, sheet)
     notes = [pair.divergence_note for pair in pairs]
-    notes += [effect.divergence_note and f"{' x '.join(effect.factors)}, "
-              f"{' x '.join(map(str, effect.levels))}: {effect.divergence_note}"
-              for effect in evidence.effects]  # fmt: skip
+    notes += [
+        effect.divergence_note
+        and f"{' x '.join(effect.factors)}, "
+        f"{' x '.join(map(str, effect.levels))}: {effect.divergence_note}"
+        for effect in evidence.effects
+    ]
     for note in [warning(evidence), *notes]:
         if note:
             console.print(f"NOTICE: {note}")
@@ -95,12 +108,18 @@ def power(effect: float, rows: Sequence[tuple[PairResult, PowerAnalysis]]) -> No
     )
     for pair, one in rows:
         sheet.add_row(
-            pair.arm, pair.baseline, str(one.n), f"{100 * one.sd:.2f}", f"{100 * one.power:.0f} %",
-            f"nothing below {one.fewest} seeds" if one.detectable is None
+            pair.arm,
+            pair.baseline,
+            str(one.n),
+            f"{100 * one.sd:.2f}",
+            f"{100 * one.power:.0f} %",
+            f"nothing below {one.fewest} seeds"
+            if one.detectable is None
             else points(one.detectable, sign=False),
-            f"{one.paired:,}", f"{one.paired_range[0]:,} to {one.paired_range[1]:,}",
+            f"{one.paired:,}",
+            f"{one.paired_range[0]:,} to {one.paired_range[1]:,}",
             f"{one.unpaired:,}",
-        )  # fmt: skip
+        )
     terminal.print_table(console, sheet)
 
 
@@ -154,8 +173,9 @@ def reproduction(found: Reproduction) -> None:
         sheet = _table(
             f"{len(failures)} of {metrics} differ",
             f"the first {MOST_ROWS}" if len(failures) > MOST_ROWS else "",
-            ["metric"], ["epoch", "then", "now", "difference"],
-        )  # fmt: skip
+            ["metric"],
+            ["epoch", "then", "now", "difference"],
+        )
         for row in failures.head(MOST_ROWS).itertuples():
             numbers = (f"{row.then:.9g}", f"{row.now:.9g}", f"{row.difference:.3g}")
             shown = ("none" if number == "nan" else number for number in numbers)

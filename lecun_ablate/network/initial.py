@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.errors import ConfigError
-from lecun_ablate.recipe import Recipe
 from lecun_ablate.registry import Component
 
 PLANES = 12  # feature planes of H1 and of H2

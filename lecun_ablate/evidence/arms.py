@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from lecun_ablate.experiment import Arm, Tuning
-from lecun_ablate.plan import Plan
+from lecun_ablate.config.experiment import Arm, Tuning
+from lecun_ablate.plan.plan import Plan
 
 if TYPE_CHECKING:
-    from lecun_ablate.report.evidence import Evidence
+    from lecun_ablate.evidence.weighing import Evidence
 
 
 def arm_table(plan: Plan, final: pd.DataFrame) -> pd.DataFrame:
@@ -82,7 +82,7 @@ def _value(value: Any) -> str:
 
 def as_json(evidence: Evidence, table: pd.DataFrame, link: str) -> dict[str, Any]:
     """Return the table and what it shows as plain values; None where there is no number."""
-    from lecun_ablate.report.evidence import answer, comparison_record, effect_record
+    from lecun_ablate.evidence.weighing import answer, comparison_record, effect_record
 
     plan, pairs = evidence.plan, evidence.comparisons.pairs
     records = table.astype(object).where(table.notna(), None).to_dict("records")

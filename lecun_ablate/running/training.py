@@ -22,22 +22,22 @@ import pyarrow as pa
 import torch
 from pyarrow import parquet
 
-from lecun_ablate import trainers
+from lecun_ablate.config.experiment import Arm, Experiment
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.digits import Digits, Split
 from lecun_ablate.errors import ConfigError, LecunAblateError, NoStoreYet
-from lecun_ablate.experiment import Arm, Experiment
-from lecun_ablate.initial import connectivity
-from lecun_ablate.interrupts import held_back
-from lecun_ablate.network import Network
-from lecun_ablate.plan import Plan
-from lecun_ablate.recipe import Recipe
+from lecun_ablate.network.initial import connectivity
+from lecun_ablate.network.reference import Network
+from lecun_ablate.plan.plan import Plan
+from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.tracking.names import ANSWERS, EPOCH_METRICS, NOTE, WEIGHTS
 from lecun_ablate.tracking.reader import Finished
 from lecun_ablate.tracking.store import Store
+from lecun_ablate.trainers import choice as trainers
 from lecun_ablate.trainers.base import EpochReport, Run, Trainer
 
 if TYPE_CHECKING:
-    from lecun_ablate.report.evidence import Evidence
+    from lecun_ablate.evidence.weighing import Evidence
 
 FINISHED, DIVERGED, COLLAPSED = "finished", "diverged", "collapsed"
 
@@ -141,8 +141,10 @@ def seconds_per_epoch(
     leaves out what is done but once.
     """
     part = min(1, 300 / len(fit))  # of every split
-    few = {name: split.take(np.arange(round(part * len(split)))) for name, split in
-           [("fit", fit), *evaluate.items()]}  # fmt: skip
+    few = {
+        name: split.take(np.arange(round(part * len(split))))
+        for name, split in [("fit", fit), *evaluate.items()]
+    }
     fit = few.pop("fit")
     sample = recipes[:: -(-len(recipes) // 32)]
 
@@ -192,7 +194,7 @@ def execute(
             with held_back():
                 arms[arm.name] = store.begin_arm(experiment_id, run_id, plan, arm.name)
         results = _complete(prepared, store, experiment_id, run_id, arms, finished, progress)
-        from lecun_ablate.report import evidence
+        from lecun_ablate.evidence import weighing as evidence
 
         while more := evidence.seeds_to_add(results):
             # growing seeds start at 0
@@ -319,8 +321,11 @@ def load(store: Store, run_id: str) -> Results:
     wanted = {which: finished[key] for which, key in plan.keys.items() if key in finished}
     if not wanted:
         gone = sum(key in lost for key in plan.keys.values())
-        why = f"the files of its {gone} finished runs are gone: run it again" if gone else (
-            "no run has finished yet")  # fmt: skip
+        why = (
+            f"the files of its {gone} finished runs are gone: run it again"
+            if gone
+            else ("no run has finished yet")
+        )
         raise LecunAblateError(f"{plan.tracking_name}: {why}")
     about = pd.DataFrame(
         {"arm": arm, "seed": seed, "run_id": r.run_id, "status": r.status}

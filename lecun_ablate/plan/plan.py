@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lecun_ablate.config.experiment import Arm, DataChoice, Experiment, Tuning, Until, plan_key
+from lecun_ablate.config.recipe import Recipe, run_key
 from lecun_ablate.data.digits import Digits
-from lecun_ablate.experiment import Arm, DataChoice, Experiment, Tuning, Until, plan_key
-from lecun_ablate.recipe import Recipe, run_key
 
 SPLIT = "train/test"  # trained on the whole training split, scored on it and on the test split
 
@@ -69,8 +69,9 @@ class Plan:
 
     def differences(self, other: Plan) -> list[str]:
         """Return in what `other`, a plan of the same experiment, is not as this one, in words."""
-        mine, theirs = ({a.name: a.recipe.model_dump() for a in p.experiment.arms}
-                        for p in (self, other))  # fmt: skip
+        mine, theirs = (
+            {a.name: a.recipe.model_dump() for a in p.experiment.arms} for p in (self, other)
+        )
         words = []
         if list(mine) != list(theirs):
             words.append(f"arms {', '.join(theirs)}")

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from lecun_ablate.config.recipe import Recipe, Seed, content_hash, registered
+from lecun_ablate.config.yaml_file import Keys, YamlFile, explain, parse_scalar
 from lecun_ablate.errors import ConfigError, nearest
-from lecun_ablate.recipe import Recipe, Seed, content_hash, registered
 from lecun_ablate.registry import registry
-from lecun_ablate.yaml_file import Keys, YamlFile, explain, parse_scalar
 
 
 class DataChoice(BaseModel):
@@ -211,9 +211,10 @@ def load_experiment(
     baseline = _baseline(yaml, arms)
     if until and len(arms) == 1:
         yaml.problem(
-            ("seeds", "until"), "looks at the intervals of comparisons, and a single arm is "
-            "compared with nothing: add an arm (arms, vary or ladder), or give a number of seeds"
-        )  # fmt: skip
+            ("seeds", "until"),
+            "looks at the intervals of comparisons, and a single arm is "
+            "compared with nothing: add an arm (arms, vary or ladder), or give a number of seeds",
+        )
     yaml.check()
     assert isinstance(content, ExperimentFile)
     return Experiment(
@@ -381,9 +382,9 @@ def _factors(yaml: YamlFile, vary: dict[str, Any]) -> dict[str, list[Any]]:
     for field, values in vary.items():
         if field not in Recipe.model_fields:
             yaml.problem(
-                ("vary", field), f"unknown recipe field {field!r}: "
-                f"{nearest(field, Recipe.model_fields)}"
-            )  # fmt: skip
+                ("vary", field),
+                f"unknown recipe field {field!r}: {nearest(field, Recipe.model_fields)}",
+            )
         elif not isinstance(values, list) or not values:
             yaml.problem(("vary", field), f"expected a list of values, came {values!r}")
         else:

@@ -187,8 +187,9 @@ def _plain_words(problem: Mapping[str, Any]) -> str:
     """Return what pydantic expected, in words that do not speak of Python."""
     if problem["type"] in _PLAIN_WORDS:
         return f"expected {_PLAIN_WORDS[problem['type']]}"
-    words = re.sub(r"^(Input|String|List|Dictionary|Value) should (be|have) ", "expected ",
-                   problem["msg"])  # fmt: skip
+    words = re.sub(
+        r"^(Input|String|List|Dictionary|Value) should (be|have) ", "expected ", problem["msg"]
+    )
     return re.sub(r" after validation, not \d+$", "", words)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lecun_ablate.errors import LecunAblateError
-from lecun_ablate.network import NO_DIGIT
+from lecun_ablate.network.reference import NO_DIGIT
 from lecun_ablate.statistics import TwoRuns, mcnemar
 from lecun_ablate.tracking.reader import SeedRun
 from lecun_ablate.tracking.store import Store

@@ -14,17 +14,17 @@ import pandas as pd
 from pydantic import ValidationError
 
 from lecun_ablate import data as datasets
-from lecun_ablate import trainers
+from lecun_ablate.config.recipe import Recipe, run_key
 from lecun_ablate.data import Digits
 from lecun_ablate.errors import ConfigError
-from lecun_ablate.plan import SPLIT
-from lecun_ablate.provenance import environment, git_commit
-from lecun_ablate.recipe import Recipe, run_key
+from lecun_ablate.plan.plan import SPLIT
 from lecun_ablate.registry import NameTaken, registry
-from lecun_ablate.runner import metrics
+from lecun_ablate.running.training import metrics
+from lecun_ablate.system.provenance import environment, git_commit
 from lecun_ablate.tracking.names import EPOCH_METRICS
 from lecun_ablate.tracking.reader import SeedRun
 from lecun_ablate.tracking.store import Store
+from lecun_ablate.trainers import choice as trainers
 from lecun_ablate.trainers.base import Run, Trainer
 
 COMPARED = tuple(name for name in EPOCH_METRICS if name != "epoch_seconds")
@@ -169,8 +169,9 @@ def _side_by_side(then: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
 
 def _changes(run: SeedRun, identity: dict[str, Any]) -> list[str]:
     """Say in what the environment differs from the run's."""
-    then = {name: run.params.get(name) for name in ("trainer", "device", "instruction_set",
-                                                    "numerics")}  # fmt: skip
+    then = {
+        name: run.params.get(name) for name in ("trainer", "device", "instruction_set", "numerics")
+    }
     now = {"trainer": identity["name"], **identity}
     pairs = [(name, value, str(now[name])) for name, value in then.items()]
     pairs += [(name, value, environment().get(name)) for name, value in run.environment.items()]

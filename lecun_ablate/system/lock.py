@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lecun_ablate.errors import LecunAblateError
-from lecun_ablate.passwords import without_passwords
+from lecun_ablate.system.passwords import without_passwords
 
 
 @contextmanager

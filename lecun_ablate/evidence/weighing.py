@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from lecun_ablate import statistics
+from lecun_ablate.config.experiment import Experiment
 from lecun_ablate.errors import LecunAblateError
-from lecun_ablate.experiment import Experiment
 from lecun_ablate.statistics import (
     BOTH_DIVERGED,
     Description,
@@ -25,8 +25,8 @@ from lecun_ablate.statistics import (
 from lecun_ablate.statistics.wording import at_most, count, percent, points, span
 
 if TYPE_CHECKING:
-    from lecun_ablate.plan import Plan
-    from lecun_ablate.runner import Results
+    from lecun_ablate.plan.plan import Plan
+    from lecun_ablate.running.training import Results
     from lecun_ablate.tracking.store import Store
 
 MOST_NAMED = 5  # arms that the answer names with one verdict
@@ -310,6 +310,9 @@ def arm_summary(evidence: Evidence, arm: str) -> tuple[dict[str, float], dict[st
             if pair.divergence_note:
                 names.append("difference_excluding_diverged")
             numbers |= {name: record[name] for name in names}
-            tags = {"verdict": record["verdict"], "conclusion": pair.verdict.text,
-                    "compared_with": pair.baseline}  # fmt: skip
+            tags = {
+                "verdict": record["verdict"],
+                "conclusion": pair.verdict.text,
+                "compared_with": pair.baseline,
+            }
     return {name: value for name, value in numbers.items() if value is not None}, tags

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lecun_ablate.initial import Start, start
-from lecun_ablate.recipe import Recipe
+from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.network.initial import Start, start
 
 Activation = Callable[[Tensor], Tensor]
 

@@ -10,13 +10,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lecun_ablate import display, terminal
-from lecun_ablate.display import duration
-from lecun_ablate.passwords import without_passwords
 from lecun_ablate.report.study_report import StudyReport, TextTable
 from lecun_ablate.statistics import count
 from lecun_ablate.studies import seed_study
 from lecun_ablate.studies.study_runner import PreparedStudy, StudyPlan
+from lecun_ablate.system.passwords import without_passwords
+from lecun_ablate.terminal import console as terminal
+from lecun_ablate.terminal import display
+from lecun_ablate.terminal.display import duration
 
 
 def progress_of(prepared: PreparedStudy) -> Any:
@@ -32,9 +33,13 @@ class TerminalProgress:
     def begin(self, what: str, runs: int) -> None:
         """Start a bar."""
         self._bar = Progress(
-            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-            TextColumn("runs, left"), TimeRemainingColumn(), console=Console(stderr=True),
-        )  # fmt: skip
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("runs, left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
         self._task = self._bar.add_task(what, total=runs)
         self._bar.start()
 
@@ -63,8 +68,11 @@ class LineProgress:
         if now - self._said >= 10:
             self._said = now
             left = (now - self._began) / self._done * (self._runs - self._done)
-            print(f"  {self._done}/{self._runs} runs, {duration(left)} left",
-                  file=sys.stderr, flush=True)  # fmt: skip
+            print(
+                f"  {self._done}/{self._runs} runs, {duration(left)} left",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def end(self) -> None:
         """Print nothing."""

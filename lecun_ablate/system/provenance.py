@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import lecun_ablate
-from lecun_ablate.cores import usable_cores
+from lecun_ablate.system.cores import usable_cores
 
 
 def machine() -> str:

@@ -1,0 +1,1 @@
+"""From results to what can be concluded: comparisons, verdicts and summaries."""

@@ -1,0 +1,1 @@
+"""Training what a plan lacks, and running single runs again."""
