@@ -1,5 +1,7 @@
 """The doubt from the test images: crossed components, McNemar, the split of the seeds' variance."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -226,14 +228,14 @@ def test_the_second_sentence_is_about_new_images():
     table = np.zeros((2, 2))
     joint = st.compare_jointly(table, table, resamples=2)
 
-    def sentence(kind, interval):
-        made = st.JointComparison(2, 2, -0.003, 0, 0, 0, interval, joint.bootstrap)
-        return st.second_sentence(st.Verdict(kind, ""), made)
+    def sentence(kind, interval, holds=True):
+        made = replace(joint, difference=-0.003, interval=interval)
+        return st.second_sentence(st.Verdict(kind, ""), made, holds)
 
     assert sentence("better", low) == (
         "The same holds for new images of this kind: -0.30 points [-0.60, -0.10]."
     )
-    assert sentence("better", high) == (
+    assert sentence("better", high, holds=False) == (
         "For new images of this kind it remains open: -0.30 points [-0.60, +0.10]."
     )
     assert sentence("undecided", high) == (

@@ -5,13 +5,9 @@ the last epoch, one per seed; differences are arm minus baseline, so negative me
 """
 
 from lecun_ablate.statistics.arrays import DIVERGED_ERROR, misses
-from lecun_ablate.statistics.comparisons import (
-    ExperimentResult,
-    PairResult,
-    compare_all,
-)
+from lecun_ablate.statistics.comparisons import compare_all
 from lecun_ablate.statistics.correction import holm, step_down
-from lecun_ablate.statistics.factors import Effect, factorial
+from lecun_ablate.statistics.factors import Contrast, Effect, contrasts, factorial
 from lecun_ablate.statistics.failures import (
     FailureComparison,
     FailureRate,
@@ -21,6 +17,7 @@ from lecun_ablate.statistics.failures import (
     outweighing_rate,
 )
 from lecun_ablate.statistics.images import JointComparison, TwoRuns, compare_jointly, mcnemar
+from lecun_ablate.statistics.inflation import corrected_for_call, shown_when_called
 from lecun_ablate.statistics.intervals import (
     Interval,
     bca_interval,
@@ -43,6 +40,7 @@ from lecun_ablate.statistics.planning import (
     PowerAnalysis,
     SeedsNeeded,
     analyse_power,
+    detectable_range,
     minimum_detectable_effect,
     sd_interval,
     seeds_for_equivalence,
@@ -50,6 +48,7 @@ from lecun_ablate.statistics.planning import (
     seeds_table,
 )
 from lecun_ablate.statistics.power import ALPHA, equivalence_power, fewest_seeds, power, t_power
+from lecun_ablate.statistics.results import ExperimentResult, PairResult
 from lecun_ablate.statistics.runs import Runs, common
 from lecun_ablate.statistics.seeds import (
     Description,
@@ -66,6 +65,7 @@ from lecun_ablate.statistics.wording import (
     percent,
     points,
     probability,
+    share,
     signed,
     span,
 )
@@ -76,6 +76,7 @@ __all__ = [
     "DIVERGED_ERROR",
     "MARGIN",
     "Comparison",
+    "Contrast",
     "Description",
     "Effect",
     "ExperimentResult",
@@ -99,10 +100,13 @@ __all__ = [
     "compare_all",
     "compare_failures",
     "compare_jointly",
+    "contrasts",
+    "corrected_for_call",
     "correlation",
     "count",
     "decide",
     "describe",
+    "detectable_range",
     "difference_interval",
     "effect_size",
     "equivalence_power",
@@ -129,6 +133,8 @@ __all__ = [
     "seeds_for_equivalence",
     "seeds_needed",
     "seeds_table",
+    "share",
+    "shown_when_called",
     "sign_flip_test",
     "signed",
     "smallest_p",

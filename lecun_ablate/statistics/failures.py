@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -56,7 +57,7 @@ def failure_rate(failed: int, runs: int, level: float = LEVEL) -> FailureRate:
     if not (runs >= 1 and 0 <= failed <= runs):
         raise ValueError(f"{failed} of {runs} runs failed; expected 0 to {runs} of 1 or more")
 
-    def ends(alternative: str) -> tuple[float, float]:
+    def ends(alternative: Literal["two-sided", "less", "greater"]) -> tuple[float, float]:
         found = stats.binomtest(failed, runs, alternative=alternative)
         low, high = found.proportion_ci(level, method="exact")
         return float(low), float(high)

@@ -105,8 +105,9 @@ def _skewness(values: np.ndarray) -> np.ndarray:
     deviations = values - values.mean(axis=-1, keepdims=True)
     square, cube = (deviations**2).mean(axis=-1), (deviations**3).mean(axis=-1)
     spread_out = np.ptp(values, axis=-1) > ROUNDING
-    biased = np.divide(cube, square**1.5, out=np.zeros_like(square), where=spread_out)
-    return biased * math.sqrt(n * (n - 1)) / (n - 2)
+    biased: np.ndarray = np.divide(cube, square**1.5, out=np.zeros_like(square), where=spread_out)
+    adjusted: np.ndarray = biased * math.sqrt(n * (n - 1)) / (n - 2)
+    return adjusted
 
 
 def _with_skew(t: float, shift: np.ndarray) -> np.ndarray:

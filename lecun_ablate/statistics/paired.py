@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.proportion import proportion_confint  # type: ignore[import-untyped]
 
 from lecun_ablate.statistics.arrays import (
     ROUNDING,
@@ -147,7 +147,8 @@ def sign_flip_test(
             sums = np.concatenate([sums + value, sums - value])
         return float(np.mean(np.abs(sums) >= reached)), True
     rng = np.random.default_rng(rng_seed)
-    as_far, at_a_time = 0, max(1, SIGNS // len(values))
+    as_far: int | np.integer = 0
+    at_a_time = max(1, SIGNS // len(values))
     for start in range(0, permutations, at_a_time):
         flips = rng.integers(0, 2, size=(min(at_a_time, permutations - start), len(values)))
         as_far += np.count_nonzero(np.abs((2.0 * flips - 1) @ values) >= reached)
