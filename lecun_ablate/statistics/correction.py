@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lecun_ablate.statistics.paired import EXACT_UP_TO, PERMUTATIONS
+from lecun_ablate.statistics.paired import PERMUTATIONS
 from lecun_ablate.statistics.power import fewest_seeds
 
 Correction = Literal["step-down max-t", "Holm", "none"]
@@ -42,9 +42,9 @@ def step_down(
 
     `differences` (comparisons, seeds) come from the same seeds in every row. A flip of the signs
     applies to all comparisons of a seed at once, so that it keeps what a shared baseline makes of
-    them. The largest |t| is compared with the largest one under
-    flips, then the second largest among those that remain, and so on. All flips are counted up to
-    EXACT_UP_TO seeds, else random ones as in `sign_flip_test`. One comparison has the p of that.
+    them. The largest |t| is compared with the largest one under flips, then the second largest
+    among those that remain, and so on. All flips are counted where they are no more than
+    `permutations`, else so many random ones. One comparison has the p of `sign_flip_test`.
 
     The chance of any wrong rejection stays at most alpha where the differences without an effect
     are jointly symmetric about 0; by simulation (`benchmarks/many_arms.py`) also where errors are
@@ -64,7 +64,7 @@ def step_down(
     order = np.argsort(-observed[:, 0], kind="stable")
     threshold = observed[order] * (1 - TIES[0]) - TIES[1]
     moving = table[:, np.any(table != 0, axis=0)]  # flipping a seed of zeros changes nothing
-    exact = moving.shape[1] <= EXACT_UP_TO
+    exact = 2 ** max(moving.shape[1] - 1, 0) <= permutations
     batches = (
         _all_flips(moving.shape[1])
         if exact
