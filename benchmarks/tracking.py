@@ -25,21 +25,25 @@ import pandas as pd
 import torch
 from trainers import TEST, TRAIN, random_split
 
-from lecun_ablate.config.experiment import Arm, DataChoice, Experiment
+from lecun_ablate.config.arms import Arm
+from lecun_ablate.config.base import DataChoice
+from lecun_ablate.config.experiment import Experiment
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.digits import Digits, Split
 from lecun_ablate.network.initial import SHAPES
 from lecun_ablate.plan.plan import Plan
-from lecun_ablate.running.training import Prepared, execute
-from lecun_ablate.tracking.names import EPOCH_METRICS
-from lecun_ablate.tracking.store import Store
-from lecun_ablate.trainers.base import Trainer
+from lecun_ablate.plan.results import EPOCH_METRICS, RunStatus
+from lecun_ablate.running.experiment import run_experiment
+from lecun_ablate.running.training import Prepared
+from lecun_ablate.tracking.plan_run import PlanRun
+from lecun_ablate.tracking.writer import Writer
+from lecun_ablate.trainers.base import Identity, Trainer
 from lecun_ablate.trainers.cuda import CudaTrainer
 
-IDENTITY = {"name": "cuda", "device": "cuda", "instruction_set": "sm_90", "numerics": 1}
+IDENTITY = Identity("cuda", "cuda", "sm_90", 1)
 
 
-def made_up_plan(runs: int, digits: Digits, identity: dict, recipe: Recipe) -> Plan:
+def made_up_plan(runs: int, digits: Digits, identity: Identity, recipe: Recipe) -> Plan:
     experiment = Experiment(
         "logging",
         "How fast?",
@@ -75,10 +79,10 @@ def experiment_seconds(trainer: Trainer, runs: int, recipe: Recipe) -> float:
     plan = made_up_plan(runs, digits, trainer.identity(), recipe)
     with (
         tempfile.TemporaryDirectory() as folder,
-        Store.writing(f"sqlite:///{Path(folder, 'mlflow.db')}") as store,
+        Writer.opened(f"sqlite:///{Path(folder, 'mlflow.db')}") as writer,
     ):
         began = time.perf_counter()
-        execute(Prepared(plan, digits, {"one": trainer}, []), store)
+        run_experiment(Prepared(plan, digits, {"one": trainer}, []), writer, print)
         return time.perf_counter() - began
 
 
@@ -112,18 +116,17 @@ def main() -> None:
     profile = cProfile.Profile()
     with (
         tempfile.TemporaryDirectory() as folder,
-        Store.writing(f"sqlite:///{Path(folder, 'mlflow.db')}") as store,
+        Writer.opened(f"sqlite:///{Path(folder, 'mlflow.db')}") as writer,
+        PlanRun.opened(writer, plan, print) as plan_run,
     ):
-        experiment_id = store.ensure_experiment(plan.tracking_name)
-        arm = store.begin_arm(experiment_id, store.begin(experiment_id, plan), plan, "one")
         began, cpu = time.perf_counter(), time.process_time()
         if options.profile:
             profile.enable()
         for seed in range(options.runs):
-            store.log_run(experiment_id, arm, plan, "one", seed, history, "finished", artifacts)
+            plan_run.log("one", seed, history, RunStatus.FINISHED, artifacts)
         profile.disable()
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-        assert len(store.finished(experiment_id)) == options.runs
+        assert len(writer.store.finished(plan_run.experiment_id)[0]) == options.runs
     per_run = 1000 * seconds / options.runs
     print(f"{options.runs} runs in {seconds:.1f} s ({cpu:.1f} s of CPU): {per_run:.1f} ms each")
     if options.profile:

@@ -2,22 +2,23 @@
 
 import logging
 import os
+from typing import Any
 
 from lecun_ablate.registry import register
 
-# MLflow looks at its environment while it is imported
+# MLflow reads its environment while it is imported
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 __version__ = "0.1.0"
-__all__ = ["load_results", "register", "run"]
+__all__ = ["load_results", "register", "report", "run", "study"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """Import the heavy entry points only when they are asked for."""
-    if name in ("run", "load_results"):
+    if name in __all__:
         from lecun_ablate import api
 
         return getattr(api, name)

@@ -1,4 +1,7 @@
-"""The command line; nothing else knows about a terminal. Heavy imports wait for their command."""
+"""The command line: parse, call a function of `api`, hand what comes back to `terminal`.
+
+Heavy imports wait for their command.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,18 @@ import gc
 import json
 import signal
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from lecun_ablate.errors import ConfigError, LecunAblateError
-from lecun_ablate.tracking import new_store
 from lecun_ablate.trainers.names import DeviceChoice, TrainerChoice
+
+if TYPE_CHECKING:
+    from lecun_ablate.api import Options, Shown, Watch
+    from lecun_ablate.studies.runner import FinishedStudy
 
 INTERRUPTED = 130
 PROGRAM = "python -m lecun_ablate"
@@ -29,149 +34,152 @@ app = typer.Typer(
 )
 
 
+# ---- options that several commands have
+
+Data = Annotated[
+    str | None,
+    typer.Option(help="Use this data set instead of the file's, and no fallback."),
+]
 DataDir = Annotated[
     Path | None,
-    typer.Option(help="Folder that holds data/train-00000-of-00001.parquet and its test twin."),
+    typer.Option(
+        help="Folder that holds data/train-00000-of-00001.parquet and data/test-... of USPS. "
+        "Default: LECUN_ABLATE_DATA, else the Hugging Face Hub."
+    ),
 ]
 Components = Annotated[
-    list[Path] | None, typer.Option(help="Python file that registers components; repeatable.")
+    list[Path] | None,
+    typer.Option(help="Python file that registers components of your own; may be repeated."),
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Replace a value of the file, such as recipe.lr=0.05; may be repeated."
+    ),
+]
+Trainer = Annotated[
+    TrainerChoice,
+    typer.Option(
+        help="What trains the networks. auto: the fastest trainer that supports every arm; "
+        "mixed: the fastest for each arm."
+    ),
+]
+Device = Annotated[
+    DeviceChoice,
+    typer.Option(help="Where they are trained. auto: on a CUDA GPU if there is one, else the CPU."),
 ]
 StudyStorage = Annotated[
     str | None,
     typer.Option(
         "--storage",
-        help="Where Optuna keeps studies, if not in sqlite:///studies/optuna.db: the "
-        "address of a database, or the path of a journal file.",
+        help="Where Optuna keeps studies: the address of a database, or the path of a journal "
+        "file. Default: sqlite:///studies/optuna.db.",
     ),
 ]
-Experiment = Annotated[
-    str, typer.Argument(help="Name of an experiment, its YAML file, or the id of a run.")
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print what would be trained, and train nothing.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
+Experiment = Annotated[
+    str, typer.Argument(help="The name of an experiment, its YAML file, or the id of a run.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
 @app.command()
 def run(
     experiment: Annotated[Path, typer.Argument(help="The YAML file of an experiment.")],
-    seeds: Annotated[str | None, typer.Option(help="Number of seeds, or a list: 0,3,7.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of every arm.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="recipe.lr=0.05; repeatable.")
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="A number of seeds, such as 20, or a list of seeds, such as 0,3,7."),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Data set; no fallback then.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Train every arm for this many epochs.")
+    ] = None,
+    set_: Assignments = None,
+    data: Data = None,
     data_dir: DataDir = None,
     components: Components = None,
-    dtype: Annotated[str | None, typer.Option(help="float32 or float64, for every arm.")] = None,
-    trainer: Annotated[TrainerChoice, typer.Option(help="Who trains.")] = TrainerChoice.auto,
-    device: Annotated[DeviceChoice, typer.Option(help="Where.")] = DeviceChoice.auto,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan, train nothing.")
-    ] = False,
+    dtype: Annotated[
+        str | None, typer.Option(help="Train every arm in float32 or in float64.")
+    ] = None,
+    trainer: Trainer = TrainerChoice.auto,
+    device: Device = DeviceChoice.auto,
+    dry_run: DryRun = False,
     tune: Annotated[
-        bool, typer.Option("--tune", help="Run what is missing of the study that tunes it first.")
+        bool,
+        typer.Option("--tune", help="First run what is missing of the study that tunes the arms."),
     ] = False,
     storage: StudyStorage = None,
     as_json: AsJson = False,
 ) -> None:
     """Train what is missing of an experiment, and compare its arms."""
-    _seek_data(experiment, data, components or (), set_ or (), data_dir)
-    if not dry_run:
-        new_store.begin()
-    from lecun_ablate.config.experiment import load_experiment
+    from lecun_ablate import api
+    from lecun_ablate.config.source import Overrides
 
-    asked = load_experiment(
-        experiment,
-        seeds=_seeds(seeds),
-        epochs=epochs,
-        dtype=dtype,
-        data=data,
-        components=components or (),
-        assignments=set_ or (),
-    )
-    from lecun_ablate import api  # slow, so not before the file is known to be right
-    from lecun_ablate.terminal import display
-
-    storage = storage or api.STUDY_STORAGE
-    if tune and asked.tuned is None:
-        raise ConfigError(f"--tune: {asked.file} names no study under `tuned`")
-    where = (asked, data_dir, trainer.value, device.value, storage)
-    if tune and not dry_run:
-        prepared = _tune(where, as_json)
-    else:
-        prepared = api.prepare(*where, untuned_too=dry_run)
-    for notice in prepared.notices:
-        display.notice(notice)
+    overrides = Overrides(_seeds(seeds), epochs, dtype, data, components or (), set_ or ())
+    options = _options(data_dir, trainer, device, storage)
     if dry_run:
-        _dry_run(prepared, as_json)
+        planned = api.dry_run(experiment, overrides, options, _watch(), tune=tune)
+        _print_plan(planned, as_json)
         return
-    evidence = api.run_prepared(prepared, progress=display.progress(), notice=display.notice)
-    _print_results(evidence, as_json)
+
+    def studied(study: FinishedStudy) -> None:
+        if not as_json:
+            _print_study(study, options, False)
+
+    shown = api.evaluate(experiment, overrides, options, _watch(studied), tune=tune)
+    _print_results(shown, as_json)
     if not as_json:
-        print(f"report: {api.page_of(evidence.plan)}")
+        print(f"report: {api.page_of(shown.evidence.plan)}")
 
 
 @app.command()
 def study(
     file: Annotated[Path, typer.Argument(help="The YAML file of a study.")],
-    set_: Annotated[list[str] | None, typer.Option("--set", help="trials=64; repeatable.")] = None,
-    data: Annotated[str | None, typer.Option(help="Data set; no fallback then.")] = None,
+    set_: Assignments = None,
+    data: Data = None,
     data_dir: DataDir = None,
     components: Components = None,
-    trainer: Annotated[TrainerChoice, typer.Option(help="Who trains.")] = TrainerChoice.auto,
-    device: Annotated[DeviceChoice, typer.Option(help="Where.")] = DeviceChoice.auto,
+    trainer: Trainer = TrainerChoice.auto,
+    device: Device = DeviceChoice.auto,
     storage: StudyStorage = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start a new version.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan, train nothing.")
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Start a new version of the study, beside the old one."),
     ] = False,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Train what is missing of a study: search values for every arm, or repeat one over seeds."""
-    _seek_data(file, data, components or (), set_ or (), data_dir)
-    if not dry_run:
-        new_store.begin()
     from lecun_ablate import api
-    from lecun_ablate.config.study import load_study
-    from lecun_ablate.studies import study_runner
-    from lecun_ablate.terminal import display, study_display
+    from lecun_ablate.config.source import Overrides
 
-    storage = storage or api.STUDY_STORAGE
-    asked = load_study(file, data=data, components=components or (), assignments=set_ or ())
-    prepared = study_runner.prepare(asked, data_dir, trainer.value, device.value)
-    for notice in prepared.notices + study_runner.fresh_notices(prepared, storage, fresh):
-        display.notice(notice)
+    overrides = Overrides(data=data, components=components or (), assignments=set_ or ())
+    options = _options(data_dir, trainer, device, storage)
     if dry_run:
-        planned = study_runner.plan(prepared, storage, fresh)
+        planned = api.plan_study(file, overrides, options, _watch(), fresh=fresh)
         if as_json:
-            print(json.dumps(planned.values, indent=2))
+            _print_json(planned.values)
         else:
-            study_display.plan(planned)
+            from lecun_ablate.terminal import studies
+
+            studies.plan(planned)
         return
-    report, _ = study_runner.run(
-        prepared, storage, fresh, progress=study_display.progress_of(prepared)
-    )
-    if as_json:
-        print(json.dumps(report.values, indent=2))
-    else:
-        study_display.report(report, study_runner.FOLDER / prepared.title, storage)
+    finished = api.run_study(file, overrides, options, _watch(), fresh=fresh)
+    _print_study(finished, options, as_json)
 
 
 @app.command()
-def show(
-    experiment: Experiment,
-    as_json: AsJson = False,
-) -> None:
+def show(experiment: Experiment, as_json: AsJson = False) -> None:
     """Print the results of an experiment again."""
-    from lecun_ablate.evidence.weighing import weigh
-    from lecun_ablate.running import training as runner
-    from lecun_ablate.terminal import display
-    from lecun_ablate.tracking.store import Store
+    from lecun_ablate import api
 
-    store = Store()
-    found = store.find(experiment)
-    _print_results(weigh(runner.load(store, found.info.run_id), store), as_json)
+    shown = api.show(experiment)
+    _print_results(shown, as_json)
     if not as_json:
-        display.other_plans(store.other_plans(found))
+        from lecun_ablate.terminal import experiments
+
+        experiments.other_plans(shown.other_plans)
 
 
 @app.command()
@@ -180,13 +188,14 @@ def report(
     data_dir: DataDir = None,
     components: Components = None,
     pictures: Annotated[
-        bool, typer.Option(help="Show the hard digits; that takes the data set.")
+        bool, typer.Option(help="Show the digits that are hard; this needs the data set.")
     ] = True,
 ) -> None:
-    """Write the report of an experiment that has been run again, from MLflow."""
+    """Write the report of an experiment again, from what MLflow holds."""
     from lecun_ablate import api
 
-    print(api.report(experiment, data_dir=data_dir, components=components or (), pictures=pictures))
+    page = api.report(experiment, data_dir=data_dir, components=components or (), pictures=pictures)
+    print(page)
 
 
 @app.command()
@@ -196,66 +205,56 @@ def power(
     as_json: AsJson = False,
 ) -> None:
     """Say how many seeds it takes to see an effect, from an experiment that has been run."""
-    from lecun_ablate.evidence.weighing import weigh
-    from lecun_ablate.running import training as runner
-    from lecun_ablate.terminal import evidence_display
-    from lecun_ablate.tracking.store import Store
+    from lecun_ablate import api
 
-    if not 0 < effect < 100:
-        raise ConfigError(f"--effect {effect:g}: expected points of error, more than 0, below 100")
-    store = Store()
-    evidence = weigh(runner.load(store, store.find(experiment).info.run_id), store)
-    rows = evidence.power(effect / 100)
+    rows = api.power(experiment, effect / 100)
     if as_json:
-        print(
-            json.dumps(
-                [{"arm": p.arm, "baseline": p.baseline, **asdict(a)} for p, a in rows], indent=2
-            )
-        )
+        _print_json([{"arm": p.arm, "baseline": p.baseline, **asdict(one)} for p, one in rows])
     else:
-        evidence_display.power(effect / 100, rows)
+        from lecun_ablate.terminal import experiments
+
+        experiments.power(effect / 100, rows)
 
 
 @app.command()
 def compare(
-    run_a: Annotated[str, typer.Argument(help="The id of a seed's run.")],
-    run_b: Annotated[str, typer.Argument(help="The id of another.")],
+    run_a: Annotated[str, typer.Argument(help="The id of the run of one arm with one seed.")],
+    run_b: Annotated[str, typer.Argument(help="The id of another such run.")],
     as_json: AsJson = False,
 ) -> None:
     """Compare two single runs, digit by digit."""
-    from lecun_ablate.running.two_runs import compare_runs
-    from lecun_ablate.terminal import evidence_display
-    from lecun_ablate.tracking.store import Store
+    from lecun_ablate import api
 
-    found = compare_runs(Store(), run_a, run_b)
+    found = api.compare(run_a, run_b)
     if as_json:
-        print(json.dumps(found.as_json(), indent=2))
+        _print_json(found.as_json())
     else:
-        evidence_display.two_runs(found)
+        from lecun_ablate.terminal import runs
+
+        runs.two_runs(found)
 
 
 @app.command()
 def reproduce(
-    run_id: Annotated[str, typer.Argument(help="The id of a seed's run.")],
+    run_id: Annotated[str, typer.Argument(help="The id of the run of one arm with one seed.")],
     data_dir: DataDir = None,
     components: Components = None,
     trainer: Annotated[
-        TrainerChoice | None, typer.Option(help="Another trainer than the run's own.")
+        TrainerChoice | None,
+        typer.Option(help="Train with this trainer. Default: the run's own."),
     ] = None,
 ) -> None:
     """Train a run again from what MLflow holds, and compare every metric."""
-    from lecun_ablate.running.reproduce import reproduce
-    from lecun_ablate.terminal import evidence_display
-    from lecun_ablate.tracking.store import Store
+    from lecun_ablate import api
+    from lecun_ablate.terminal import runs
 
-    found = reproduce(
-        Store(),
+    found = api.reproduce(
         run_id,
         data_dir=data_dir,
         components=components or (),
         trainer=trainer.value if trainer else None,
     )
-    evidence_display.reproduction(found)
+    runs.reproduction(found)
     if not found.reproduced:
         raise typer.Exit(1)
 
@@ -263,66 +262,53 @@ def reproduce(
 @app.command()
 def data(
     data_dir: DataDir = None,
-    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet, PNG.")] = None,
-    name: Annotated[str, typer.Option(help="The data set of the contact sheet.")] = "usps",
-    fallback: Annotated[str | None, typer.Option(help="What stands in for it.")] = "digits",
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write a picture (PNG) of many digits to this file.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="The data set to draw with --sheet.")] = "usps",
+    fallback: Annotated[
+        str | None, typer.Option(help="The data set to draw if that one is not available.")
+    ] = "digits",
     components: Components = None,
 ) -> None:
     """Show which digits are found where, with class counts and digest."""
-    from lecun_ablate import data as datasets
-    from lecun_ablate.data.places import survey
-    from lecun_ablate.registry import registry
-    from lecun_ablate.terminal import display
+    from lecun_ablate import api
 
-    for file in components or ():
-        registry.load(file)
+    files = components or ()
     if sheet is None:
-        display.places(survey(data_dir))
-        return
-    from lecun_ablate.data.sheet import contact_sheet
+        from lecun_ablate.terminal import listings
 
-    digits = datasets.load(name, fallback if fallback != name else None, data_dir)
+        listings.places(api.data_places(data_dir, files))
+        return
+    digits = api.contact_sheet(sheet, name, fallback, data_dir=data_dir, components=files)
     if digits.notice:
-        display.notice(digits.notice)
-    try:
-        contact_sheet(digits, sheet)
-    except OSError as error:
-        raise LecunAblateError(f"{sheet}: cannot be written: {error.strerror}") from None
+        from lecun_ablate.terminal.console import notice
+
+        notice(digits.notice)
     print(f"{sheet}: {digits.name}, {digits.source}")
 
 
 @app.command()
 def components(
-    kind: Annotated[str | None, typer.Argument(help="activation, init, ...; else all.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Argument(help="A kind of component, such as activation or init. Default: all."),
+    ] = None,
     file: Annotated[
-        list[Path] | None, typer.Option("--components", help="Python file to load as well.")
+        list[Path] | None,
+        typer.Option(
+            "--components", help="Python file that registers components of your own as well."
+        ),
     ] = None,
 ) -> None:
     """List the components that a recipe can name."""
-    from lecun_ablate.registry import KINDS, registry
-    from lecun_ablate.terminal import display
+    from lecun_ablate import api
+    from lecun_ablate.terminal import listings
 
-    for path in file or ():
-        registry.load(path)
-    for name in [kind] if kind else KINDS:
-        display.components(name, [registry.get(name, n) for n in registry.names(name)])
+    listings.components(api.components(kind, file or ()))
 
 
-def _seek_data(
-    file: Path,
-    data: str | None,
-    components: Sequence[Path],
-    set_: Sequence[str],
-    data_dir: Path | None,
-) -> None:
-    """End, or say that a fallback will be taken, before the slow imports."""
-    from lecun_ablate.config.experiment import data_asked
-    from lecun_ablate.data.places import seek
-
-    asked = data_asked(file, data, components, set_)
-    reason = seek(asked.name, asked.fallback, data_dir) if asked else None
-    if reason:
-        print(f"{reason.splitlines()[0]}\ngoing on with {asked.fallback}", file=sys.stderr)
+# ---- from the command line to api
 
 
 def _seeds(text: str | None) -> int | list[int] | None:
@@ -338,68 +324,78 @@ def _seeds(text: str | None) -> int | list[int] | None:
     return numbers[0] if "," not in text else numbers
 
 
-def _tune(where: Any, silent: bool) -> Any:
-    """Prepare an experiment; where its study lacks something, run that first and print it."""
+def _options(
+    data_dir: Path | None, trainer: TrainerChoice, device: DeviceChoice, storage: str | None
+) -> Options:
     from lecun_ablate import api
-    from lecun_ablate.studies import study_runner
-    from lecun_ablate.studies.tuned_arms import NotStudied
-    from lecun_ablate.terminal import display, study_display
 
-    try:
-        return api.prepare(*where)
-    except NotStudied:  # values that are there are good, whoever would find them today
-        pass
-    asked, data_dir, trainer, device, storage = where
-    prepared = study_runner.prepare_tuning(asked, data_dir, trainer, device)
-    for notice in prepared.notices:
-        display.notice(notice)
-    report, _ = study_runner.run(prepared, storage, progress=study_display.progress_of(prepared))
-    if not silent:
-        study_display.report(report, study_runner.FOLDER / prepared.title, storage)
-    return api.prepare(*where)
+    storage = storage or api.STUDY_STORAGE
+    return api.Options(data_dir, trainer.value, device.value, storage)
 
 
-def _dry_run(prepared: Any, as_json: bool) -> None:
-    from lecun_ablate.running import training as runner
-    from lecun_ablate.terminal import display
+def _watch(studied: Any = None) -> Watch:
+    from lecun_ablate import api
+    from lecun_ablate.terminal import console
+    from lecun_ablate.terminal.progress import display
 
-    todo = runner.still_to_do(prepared.plan)
-    seconds = runner.estimate(prepared, todo)
+    told = {"studied": studied} if studied else {}
+    return api.Watch(console.notice, console.remark, display(), **told)
+
+
+# ---- from api to the terminal
+
+
+def _print_json(values: Any) -> None:
+    print(json.dumps(values, indent=2))
+
+
+def _print_plan(planned: Any, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(display.plan_as_json(prepared.plan, todo, seconds), indent=2))
+        _print_json(planned.values)
     else:
-        display.plan(prepared.plan, todo, seconds)
+        from lecun_ablate.terminal import experiments
+
+        experiments.plan(planned.plan, planned.todo, planned.seconds)
 
 
-def _print_results(evidence: Any, as_json: bool) -> None:
-    from lecun_ablate.evidence import arms as summary
-    from lecun_ablate.terminal import display
-    from lecun_ablate.tracking.store import Store
-
-    table = summary.arm_table(evidence.plan, evidence.results.final)
-    store = Store()
-    link = store.link(evidence.results.experiment_id)
+def _print_study(finished: FinishedStudy, options: Options, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(summary.as_json(evidence, table, link), indent=2))
+        _print_json(finished.report.values)
     else:
-        display.results(evidence, table, link, store.ui_command())
+        from lecun_ablate.terminal import studies
+
+        studies.report(finished.report, finished.folder, options.storage)
+
+
+def _print_results(shown: Shown, as_json: bool) -> None:
+    if as_json:
+        from lecun_ablate.evidence.records import evidence_record
+
+        _print_json(evidence_record(shown.evidence, shown.link))
+    else:
+        from lecun_ablate.terminal import experiments
+
+        experiments.results(shown.evidence, shown.link, shown.ui_command)
+
+
+# ---- the process
 
 
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
-    gc.set_threshold(100_000)  # of what imports make, hardly anything is garbage
+    gc.set_threshold(100_000)  # imports make many objects, hardly any of them garbage
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as Ctrl-C does
-    if Path(sys.argv[0]).name == "__main__.py":  # who holds a lock is told by the command typed
+    if Path(sys.argv[0]).name == "__main__.py":  # the holder of a lock is shown by this
         sys.argv[0] = PROGRAM
     status = _main(sys.argv[1:])
-    gc.freeze()  # else Python looks once more through all that the libraries hold: over a second
+    gc.freeze()  # otherwise Python looks through everything once more at its end: over a second
     sys.exit(status)
 
 
 def _main(arguments: list[str]) -> int:
     try:
         # typer returns the status of a command that exits, and 130 for a KeyboardInterrupt
-        status = app(arguments, prog_name=PROGRAM, standalone_mode=False) or 0
+        status = int(app(arguments, prog_name=PROGRAM, standalone_mode=False) or 0)
         if status == INTERRUPTED:
             kept = ""
             if arguments[0] in ("run", "study"):
@@ -407,9 +403,9 @@ def _main(arguments: list[str]) -> int:
                 kept = f": what had finished is kept; run the same command{again} to go on"
             print(f"interrupted{kept}", file=sys.stderr)
         return status
-    except typer.TyperException as error:  # a wrong option, say; it prints itself
+    except typer.TyperException as error:  # a wrong option, for example; it prints itself
         error.show()
-        return error.exit_code
+        return int(error.exit_code)
     except LecunAblateError as error:
         for line in str(error).split("\n"):
             print(f"error: {line}", file=sys.stderr)
@@ -424,7 +420,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def _unexpected(error: Exception) -> int:
-    """Keep the traceback of a bug in a file, and tell the user what it is in one line."""
+    """Keep the traceback of a bug in a file, and tell the user about it in one line."""
     import tempfile
     import traceback
 
@@ -434,8 +430,6 @@ def _unexpected(error: Exception) -> int:
     except OSError:
         log = Path(tempfile.gettempdir()) / log
         log.write_text(trace)
-    print(
-        f"error: {type(error).__name__}: {error}\nerror: this is a bug; its trace is in {log}",
-        file=sys.stderr,
-    )
+    message = f"{type(error).__name__}: {error}"
+    print(f"error: {message}\nerror: this is a bug; its trace is in {log}", file=sys.stderr)
     return 1

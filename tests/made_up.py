@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from lecun_ablate.config.experiment import Arm, DataChoice, Experiment, Until
+from lecun_ablate.config.arms import Arm
+from lecun_ablate.config.base import DataChoice
+from lecun_ablate.config.experiment import Experiment, Until
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.plan.plan import Plan
-from lecun_ablate.running.training import Results
+from lecun_ablate.plan.results import Results
+from lecun_ablate.trainers.base import Identity
 
 IMAGES = 200
 LABELS = np.arange(IMAGES, dtype=np.uint8) % 10
-TRAINER = {"name": "torch", "device": "cpu", "instruction_set": "avx2", "numerics": 1}
+TRAINER = Identity("torch", "cpu", "avx2", 1)
 
 
 class Store:

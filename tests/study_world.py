@@ -11,8 +11,8 @@ import pytest
 
 from lecun_ablate.config.study import load_study
 from lecun_ablate.data import Digits, Split
-from lecun_ablate.studies.tuning import PreparedSearch, case_name, run
-from lecun_ablate.trainers.base import EpochReport, Scores, State
+from lecun_ablate.studies.search import PreparedSearch, case_name, run
+from lecun_ablate.trainers.base import EpochReport, Identity, Scores, State
 
 ROOT = Path(__file__).resolve().parent.parent
 BEST = {"tanh": 0.05, "relu": 0.01}  # where the errors below are smallest
@@ -60,7 +60,7 @@ class MadeUpTrainer:
         self.calls: list[list] = []
 
     def identity(self):
-        return {"name": self.name, "device": "cpu", "instruction_set": "none", "numerics": 1}
+        return Identity(self.name, "cpu", "none", 1)
 
     def unsupported(self, recipe):
         return None
@@ -111,10 +111,10 @@ def prepared(file: Path, digits: Digits | None = None, **options) -> PreparedSea
 def drive(file: Path, storage: str, *, fresh: bool = False, **options):
     """Run a study on what is in the current folder; return (result, records, trainer)."""
     from lecun_ablate.studies.optuna_storage import driving
-    from lecun_ablate.tracking.store import Store
+    from lecun_ablate.tracking.writer import Writer
 
     ready = prepared(file, **options)
-    with driving(storage, ready.title) as optuna_storage, Store.writing() as store:
+    with driving(storage, ready.title) as optuna_storage, Writer.opened() as store:
         result, records = run(ready, optuna_storage, store, fresh)
     return result, records, next(iter(ready.trainers.values()))
 
@@ -126,7 +126,7 @@ def spawner():
     context.set_forkserver_preload(
         [
             "study_world",
-            "lecun_ablate.studies.study_runner",
+            "lecun_ablate.studies.runner",
             "alembic.command",
             "mlflow.store.tracking.sqlalchemy_store",
         ]

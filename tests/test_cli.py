@@ -122,10 +122,10 @@ def test_components_are_listed(command, workplace):
     [
         (("run", "experiments/none.yaml"), 2, "no such file"),
         (("run", "experiments"), 2, "experiments: not a readable text file: Is a directory"),
-        ((*SMALL, "--seeds", "0"), 2, "--seeds: seeds: expected 1 to 100000 seeds, came 0"),
+        ((*SMALL, "--seeds", "0"), 2, "--seeds: seeds: expected 1 to 100000 seeds, got 0"),
         ((*SMALL, "--epochs", "99999999999"), 2, "--epochs: expected less than or equal to 10000"),
         ((*SMALL, "--set", "recipe.lr=nan"), 2, "recipe.lr=nan: recipe.lr: expected a number"),
-        ((*SMALL, "--set", "recipe.lr=.nan"), 2, "expected a finite number, came nan"),
+        ((*SMALL, "--set", "recipe.lr=.nan"), 2, "expected a finite number, got nan"),
         ((*SMALL, "--set", "nonsense"), 2, "--set nonsense: expected KEY=VALUE, such as"),
         (
             (*SMALL, "--components", "exits.py"),
@@ -134,7 +134,7 @@ def test_components_are_listed(command, workplace):
         ),
         ((*SMALL, "--epochs", "0"), 2, "--epochs: expected greater than or equal to 1"),
         ((*SMALL, "--seeds", "x"), 2, "--seeds x: expected a number of seeds"),
-        ((*SMALL, "--set", "recipe.lr=-1"), 2, "expected greater than 0, came -1"),
+        ((*SMALL, "--set", "recipe.lr=-1"), 2, "expected greater than 0, got -1"),
         ((*SMALL, "--components", "none.py"), 2, "none.py: no such file of components"),
         ((*SMALL, "--data", "none"), 2, "unknown data 'none'"),
         ((*SMALL, "--device", "cuda"), 2, "--device cuda: this PyTorch finds no CUDA device"),
@@ -282,9 +282,10 @@ def command_with_uri(command, uri):
 
 
 def test_a_second_process_is_told_who_holds_the_store(command):
-    from lecun_ablate.tracking.store import Store
 
-    with Store.writing():
+    from lecun_ablate.tracking.writer import Writer
+
+    with Writer.opened():
         import multiprocessing
 
         with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -295,10 +296,10 @@ def test_a_second_process_is_told_who_holds_the_store(command):
 
 def _open_store() -> str:
     from lecun_ablate.errors import LecunAblateError
-    from lecun_ablate.tracking.store import Store
+    from lecun_ablate.tracking.writer import Writer
 
     try:
-        with Store.writing():
+        with Writer.opened():
             return "opened"
     except LecunAblateError as error:
         return str(error)

@@ -5,37 +5,37 @@ import time
 
 import numpy as np
 import pytest
-from rich.table import Table
 
-from lecun_ablate.config.experiment import load_experiment
-from lecun_ablate.plan.plan import Plan
-from lecun_ablate.terminal import console as terminal
-from lecun_ablate.terminal import display
+from lecun_ablate.reporting.tables import Column, Table
+from lecun_ablate.running.progress import Work
+from lecun_ablate.terminal import console
+from lecun_ablate.terminal.progress import LineProgress
+from lecun_ablate.terminal.tables import print_table
 from lecun_ablate.trainers.base import EpochReport, Scores
 
 
 def table_of(rows: int) -> Table:
-    table = Table(title="A title that is long enough to be parted in two at forty columns")
-    table.add_column("arm", overflow="fold")
-    for name in ("test error", "best (seed)", "over seeds", "collapsed"):
-        table.add_column(name, justify="right", overflow="fold")
-    table.add_column("verdict", overflow="fold")
-    for i in range(rows):
-        table.add_row(
+    names = ("test error", "best (seed)", "over seeds", "collapsed")
+    numbers = [Column(name) for name in names]
+    cells = [
+        [
             f"activation=scaled_tanh lr=0.0{i}",
             f"19.7{i} +- 12.83",
             f"16.9{i} (10)",
             f"[-12.2{i}, -11.93]",
             str(i),
             "no difference larger than 0.33 points of error",
-        )
-    return table
+        ]
+        for i in range(rows)
+    ]
+    columns = [Column("arm", words=True), *numbers, Column("verdict", words=True)]
+    return Table(columns, cells, "A title that is long enough to be parted in two at forty columns")
 
 
 @pytest.mark.parametrize("width", [150, 120, 80, 40])
 def test_every_number_stands_whole_on_one_line(width, monkeypatch, capsys):
-    monkeypatch.setattr(terminal, "WIDE", width)
-    terminal.print_table(terminal.console(), table_of(3))
+    monkeypatch.setattr(console, "WIDE", width)
+    print_table(console.console(), table_of(3))
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= width
     for i in range(3):
@@ -49,7 +49,7 @@ def test_the_table_of_arms_fits(command, workplace, tiny, width, monkeypatch):
     command("run", "experiments/activation.yaml", "--data", "tiny", "--trainer", "torch",
             "--seeds", "2", "--epochs", "1", "--set", "vary.activation=[tanh, relu]")  # fmt: skip
     wide = command("show", "activation")[1]
-    monkeypatch.setattr(terminal, "WIDE", width)
+    monkeypatch.setattr(console, "WIDE", width)
     out = command("show", "activation")[1]
     numbers = re.findall(r"\d+\.\d\d \+- \d+\.\d\d|\d+\.\d\d \(\d\)|\[\S+, \S+\]", wide)
     assert len(numbers) >= 2 * 3
@@ -64,25 +64,21 @@ def report(epoch: int, misses: int, last: bool = False, diverged: bool = False) 
     return EpochReport(0, epoch, {"test": scores}, 0.1, diverged, last, None)
 
 
+RUNS = [("tanh", 0), ("relu", 0), ("tanh", 1), ("relu", 1)]  # arm, seed
+
+
 @pytest.fixture
-def lines(tmp_path, monkeypatch, capsys):
+def lines(monkeypatch, capsys):
     """Return the lines that plain progress prints for reports at given seconds."""
 
     def lines(*events: tuple[float, str, int, EpochReport]) -> list[str]:
-        file = tmp_path / "x.yaml"
-        file.write_text(
-            "name: x\nrecipe: {epochs: 4}\nvary: {activation: [tanh, relu]}\nseeds: 2\n"
-        )
-        experiment = load_experiment(file)
-        keys = {(arm.name, seed): "" for seed in experiment.seeds for arm in experiment.arms}
-        plan = Plan(experiment, "tiny", "", None, {}, keys, "")
         clock = [100.0]
         monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-        progress = display.LineProgress()
-        progress.begin(plan, list(keys))
+        progress = LineProgress()
+        progress.begin(Work("4 runs, 0 done before, 4 to train", [(a, 4) for a, _ in RUNS], "test"))
         for seconds, arm, seed, event in events:
             clock[0] = 100 + seconds
-            progress.epoch(arm, seed, event)
+            progress.epoch(RUNS.index((arm, seed)), event)
         progress.end()
         return capsys.readouterr().err.splitlines()
 

@@ -27,9 +27,9 @@ def test_components_of_a_users_own_run_through_the_whole_job(workplace, command)
     errors = {arm: row["test_error_mean"] for arm, row in table.items()}
     assert len(set(errors.values())) > 3, "the components change nothing"
 
-    from lecun_ablate.tracking.store import Store
+    from mlflow_view import View
 
-    store = Store()
+    store = View()
     experiment_id = store.experiment("own/tiny").experiment_id
     for run in store.search(experiment_id, lecun_ablate__level="run"):
         own = run.data.tags["lecun_ablate.arm"] != "notebook"

@@ -8,15 +8,9 @@ from scipy import stats
 from lecun_ablate.config.experiment import Until
 from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.evidence.arms import arm_table
-from lecun_ablate.evidence.weighing import (
-    answer,
-    arm_summary,
-    comparison_record,
-    effect_record,
-    seeds_to_add,
-    warning,
-    weigh,
-)
+from lecun_ablate.evidence.records import arm_summary, comparison_record, effect_record
+from lecun_ablate.evidence.sentences import answer, warning
+from lecun_ablate.evidence.weighing import seeds_to_add, weigh
 from lecun_ablate.statistics import minimum_detectable_effect, power
 
 BASE = [20, 22, 19, 21, 23, 20, 18, 22, 21, 20, 19, 21]

@@ -115,32 +115,32 @@ def test_options_override_the_file():
             "x.yaml:2: seeds.until: looks at the intervals of comparisons, and a single arm is",
         ),
         ("name: a b", "x.yaml:1: name: "),
-        ("name: x\nquestion: 3", "x.yaml:2: question: expected a text, came 3"),
+        ("name: x\nquestion: 3", "x.yaml:2: question: expected a text, got 3"),
         (
             "name: x\nrecipe: {lrr: 1}",
             "x.yaml:2: recipe.lrr: unknown key 'lrr': did you mean 'lr'?",
         ),
-        ("name: x\nrecipe:\n  lr: 0", "x.yaml:3: recipe.lr: expected greater than 0, came 0"),
-        ("name: x\nrecipe: {lr: .nan}", "x.yaml:2: recipe.lr: expected a finite number, came nan"),
+        ("name: x\nrecipe:\n  lr: 0", "x.yaml:3: recipe.lr: expected greater than 0, got 0"),
+        ("name: x\nrecipe: {lr: .nan}", "x.yaml:2: recipe.lr: expected a finite number, got nan"),
         (
             "name: x\nrecipe: {lr: fast}",
-            "x.yaml:2: recipe.lr: expected a number, came 'fast'",
+            "x.yaml:2: recipe.lr: expected a number, got 'fast'",
         ),
-        ("name: x\nrecipe: {lr: true}", "x.yaml:2: recipe.lr: expected a number, came True"),
+        ("name: x\nrecipe: {lr: true}", "x.yaml:2: recipe.lr: expected a number, got True"),
         ("name: x\nrecipe: {epochs: 0}", "recipe.epochs: expected greater than or equal to 1"),
-        ("name: x\nrecipe: {dtype: half}", "recipe.dtype: expected 'float32' or 'float64', came"),
+        ("name: x\nrecipe: {dtype: half}", "recipe.dtype: expected 'float32' or 'float64', got"),
         ("name: x\nrecipe: {activation: tahn}", "unknown activation 'tahn': did you mean 'tanh'?"),
-        ("name: x\nrecipe: 3", "x.yaml:2: recipe: expected a mapping of keys to values, came 3"),
+        ("name: x\nrecipe: 3", "x.yaml:2: recipe: expected a mapping of keys to values, got 3"),
         ("name: x\nvary: {}", "x.yaml:2: vary: "),
-        ("name: x\nvary:", "x.yaml:2: vary: expected something to compare, came nothing"),
-        ("name: x\nvary: {lr: []}", "x.yaml:2: vary.lr: expected a list of values, came []"),
-        ("name: x\nvary: {lr: 3}", "x.yaml:2: vary.lr: expected a list of values, came 3"),
+        ("name: x\nvary:", "x.yaml:2: vary: expected something to compare, got nothing"),
+        ("name: x\nvary: {lr: []}", "x.yaml:2: vary.lr: expected a list of values, got []"),
+        ("name: x\nvary: {lr: 3}", "x.yaml:2: vary.lr: expected a list of values, got 3"),
         ("name: x\nvary:\n  lrr: [1]", "x.yaml:3: vary.lrr: unknown recipe field 'lrr'"),
         ("name: x\nvary:\n  lr: [0.1,\n   -1]", "x.yaml:4: vary.lr.1: expected greater than 0"),
-        ("name: x\nvary: {lr: [1, 1]}", "x.yaml:2: vary: duplicate arm: '1' stands twice"),
+        ("name: x\nvary: {lr: [1, 1]}", "x.yaml:2: vary: duplicate arm: '1' is given twice"),
         ("name: x\narms:\n- {name: a}\n- {name: b}", "x.yaml:4: arms.1: duplicate arm: 'b' is the"),
         ("name: x\narms: []", "x.yaml:2: arms: "),
-        ("name: x\narms: [3]", "x.yaml:2: arms.0: expected a mapping of keys to values, came 3"),
+        ("name: x\narms: [3]", "x.yaml:2: arms.0: expected a mapping of keys to values, got 3"),
         ("name: x\narms: [{a: 1}]\nvary: {lr: [1]}", "either vary or arms, not both"),
         ("name: x\nvary: {lr: [1, 2]}\nbaseline: {lr: 3}", "x.yaml:3: baseline: no arm is '3'"),
         ("name: x\nvary: {lr: [1, 2]}\nbaseline: {lrr: 3}", "baseline.lrr: unknown key 'lrr'"),
@@ -149,10 +149,10 @@ def test_options_override_the_file():
             "name: x\nvary: {lr: [1, 2], epochs: [1, 2]}\nbaseline: {lr: 1}",
             "x.yaml:3: baseline: fits 2 arms (lr=1 epochs=1, lr=1 epochs=2): name one",
         ),
-        ("name: x\nseeds: 0", "x.yaml:2: seeds: expected 1 to 100000 seeds, came 0"),
-        ("name: x\nseeds: []", "x.yaml:2: seeds: expected at least one seed, came an empty list"),
-        ("name: x\nseeds: [1, 1]", "x.yaml:2: seeds: seed 1 stands twice"),
-        ("name: x\nseeds: [1.5]", "x.yaml:2: seeds.0: expected a whole number, came 1.5"),
+        ("name: x\nseeds: 0", "x.yaml:2: seeds: expected 1 to 100000 seeds, got 0"),
+        ("name: x\nseeds: []", "x.yaml:2: seeds: expected at least one seed, got an empty list"),
+        ("name: x\nseeds: [1, 1]", "x.yaml:2: seeds: seed 1 is given twice"),
+        ("name: x\nseeds: [1.5]", "x.yaml:2: seeds.0: expected a whole number, got 1.5"),
         ("name: x\nseeds: many", "x.yaml:2: seeds: expected a number of seeds or a list"),
         ("name: x\ndata: uspss", "x.yaml:2: data.name: unknown data 'uspss': did you mean 'usps'?"),
         ("name: x\ndata: {name: usps, fallback: digit}", "unknown data 'digit': did you mean"),
@@ -173,37 +173,37 @@ def test_options_override_the_file():
             "a: 1\n---\nb: 2",
             "x.yaml:2: not a YAML file: expected a single document in the stream, but",
         ),
-        ("", "x.yaml:1: expected a YAML mapping of keys to values, came nothing"),
-        ("\n- 1\n- 2", "x.yaml:2: expected a YAML mapping of keys to values, came a list"),
+        ("", "x.yaml:1: expected a YAML mapping of keys to values, got nothing"),
+        ("\n- 1\n- 2", "x.yaml:2: expected a YAML mapping of keys to values, got a list"),
         ("name: x\nquestion: \0", "x.yaml:2: not a YAML file: the character U+0000 is not allowed"),
         (f"name: x\na: {600 * '['}", "x.yaml: not a YAML file to be used: nested too deeply"),
-        ("name: x\n~: 3", "x.yaml:2: null: expected a text as a key, came null"),
+        ("name: x\n~: 3", "x.yaml:2: null: expected a text as a key, got null"),
         (
             "name: x\nrecipe:\n  lr: 1\n  2: 3",
-            "x.yaml:4: recipe.2: expected a text as a key, came 2",
+            "x.yaml:4: recipe.2: expected a text as a key, got 2",
         ),
         (
             "name: x\nquestion: !!python/object:os.system a",
-            "x.yaml:2: question: expected a plain value, came one with the tag "
+            "x.yaml:2: question: expected a plain value, got one with the tag "
             "!!python/object:os.system",
         ),
         (
             "name: x\nrecipe: !own {lr: 1}",
-            "x.yaml:2: recipe: expected a plain value, came one with",
+            "x.yaml:2: recipe: expected a plain value, got one with",
         ),
         (
             "name: x\nseeds: [1, !!binary aGk=]",
-            "x.yaml:2: seeds.1: expected a plain value, came one",
+            "x.yaml:2: seeds.1: expected a plain value, got one",
         ),
         (
             "name: x\nrecipe:",
-            "x.yaml:2: recipe: expected a mapping of keys to values, came nothing",
+            "x.yaml:2: recipe: expected a mapping of keys to values, got nothing",
         ),
-        ("name: x\ndata: 3", "x.yaml:2: data: expected a mapping of keys to values, came 3"),
-        ("name: x\nvary: {}", "x.yaml:2: vary: expected at least 1 item, came {}"),
+        ("name: x\ndata: 3", "x.yaml:2: data: expected a mapping of keys to values, got 3"),
+        ("name: x\nvary: {}", "x.yaml:2: vary: expected at least 1 item, got {}"),
         (
             "name: x\nvary: [relu]",
-            "x.yaml:2: vary: expected a mapping of keys to values, came ['relu']",
+            "x.yaml:2: vary: expected a mapping of keys to values, got ['relu']",
         ),
         (
             "name: x\nvary: {activation: tanh}",
@@ -213,12 +213,12 @@ def test_options_override_the_file():
             "name: x\nbaseline: [relu]",
             "x.yaml:2: baseline: expected the name of an arm or its fields",
         ),
-        ("name: x\narms: [{name: ''}]", "x.yaml:2: arms.0.name: expected a name, came ''"),
-        ("name: x\narms: [{name: ' '}]", "x.yaml:2: arms.0.name: expected a name, came ' '"),
-        ("name: x\narms: [{name: 3}]", "x.yaml:2: arms.0.name: expected a name, came 3"),
+        ("name: x\narms: [{name: ''}]", "x.yaml:2: arms.0.name: expected a name, got ''"),
+        ("name: x\narms: [{name: ' '}]", "x.yaml:2: arms.0.name: expected a name, got ' '"),
+        ("name: x\narms: [{name: 3}]", "x.yaml:2: arms.0.name: expected a name, got 3"),
         ("name: x\nrecipe: {int: 3}", "x.yaml:2: recipe.int: unknown key 'int'"),
         ("name: x\nrecipe: {str: {int: 3}}", "x.yaml:2: recipe.str: unknown key 'str'"),
-        ("name: x\nquestion: {int: a}", "x.yaml:2: question: expected a text, came {'int': 'a'}"),
+        ("name: x\nquestion: {int: a}", "x.yaml:2: question: expected a text, got {'int': 'a'}"),
     ],
     ids=lambda value: value.replace("\n", "|")[:60],
 )
@@ -261,9 +261,9 @@ def test_every_problem_is_reported_at_once(write):
 def test_bad_options_are_named():
     file = ROOT / "experiments/init.yaml"
     for options, expected in [
-        ({"epochs": 0}, "--epochs: expected greater than or equal to 1, came 0"),
-        ({"dtype": "f16"}, "--dtype: expected 'float32' or 'float64', came 'f16'"),
-        ({"seeds": 0}, "--seeds: seeds: expected 1 to 100000 seeds, came 0"),
+        ({"epochs": 0}, "--epochs: expected greater than or equal to 1, got 0"),
+        ({"dtype": "f16"}, "--dtype: expected 'float32' or 'float64', got 'f16'"),
+        ({"seeds": 0}, "--seeds: seeds: expected 1 to 100000 seeds, got 0"),
         ({"data": "mnist"}, "--data: data.name: unknown data 'mnist'"),
         ({"assignments": ["recipe.lr"]}, "--set recipe.lr: expected KEY=VALUE"),
         ({"assignments": ["recipe.lr=x"]}, "--set recipe.lr=x: recipe.lr: expected a number"),
@@ -283,7 +283,7 @@ def test_a_file_that_is_no_text(tmp_path):
     file = tmp_path / "x.yaml"
     file.write_bytes(b"name: x\n\xff\xfe\x00")
     assert problems(file) == [
-        f"{file}:2: not a readable text file: expected UTF-8, came the byte 0xff"
+        f"{file}:2: not a readable text file: expected UTF-8, got the byte 0xff"
     ]
     assert problems(tmp_path) == [f"{tmp_path}: not a readable text file: Is a directory"]
 

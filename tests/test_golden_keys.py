@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lecun_ablate.config.experiment import load_experiment, plan_key
-from lecun_ablate.config.recipe import Recipe, content_hash, run_key
+from lecun_ablate.config.experiment import load_experiment
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.config.study import load_study
 from lecun_ablate.data.digits import Digits, Split
+from lecun_ablate.plan.keys import content_hash, plan_key, run_key, study_key
 from lecun_ablate.plan.plan import Plan
 from lecun_ablate.registry import registry
+from lecun_ablate.trainers.base import Identity
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).parent / "golden"
@@ -62,11 +64,8 @@ SEED_STUDIES = {
 }
 
 
-def identity(name: str):
-    """Return what a trainer's identity() returns."""
-    return dict(
-        zip(("name", "device", "instruction_set", "numerics"), IDENTITIES[name], strict=True)
-    )
+def identity(name: str) -> Identity:
+    return Identity(*IDENTITIES[name])
 
 
 def digits() -> Digits:
@@ -119,7 +118,7 @@ def keys(folder: Path) -> dict[str, str]:
         for arm in study.arms:
             definition = study.definition(arm, DIGEST)
             found[f"study: {name}, arm {arm.name}"] = content_hash(definition)
-        key = content_hash({"study": study.name, "data": DIGEST, "id": "f" * 32})
+        key = study_key(study.name, DIGEST, "f" * 32)
         found[f"study's run: {name}"] = key
     return found
 

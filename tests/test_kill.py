@@ -79,10 +79,11 @@ def finish(folder: Path, monkeypatch):
     assert process.returncode == 0, output
     monkeypatch.chdir(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    import lecun_ablate
-    from lecun_ablate.tracking.store import Store
+    from mlflow_view import View
 
-    store = Store()
+    import lecun_ablate
+
+    store = View()
     experiment_id = store.experiment("activation/digits").experiment_id
     seeds = store.search(experiment_id, lecun_ablate__level="run")
     keys = [run.data.tags["lecun_ablate.run_key"] for run in seeds]

@@ -162,9 +162,9 @@ def test_what_it_does_not_support_it_names():
 
 
 def test_the_identity_names_the_instruction_set():
-    assert NativeTrainer().identity()["instruction_set"] == INSTRUCTION_SETS[0]
+    assert NativeTrainer().identity().instruction_set == INSTRUCTION_SETS[0]
     for name in INSTRUCTION_SETS:
-        assert NativeTrainer(instruction_set=name).identity()["instruction_set"] == name
+        assert NativeTrainer(instruction_set=name).identity().instruction_set == name
     with pytest.raises(ConfigError, match=INSTRUCTION_SETS[0]):
         NativeTrainer(instruction_set="vax")
 

@@ -1,19 +1,24 @@
 """Recipes and run keys."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lecun_ablate.config.recipe import COMPONENT_FIELDS, Recipe, content_hash, run_key
+from lecun_ablate.config.recipe import COMPONENT_FIELDS, Recipe
+from lecun_ablate.plan.keys import content_hash, run_key
 from lecun_ablate.registry import registry
+from lecun_ablate.trainers.base import Identity
 
 DATA = {"digest": "d", "split": "train/test"}
-TRAINER = {"name": "torch", "device": "cpu", "instruction_set": "avx2", "numerics": 1}
+TRAINER = Identity("torch", "cpu", "avx2", 1)
 
 
 def key(recipe=None, seed=0, data=None, trainer=None):
-    return run_key(recipe or Recipe(), seed, DATA | (data or {}), TRAINER | (trainer or {}))
+    identity = replace(TRAINER, **(trainer or {}))
+    return run_key(recipe or Recipe(), seed, DATA | (data or {}), identity)
 
 
 recipes = st.builds(
@@ -53,7 +58,7 @@ def test_whatever_decides_the_numbers_is_in_the_key(tmp_path):
         key(),
         key(data={"digest": "other"}),
         key(data={"split": "fit/validation"}),
-        *(key(trainer={k: "other"}) for k in TRAINER),
+        *(key(trainer={k: "other"}) for k in TRAINER.stored),
     ]
     file = tmp_path / "mine.py"
     for body in ("x", "x * 1"):

@@ -16,9 +16,8 @@ from scipy import stats
 
 from lecun_ablate.data import Digits, Split
 from lecun_ablate.evidence.weighing import weigh
-from lecun_ablate.report import digit_answers as answers
-from lecun_ablate.report import figures, pictures
-from lecun_ablate.report.page import build
+from lecun_ablate.reporting import answers, figures, pictures
+from lecun_ablate.reporting.page import build
 
 BASE = [20, 22, 19, 21, 23, 20, 18, 22, 21, 20, 19, 21]
 VOID = {"meta", "link", "img", "br", "hr", "path", "use", "input"}

@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow_view import View
 
 import lecun_ablate
 from lecun_ablate import api, data
 from lecun_ablate.data import Digits
 from lecun_ablate.registry import registry
-from lecun_ablate.running import training as runner
 from lecun_ablate.running.reproduce import Reproduction, _side_by_side
 from lecun_ablate.running.two_runs import compare_runs
 from lecun_ablate.statistics import compare, seeds_needed, stopping
-from lecun_ablate.tracking.reader import SeedRun
-from lecun_ablate.tracking.store import Store
+from lecun_ablate.tracking.records import SeedRun
 from lecun_ablate.trainers import native
+from lecun_ablate.trainers.torch_trainer import TorchTrainer
 
 YAML = """
 # python -m lecun_ablate run pair.yaml
@@ -88,9 +88,9 @@ def test_reporting_again_gives_the_same_files(pair, command):
     status, out, _ = command("report", "pair")
     assert (status, out.strip()) == (0, "reports/pair/digits/report.html")
     assert files() == first
-    store = Store()
-    top = store.find("pair").info.run_id
-    assert {name: store.bytes(top, name) for name in first} == first
+    store = View()
+    top = store.find("pair").run_id
+    assert {name: store.files.read(top, name) for name in first} == first
     assert command("report", "pair.yaml")[0] == 0
     assert files() == first
 
@@ -126,8 +126,8 @@ def test_json_and_arm_runs_hold_the_comparison(pair, command):
     assert pair_["difference"] == pytest.approx((by_seed["relu"] - by_seed["tanh"]).mean())
     assert (pair_["arm"], pair_["baseline"], pair_["seeds"]) == ("relu", "tanh", 3)
     assert shown["answer"].startswith("Nothing can be concluded yet")
-    store = Store()
-    top = store.find("pair").info
+    store = View()
+    top = store.find("pair")
     note = store.client.get_run(top.run_id).data.tags["mlflow.note.content"]
     assert note == shown["answer"]
     arms = store.search(top.experiment_id, lecun_ablate__level="arm")
@@ -141,9 +141,9 @@ def test_json_and_arm_runs_hold_the_comparison(pair, command):
 
 def test_compare_counts_the_digits_on_which_two_runs_differ(pair, command):
     ids = run_id(pair, "tanh", 0), run_id(pair, "relu", 1)
-    store = Store()
-    labels = store.labels(ids[0])
-    one, two = (store.predictions(i) for i in ids)
+    store = View()
+    labels = store.files.labels(ids[0])
+    one, two = (store.files.predictions(i) for i in ids)
     status, out, _ = command("compare", *ids, "--json")
     found = json.loads(out)
     assert status == 0
@@ -173,7 +173,7 @@ def test_compare_refuses_runs_on_other_digits_and_what_is_no_run(pair, command, 
     assert "different digits" in err and "tiny (digest" in err and "digits (digest" in err
     status, _, err = command("compare", "0" * 32, mine.run_id[0])
     assert status == 1 and "no run" in err
-    top = Store().find("pair").info.run_id
+    top = View().find("pair").run_id
     status, _, err = command("compare", top, mine.run_id[0])
     assert status == 1 and "one of level experiment" in err
 
@@ -298,6 +298,10 @@ def test_image_255_is_no_digit_without_answer():
     """An answer of 255 is none, but the image of that number is one like any other."""
 
     class Made:
+        @property
+        def files(self):
+            return self
+
         def seed_run(self, run_id):
             params = {"data_digest": "x", "data": "made up"}
             return SeedRun(run_id, "tanh", 0, "key", params, None, {})
@@ -330,7 +334,7 @@ def test_components_are_stored_as_they_were_trained(workplace, command):
     )
 
     class Editing:
-        def begin(self, plan, todo):
+        def begin(self, work):
             (workplace / "a/own.py").write_text(OWN.replace("tanh(x)\n", "tanh(2 * x)\n"))
 
         def epoch(self, *arguments):
@@ -357,10 +361,10 @@ def test_seeds_grow_until_intervals_are_narrow_and_resume_alike(workplace, monke
     assert "8 to do" in dry and "until every 95 % interval is within +-0.5 points, 7 at" in dry
     first = lecun_ablate.run("growing.yaml", device="cpu")
     assert sorted(first.seed.unique()) == list(range(7)), "4, 6, then up to at_most"
-    store = Store()
-    (top,) = store.experiment_runs(store.find("growing").info.experiment_id)
+    store = View()
+    (top,) = store.plans(store.find("growing").experiment_id)
     assert store.plan(top).experiment.seeds == tuple(range(7)), "one plan, extended"
-    monkeypatch.setattr(runner, "_train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(TorchTrainer, "train", lambda *_: pytest.fail("trained again"))
     pd.testing.assert_frame_equal(lecun_ablate.run("growing.yaml", device="cpu"), first)
     (workplace / "growing.yaml").write_text(GROWING.replace("HALFWIDTH", "60"))
     enough = lecun_ablate.run("growing.yaml", device="cpu")

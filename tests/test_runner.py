@@ -5,20 +5,28 @@ import json
 import re
 import shutil
 import signal
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow_view import View
 
 import lecun_ablate
 from lecun_ablate import api
+from lecun_ablate.api import Options
 from lecun_ablate.config.experiment import load_experiment
 from lecun_ablate.data import Split
 from lecun_ablate.errors import ConfigError, LecunAblateError
-from lecun_ablate.running import training as runner
-from lecun_ablate.tracking.names import EPOCH_METRICS
-from lecun_ablate.tracking.store import Store
+from lecun_ablate.plan.results import EPOCH_METRICS
+from lecun_ablate.running.estimate import estimate
+from lecun_ablate.running.experiment import run_experiment
+from lecun_ablate.running.training import run_status
+from lecun_ablate.tracking.plan_run import PlanRun
+from lecun_ablate.tracking.store import still_to_do
+from lecun_ablate.tracking.writer import Writer
 from lecun_ablate.trainers.base import EpochReport, Scores
+from lecun_ablate.trainers.torch_trainer import TorchTrainer
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -42,15 +50,28 @@ def run(file, **options):
     return lecun_ablate.run(file, trainer="torch", device="cpu", **options)
 
 
+def prepare(file, **options):
+    return api.prepare(load_experiment(file, **options), Options(trainer="torch", device="cpu"))
+
+
 def execute(file, **options):
-    """Do as run does, but write no report: that is most of the time."""
-    prepared = api.prepare(load_experiment(file, **options), trainer="torch", device="cpu")
-    with Store.writing() as store:
-        return runner.execute(prepared, store).results.frame
+    """Do as run does, but write no report: that takes most of the time."""
+    with Writer.opened() as writer:
+        return run_experiment(prepare(file, **options), writer, warnings.warn).results.frame
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """From now on, nothing may be trained."""
+
+    def forbid():
+        monkeypatch.setattr(TorchTrainer, "train", lambda *_: pytest.fail("something was trained"))
+
+    return forbid
 
 
 def seed_runs(name="small/tiny"):
-    store = Store()
+    store = View()
     return store.search(store.experiment(name).experiment_id, lecun_ablate__level="run")
 
 
@@ -72,7 +93,7 @@ def test_results_are_tidy_and_read_back_bit_for_bit(experiment):
 
 def test_what_a_seed_run_holds(experiment):
     run(experiment)
-    store = Store()
+    store = View()
     found = next(r for r in seed_runs() if r.data.params["seed"] == "1")
     params = found.data.params
     for name, value in {
@@ -93,22 +114,22 @@ def test_what_a_seed_run_holds(experiment):
     assert steps == [1, 2, 3]
     assert found.info.status == "FINISHED"
     assert found.inputs.dataset_inputs[0].dataset.digest == params["data_digest"]
-    weights = store.weights(found.info.run_id)
+    weights = store.files.weights(found.info.run_id)
     assert sum(w.size for w in weights.values()) == 10960
     assert weights["h1_weight"].dtype == np.float32
-    answers = store.predictions(found.info.run_id)
+    answers = store.files.predictions(found.info.run_id)
     labels = pd.read_parquet(
-        io.BytesIO(store.bytes(found.info.run_id, "test_predictions.parquet"))
+        io.BytesIO(store.files.read(found.info.run_id, "test_predictions.parquet"))
     ).label
     assert (answers != labels).sum() == found.data.metrics["test_misses"]
 
 
 def test_the_three_levels(experiment):
     frame = run(experiment)
-    store = Store()
+    store = View()
     top = store.find("small")
-    experiment_id = top.info.experiment_id
-    arms = store.search(experiment_id, mlflow__parentRunId=top.info.run_id)
+    experiment_id = top.experiment_id
+    arms = store.search(experiment_id, mlflow__parentRunId=top.run_id)
     assert {arm.data.tags["lecun_ablate.arm"] for arm in arms} == {"tanh", "relu"}
     for arm in arms:
         name = arm.data.tags["lecun_ablate.arm"]
@@ -122,13 +143,13 @@ def test_the_three_levels(experiment):
         children = store.search(experiment_id, mlflow__parentRunId=arm.info.run_id)
         assert len(children) == 2
         assert "connectivity.png" in {f.path for f in store.client.list_artifacts(arm.info.run_id)}
-    files = {f.path for f in store.client.list_artifacts(top.info.run_id)}
+    files = {f.path for f in store.client.list_artifacts(top.run_id)}
     assert {"plan.json", "small.yaml", "report.html", "learning_curves_test.svg"} <= files
 
 
-def test_the_same_plan_again_trains_nothing(experiment, monkeypatch):
+def test_the_same_plan_again_trains_nothing(experiment, no_training):
     first = run(experiment)
-    monkeypatch.setattr(runner, "_train", lambda *_: pytest.fail("something was trained"))
+    no_training()
     assert run(experiment).equals(first)
 
 
@@ -137,20 +158,20 @@ def test_more_seeds_train_only_the_new_ones_and_replace_the_summaries(experiment
     more = run(experiment, seeds=3)
     assert set(first.run_id) < set(more.run_id) and len(set(more.run_id)) == 6
     assert same_numbers(first, more[more.seed < 2].reset_index(drop=True))
-    store = Store()
-    (top,) = store.experiment_runs(store.experiment("small/tiny").experiment_id)
-    arms = store.search(top.info.experiment_id, lecun_ablate__level="arm")
+    store = View()
+    (top,) = store.plans(store.experiment("small/tiny").experiment_id)
+    arms = store.search(top.experiment_id, lecun_ablate__level="arm")
     assert len(arms) == 2
     for arm in arms:
         assert arm.data.metrics["test_error_n"] == 3
         history = store.client.get_metric_history(arm.info.run_id, "test_error_n")
         assert [point.value for point in history] == [3, 3, 3]
-        assert len(store.search(top.info.experiment_id, mlflow__parentRunId=arm.info.run_id)) == 3
+        assert len(store.search(top.experiment_id, mlflow__parentRunId=arm.info.run_id)) == 3
 
 
 def tree(name="small/tiny"):
     """Return the active runs of an experiment by id, after checking that their links hold."""
-    store = Store()
+    store = View()
     runs = {r.info.run_id: r for r in store.search(store.experiment(name).experiment_id)}
     for run in runs.values():
         if run.data.tags["lecun_ablate.level"] != "experiment":
@@ -177,29 +198,29 @@ def parents(name="small/tiny"):
 def test_fewer_seeds_lose_nothing(experiment):
     three = run(experiment, seeds=3)
     said = []
-    prepared = api.prepare(load_experiment(experiment, seeds=1), trainer="torch", device="cpu")
-    shown = api.run_prepared(prepared, notice=said.append)
+    with Writer.opened() as writer:
+        shown = run_experiment(prepare(experiment, seeds=1), writer, said.append)
     assert said == ["2 more seeds have been run before: all 3 are shown"]
     assert shown.results.frame.equals(three)
-    assert shown.plan.experiment.command.endswith("small.yaml --seeds 3")
+    assert str(shown.plan.experiment.command).endswith("small.yaml --seeds 3")
     assert lecun_ablate.load_results("small").equals(three)
     assert len(parents()) == 6 and len(tree()) == 6 + 2 + 1
     arms = [r for r in tree().values() if r.data.tags["lecun_ablate.level"] == "arm"]
     assert [arm.data.metrics["test_error_n"] for arm in arms] == [3, 3]
 
 
-def test_fewer_seeds_do_not_train_what_is_not_asked_for(experiment, monkeypatch):
+def test_fewer_seeds_do_not_train_what_is_not_asked_for(experiment, monkeypatch, no_training):
     """A plan that was stopped keeps the seeds that all of its arms have; the others wait."""
-    train = runner._train
+    train = TorchTrainer.train
 
-    def stops(prepared, trainer, members, *rest):
-        train(prepared, trainer, members[:5], *rest)  # tanh and relu 0, 1; tanh 2
+    def stops(self, runs, *rest):
+        yield from train(self, runs[:5], *rest)  # tanh and relu 0, 1; tanh 2
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(runner, "_train", stops)
+        patch.setattr(TorchTrainer, "train", stops)
         execute(experiment, seeds=10)
-    monkeypatch.setattr(runner, "_train", lambda *_: pytest.fail("something was trained"))
+    no_training()
     with pytest.warns(UserWarning, match="1 more seed has been run before: all 2 are shown"):
         assert sorted(execute(experiment, seeds=1).seed.unique()) == [0, 1]
     assert len(parents()) == 5
@@ -211,9 +232,9 @@ def test_plans_that_share_runs_do_not_take_them_from_each_other(experiment):
     wider = experiment.with_name("wider.yaml")
     wider.write_text(YAML.replace("[tanh, relu]", "[tanh, relu, softsign]"))
     execute(experiment, seeds=1)
-    first = Store().find("small").info.run_id
+    first = View().find("small").run_id
     assert len(execute(wider, seeds=1)) == 9
-    second = Store().find("small").info.run_id
+    second = View().find("small").run_id
     expected = {(arm, 0): (arm, first) for arm in ("tanh", "relu")}
     assert parents() == expected | {("softsign", 0): ("softsign", second)}
     execute(experiment, seeds=2)  # its arms are replaced, and the links follow
@@ -241,14 +262,14 @@ def test_plans_that_share_runs_do_not_take_them_from_each_other(experiment):
 
 def test_runs_whose_arm_was_deleted_get_another(experiment):
     execute(experiment)
-    store = Store()
-    for arm in store.search(store.find("small").info.experiment_id, lecun_ablate__level="arm"):
+    store = View()
+    for arm in store.search(store.find("small").experiment_id, lecun_ablate__level="arm"):
         store.client.delete_run(arm.info.run_id)
     execute(experiment)
     assert len(parents()) == 4
 
 
-@pytest.mark.parametrize("moment", ["_log_metrics", "_replace_arm", "delete_run", "gather"])
+@pytest.mark.parametrize("moment", ["log_metrics", "_replace_arm", "delete_run", "_gather"])
 def test_a_kill_while_an_arm_is_replaced(experiment, monkeypatch, moment):
     """No arm twice, no child lost, and no metric with two points at one epoch."""
     execute(experiment)
@@ -259,17 +280,20 @@ def test_a_kill_while_an_arm_is_replaced(experiment, monkeypatch, moment):
     def killed(*_, **__):
         raise Killed
 
-    def log_metrics_and_die(self, *arguments):
-        log_metrics(self, *arguments)
-        raise Killed
+    def log_metrics_and_die(self, run_id, metrics, *parameters):
+        log_metrics(self, run_id, metrics, *parameters)
+        if metrics:  # not the parameters of a new arm
+            raise Killed
 
-    log_metrics = Store._log_metrics
+    log_metrics = Writer.log_metrics
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Store, "end", lambda *_: None)
+        patch.setattr(Writer, "end", lambda *_: None)
         if moment == "delete_run":
             patch.setattr("mlflow.MlflowClient.delete_run", killed)
+        elif moment == "log_metrics":
+            patch.setattr(Writer, moment, log_metrics_and_die)
         else:
-            patch.setattr(Store, moment, log_metrics_and_die if moment[1] == "l" else killed)
+            patch.setattr(PlanRun, moment, killed)
         execute(experiment, seeds=3)
     tree()
     execute(experiment, seeds=3)
@@ -277,7 +301,7 @@ def test_a_kill_while_an_arm_is_replaced(experiment, monkeypatch, moment):
     arms = [r for r in tree().values() if r.data.tags["lecun_ablate.level"] == "arm"]
     assert len(arms) == 2
     for arm in arms:
-        history = Store().client.get_metric_history(arm.info.run_id, "test_error_n")
+        history = View().client.get_metric_history(arm.info.run_id, "test_error_n")
         assert [(point.step, point.value) for point in history] == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -286,7 +310,7 @@ def test_an_interruption_leaves_no_run_running(experiment, monkeypatch, moment):
     """It comes once the runs are known that have to be marked."""
     if moment == "_replace_arm":
         execute(experiment)
-    original = getattr(Store, moment)
+    original = getattr(PlanRun, moment)
 
     def interrupted(self, *arguments):
         signal.raise_signal(signal.SIGINT)
@@ -295,14 +319,14 @@ def test_an_interruption_leaves_no_run_running(experiment, monkeypatch, moment):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Store, moment, interrupted)
+            patch.setattr(PlanRun, moment, interrupted)
             execute(experiment, seeds=3)
     finally:
         signal.signal(signal.SIGINT, before)
-    store = Store()
-    top = store.experiment_runs(store.experiment("small/tiny").experiment_id)[0]
-    runs = store.search(top.info.experiment_id)
-    assert top.info.status == "KILLED"
+    store = View()
+    top = store.plans(store.experiment("small/tiny").experiment_id)[0]
+    runs = store.search(top.experiment_id)
+    assert top.status == "KILLED"
     assert {run.info.status for run in runs} <= {"KILLED", "FINISHED"}
     assert len(runs) == (9 if moment == "_replace_arm" else 2)
     execute(experiment, seeds=3)
@@ -311,11 +335,11 @@ def test_an_interruption_leaves_no_run_running(experiment, monkeypatch, moment):
 
 def test_runs_without_their_files_are_trained_again(experiment):
     whole = execute(experiment)
-    store = Store()
-    experiment_id = store.find("small").info.experiment_id
+    store = View()
+    experiment_id = store.find("small").experiment_id
     lost = whole.run_id[0]
     (experiment.parent / "mlruns" / experiment_id / lost / "artifacts/weights.npz").unlink()
-    assert len(store.finished(experiment_id)) == 3
+    assert len(store.finished(experiment_id)[0]) == 3
     assert set(lecun_ablate.load_results("small").run_id) == set(whole.run_id) - {lost}
     with pytest.warns(UserWarning, match="1 finished run has lost the weights or the answers"):
         again = execute(experiment)
@@ -337,7 +361,7 @@ def test_a_plan_goes_on_when_all_files_are_gone(experiment, command):
 
 def test_an_interruption_of_one_experiment_is_swept_by_another(experiment):
     execute(experiment, seeds=1)
-    store = Store()
+    store = View()
     left = [r.info.run_id for r in tree().values()]
     for run_id in left:
         store.client.update_run(run_id, status="RUNNING")
@@ -380,7 +404,7 @@ def test_arms_leave_diverged_runs_out_as_the_table_does(workplace, command):
     table = {row["arm"]: row for row in json.loads(command("show", "wild", "--json")[1])["arms"]}
     for arm, number in (("wild", diverged), ("fine", 0)):
         assert arms[arm]["test_error_diverged"] == table[arm]["diverged"] == number
-        history = Store().client.get_metric_history(runs[arm].info.run_id, "test_error_n")
+        history = View().client.get_metric_history(runs[arm].info.run_id, "test_error_n")
         assert [point.value for point in history] == [table[arm]["runs"] - number] * 2
         assert arms[arm]["test_error_mean"] == pytest.approx(table[arm]["test_error_mean"])
         assert arms[arm]["test_error_sd"] == pytest.approx(table[arm]["test_error_sd"])
@@ -395,25 +419,25 @@ def test_collapsed_is_no_clearly_better_than_naming_one_digit(misses, status):
     labels = np.repeat(np.arange(10), 100)
     split = Split(np.zeros((1000, 16, 16)), labels)
     scores = {"train": Scores(0.1, misses, np.zeros(1000))}
-    assert runner._status(EpochReport(0, 1, scores, 0.1, False, True, None), split) == status
+    assert run_status(EpochReport(0, 1, scores, 0.1, False, True, None), split) == status
 
 
 def test_no_store_is_no_broken_store(experiment, monkeypatch):
-    plan = api.prepare(load_experiment(experiment), trainer="torch", device="cpu").plan
-    assert len(runner.still_to_do(plan)) == 4
+    plan = prepare(experiment).plan
+    assert len(still_to_do(plan)) == 4
     experiment.with_name("mlflow.db").unlink()
-    assert len(runner.still_to_do(plan)) == 4
+    assert len(still_to_do(plan)) == 4
     experiment.with_name("broken.db").write_bytes(b"this is no database" * 100)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///broken.db")
     with pytest.raises(LecunAblateError, match=r"broken.db: cannot be read"):
-        runner.still_to_do(plan)
+        still_to_do(plan)
 
 
 def test_another_plan_is_another_experiment_run(experiment):
     run(experiment, seeds=1)
     other = run(experiment, seeds=1, assignments=["recipe.lr=0.05"])
-    store = Store()
-    plans = store.experiment_runs(store.experiment("small/tiny").experiment_id)
+    store = View()
+    plans = store.plans(store.experiment("small/tiny").experiment_id)
     assert len(plans) == 2
     assert lecun_ablate.load_results("small").equals(other)  # the latest
     assert len(seed_runs()) == 4
@@ -422,7 +446,7 @@ def test_another_plan_is_another_experiment_run(experiment):
 def test_one_killed_process_later(experiment):
     """Whatever was left RUNNING or half-written is swept away, and the numbers stay the same."""
     whole = run(experiment)
-    store = Store()
+    store = View()
     client, experiment_id = store.client, store.experiment("small/tiny").experiment_id
     victim = seed_runs()[0]
     half = client.create_run(experiment_id, tags=dict(victim.data.tags))  # RUNNING, no metrics
@@ -457,7 +481,7 @@ def test_divergence_and_collapse_are_results(workplace):
     by_arm = {r.data.tags["lecun_ablate.arm"]: r for r in seed_runs("x/tiny")}
     assert {r.info.status for r in by_arm.values()} == {"FINISHED"}
     assert by_arm["wild"].data.tags["lecun_ablate.status"] == "diverged"
-    own = {f.path for f in Store().client.list_artifacts(by_arm["dead"].info.run_id, "components")}
+    own = {f.path for f in View().client.list_artifacts(by_arm["dead"].info.run_id, "components")}
     assert own == {"components/dead.py"}
 
 
@@ -474,18 +498,19 @@ def test_a_component_that_fails_is_named_before_training(workplace):
 
 
 def test_what_had_finished_before_a_failure_is_kept(experiment, monkeypatch):
-    original = Store.log_run
+    original = PlanRun.log
     logged = []
 
     def fails_at_the_third(self, *arguments):
         if len(logged) == 2:
             raise OSError("disk full")
         logged.append(original(self, *arguments))
+        return logged[-1]
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
-        patch.setattr(Store, "log_run", fails_at_the_third)
+        patch.setattr(PlanRun, "log", fails_at_the_third)
         run(experiment)
-    assert Store().find("small").info.status == "FAILED"
+    assert View().find("small").status == "FAILED"
     assert {r.info.run_id for r in seed_runs()} == set(logged)
     again = run(experiment)
     assert set(logged) < set(again.run_id) and len(seed_runs()) == 4
@@ -493,18 +518,18 @@ def test_what_had_finished_before_a_failure_is_kept(experiment, monkeypatch):
 
 def test_plan_json_survives(experiment):
     run(experiment, seeds=1)
-    store = Store()
+    store = View()
     plan = store.plan(store.find("small"))
     assert plan.experiment.arm("relu").recipe.activation == "relu"
-    kept = store.text(store.find("small").info.run_id, "plan.json")
+    kept = store.files.text(store.find("small").run_id, "plan.json")
     assert json.loads(plan.to_json()) == json.loads(kept)
     with pytest.raises(LecunAblateError, match="no experiment or run 'smal': did you mean"):
         store.find("smal")
 
 
 def test_estimate_is_in_seconds_for_all_runs(experiment):
-    prepared = api.prepare(load_experiment(experiment), trainer="torch", device="cpu")
-    todo = runner.pending(prepared.plan, {})
+    prepared = prepare(experiment)
+    todo = prepared.plan.pending({})
     assert len(todo) == 4 and todo[:2] == [("tanh", 0), ("relu", 0)]
-    assert 0 < runner.estimate(prepared, todo[:1]) < 60
-    assert runner.estimate(prepared, []) == 0
+    assert 0 < estimate(prepared, todo[:1]) < 60
+    assert estimate(prepared, []) == 0

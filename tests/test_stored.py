@@ -11,6 +11,7 @@ import pytest
 
 import lecun_ablate
 from lecun_ablate import api
+from lecun_ablate.trainers.base import Identity
 from lecun_ablate.trainers.torch_trainer import TorchTrainer
 
 STORED = Path(__file__).parent / "stored"
@@ -39,7 +40,7 @@ def stored(tmp_path, monkeypatch):
 @pytest.fixture
 def same_trainer(monkeypatch):
     """Train as then, whatever machine this is."""
-    identity = {"name": "torch", "device": "cpu", "instruction_set": "stored", "numerics": 1}
+    identity = Identity("torch", "cpu", "stored", 1)
     monkeypatch.setattr(TorchTrainer, "identity", lambda self: identity)
 
 

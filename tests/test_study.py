@@ -93,16 +93,16 @@ def test_recipe_and_epochs_override_the_experiment(write, monkeypatch):
     [
         ("", None),
         ("seed: 3", "unknown key 'seed': did you mean 'seeds'?"),
-        ("trials: 0", "trials: expected greater than or equal to 1, came 0"),
+        ("trials: 0", "trials: expected greater than or equal to 1, got 0"),
         ("seeds: []", "expected at least one seed"),
         ("search: {lrr: {low: 1, high: 2}}", "no field to search 'lrr': did you mean 'lr'?"),
         ("search: {init_seed: {low: 1, high: 2}}", "no field to search 'init_seed'"),
-        ("search: {lr: {low: 2, high: 1}}", "expected low < high, came low 2 and high 1"),
+        ("search: {lr: {low: 2, high: 1}}", "expected low < high, got low 2 and high 1"),
         ("search: {lr: {low: -1, high: 1}}", "search.lr.low: expected greater than 0"),
         ("search: {lr: {low: 1}}", "search.lr.high: required, but missing"),
         ("search: {lr: {low: 1, hgh: 2}}", "unknown key 'hgh': did you mean 'high'?"),
-        ("search: {momentum: {low: 0, high: 0.9, log: true}}", "begins above 0, came low 0"),
-        ("search: {lr: 0.1}", "expected {low: ..., high: ...} or a list, came 0.1"),
+        ("search: {momentum: {low: 0, high: 0.9, log: true}}", "begins above 0, got low 0"),
+        ("search: {lr: 0.1}", "expected {low: ..., high: ...} or a list, got 0.1"),
         ("search: {init: {low: 0, high: 1}}", "search.init: expected a list of choices"),
         ("search: {init: [sqrt_fan_in]}", "two or more different choices"),
         ("search: {init: [sqrt_fan_in, nonsense]}", "unknown init 'nonsense'"),
@@ -111,17 +111,17 @@ def test_recipe_and_epochs_override_the_experiment(write, monkeypatch):
             "recipe: {loss: cross_entropy}\nsearch: {target: [one_hot, bipolar]}",
             "with bipolar: target bipolar does not go with loss cross_entropy",
         ),
-        ("pruner: {first: 23}", "expected a rung before the last epoch (23), came 23"),
-        ("pruner: {first: 3, factor: 1}", "greater than or equal to 2, came 1"),
+        ("pruner: {first: 23}", "expected a rung before the last epoch (23), got 23"),
+        ("pruner: {first: 3, factor: 1}", "greater than or equal to 2, got 1"),
         ("pruner: {first: 3}\nsearch: {epochs: {low: 5, high: 20}}", "epochs are searched"),
-        ("sampler: grid", "expected 'tpe' or 'random', came 'grid'"),
-        ("confirm: {seeds: 1}", "confirm.seeds: expected greater than or equal to 2, came 1"),
+        ("sampler: grid", "expected 'tpe' or 'random', got 'grid'"),
+        ("confirm: {seeds: 1}", "confirm.seeds: expected greater than or equal to 2, got 1"),
         ("data: nonsense", "unknown data 'nonsense'"),
         ("experiment: experiments/activation.yaml", "either experiment or arms, not both"),
         ("governs: weights", "either `search` (values to try) or `governs`"),
         ("name: a b", "name: expected letters, digits, '_', '.' and '-', with a letter or a digit"),
-        ("arms: []", "arms: expected at least 1 item, came []"),
-        ("pruner: 3", "pruner: expected a mapping of keys to values, came 3"),
+        ("arms: []", "arms: expected at least 1 item, got []"),
+        ("pruner: 3", "pruner: expected a mapping of keys to values, got 3"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(write, monkeypatch, changes, said):
@@ -147,7 +147,7 @@ def test_what_is_wrong_is_said_with_its_line(write, monkeypatch, changes, said):
         ("name: x\ngoverns: everything\n", "expected 'weights', 'order' or 'both'"),
         ("name: x\ngoverns: []\n", "at least 1 item"),
         ("name: x\ngoverns: both\nrecipe: {lr: 0}\n", "recipe.lr: expected greater than 0"),
-        ("name: x\n", "came neither"),
+        ("name: x\n", "got neither"),
     ],
 )
 def test_what_is_wrong_with_a_study_of_seeds_is_said(write, text, said):
@@ -160,7 +160,7 @@ def test_what_is_wrong_with_a_study_of_seeds_is_said(write, text, said):
     ("text", "came"), [("- a\n- b\n", "a list"), ("words\n", "a text"), ("", "nothing")]
 )
 def test_what_is_no_mapping_is_said_in_plain_words(write, text, came):
-    with pytest.raises(ConfigError, match=f"expected a YAML mapping .* came {came}$"):
+    with pytest.raises(ConfigError, match=f"expected a YAML mapping .* got {came}$"):
         load_study(write(text))
 
 
@@ -191,7 +191,7 @@ def test_an_experiment_is_found_from_the_project_of_the_study(tmp_path, monkeypa
     with pytest.raises(ConfigError) as wrong:
         load_study(file)
     assert wrong.value.problems == [
-        f"{file}:2: experiment: experiments/e.yaml:2: recipe.lr: expected greater than 0, came -1"
+        f"{file}:2: experiment: experiments/e.yaml:2: recipe.lr: expected greater than 0, got -1"
     ]
 
 

@@ -13,20 +13,21 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from mlflow_view import View
 from study_world import command_line, spawner  # noqa: F401
 
 import lecun_ablate
 from lecun_ablate import api, statistics
+from lecun_ablate.api import Options
 from lecun_ablate.config.experiment import load_experiment
 from lecun_ablate.data import load
 from lecun_ablate.errors import ConfigError
 from lecun_ablate.registry import registry
-from lecun_ablate.report.figures import png
-from lecun_ablate.report.study_report import StudyReport
-from lecun_ablate.studies import seed_study
+from lecun_ablate.reporting.figures import png
+from lecun_ablate.studies import seeds as seeds_module
 from lecun_ablate.studies.optuna_storage import driving, open_storage
-from lecun_ablate.terminal import study_display
-from lecun_ablate.tracking.store import Store
+from lecun_ablate.studies.report import StudyReport
+from lecun_ablate.terminal import studies
 
 STUDY = """
 name: rates
@@ -62,7 +63,7 @@ governs: [weights, order, both]
 @pytest.fixture
 def files(workplace, tiny, monkeypatch):
     """A working directory with the files above. Pictures are left out: they take the longest."""
-    monkeypatch.setattr("lecun_ablate.report.study_report.png", lambda figure: b"picture")
+    monkeypatch.setattr("lecun_ablate.studies.report.png", lambda figure: b"picture")
     for name, text in {
         "studies/rates.yaml": STUDY,
         "studies/noise.yaml": SEEDS,
@@ -92,10 +93,10 @@ def another_trainer(monkeypatch):
     """From now on, what trains has other numerics."""
     from lecun_ablate.trainers.torch_trainer import TorchTrainer
 
-    identity = TorchTrainer.identity
+    other = replace(TorchTrainer().identity(), numerics=9)
 
     def change():
-        monkeypatch.setattr(TorchTrainer, "identity", lambda self: identity(self) | {"numerics": 9})
+        monkeypatch.setattr(TorchTrainer, "identity", lambda self: other)
 
     return change
 
@@ -125,7 +126,7 @@ def test_a_study_tunes_an_experiment(files, command):
     assert {arm["tuned_by"] for arm in table["arms"]} == {"studies/rates.yaml"}
     assert "tuned by studies/rates.yaml" in table["tuning"] and "untuned" not in table["tuning"]
     frame = lecun_ablate.load_results("tuned")
-    run = Store().client.get_run(frame.run_id.iloc[0])
+    run = View().client.get_run(frame.run_id.iloc[0])
     assert run.data.params["tuned_by"] == "studies/rates.yaml v1 on tiny"
     assert float(run.data.params["lr"]) == best["relu"]
 
@@ -335,10 +336,10 @@ def test_a_missing_study_is_run_by_the_command_that_the_message_gives(files, com
 
 def test_no_message_shows_a_password(files, command, capsys):
     storage = "postgresql+psycopg2://user:secret@host/db"
-    options = api._study_options(load_experiment("tuned.yaml"), None, storage)
-    assert options == ["--storage", "postgresql+psycopg2://user:***@host/db"]
+    options = api._study_options(load_experiment("tuned.yaml"), Options(storage=storage))
+    assert options["--storage"] == "postgresql+psycopg2://user:***@host/db"
     report = StudyReport("", [], [], "", None, {}, {})
-    study_display.report(report, "reports", storage)
+    studies.report(report, "reports", storage)
     shown = capsys.readouterr().out
     assert "user:***@host/db" in shown and "secret" not in shown
 
@@ -355,7 +356,7 @@ def test_the_study_of_an_experiment_is_found_from_its_project(files, command, mo
 
 
 def test_the_report_stands_in_files_in_mlflow_and_in_the_dashboard(files, command, monkeypatch):
-    monkeypatch.setattr("lecun_ablate.report.study_report.png", png)
+    monkeypatch.setattr("lecun_ablate.studies.report.png", png)
     status, out, _ = command("study", "studies/rates.yaml")
     assert status == 0 and "rates on tiny: Which rate?" in out
     folder = Path("reports/studies/rates/tiny")
@@ -364,9 +365,9 @@ def test_the_report_stands_in_files_in_mlflow_and_in_the_dashboard(files, comman
     assert "The test split was not touched." in page and "wall time" in page
     assert (folder / "study.png").read_bytes().startswith(b"\x89PNG")
     values = json.loads((folder / "study.json").read_text())
-    store = Store()
+    store = View()
     for name in ("study.md", "study.png", "study.json", "study.yaml"):
-        assert store.bytes(values["run_id"], name)
+        assert store.files.read(values["run_id"], name)
     assert store.experiment_names() == []  # studies do not stand among the experiments
 
     from optuna_dashboard._note import get_note
@@ -405,10 +406,10 @@ def test_several_fields_and_choices_can_be_searched(files, command):
     record = next(iter(records().values()))
     assert plots(record) == {f"result_{field}" for field in ("lr", "momentum", "init", "epochs")}
     trial = record.trials[2]
-    run = Store().client.get_run(trial.user_attrs["mlflow_run_id"])
+    run = View().client.get_run(trial.user_attrs["mlflow_run_id"])
     for field, value in trial.params.items():
         assert run.data.params[field] == str(value)
-    curve = Store().client.get_metric_history(run.info.run_id, "validation_error")
+    curve = View().client.get_metric_history(run.info.run_id, "validation_error")
     assert len(curve) == trial.params["epochs"]
 
 
@@ -431,7 +432,7 @@ def test_a_study_of_seeds_describes_the_runs_that_it_records(files, command):
         assert [by_seed[seed].value for seed in range(4)] == pytest.approx(errors)
         runs = frame[frame.arm == what].set_index("seed").run_id.to_dict()
         assert {s: t.user_attrs["mlflow_run_id"] for s, t in by_seed.items()} == runs
-        predictions = np.stack([Store().predictions(runs[seed]) for seed in range(4)])
+        predictions = np.stack([View().files.predictions(runs[seed]) for seed in range(4)])
         split = statistics.split_variance(predictions, load("tiny").test.labels)
         assert variant["split"]["rest"] == pytest.approx(split.rest)
     page = Path("reports/studies/noise/tiny/study.md").read_text()
@@ -448,7 +449,7 @@ def test_a_study_of_seeds_describes_the_runs_that_it_records(files, command):
 
 def test_an_interrupted_study_of_seeds_is_completed(files, command, monkeypatch):
     """The third run stands in MLflow, but not yet in Optuna, when the interruption comes."""
-    record, calls = seed_study._record, []
+    record, calls = seeds_module._record, []
 
     def interrupted(*arguments):
         calls.append(arguments)
@@ -456,11 +457,11 @@ def test_an_interrupted_study_of_seeds_is_completed(files, command, monkeypatch)
             raise KeyboardInterrupt
         record(*arguments)
 
-    monkeypatch.setattr(seed_study, "_record", interrupted)
+    monkeypatch.setattr(seeds_module, "_record", interrupted)
     status, _, err = command("study", "studies/noise.yaml", "--fresh")
     assert status == 130 and "run the same command without --fresh to go on" in err
     assert sum(len(r.trials) for r in records().values()) == 2
-    monkeypatch.setattr(seed_study, "_record", record)
+    monkeypatch.setattr(seeds_module, "_record", record)
     assert command("study", "studies/noise.yaml")[0] == 0
     frame = lecun_ablate.load_results("noise")
     for name, study in records().items():

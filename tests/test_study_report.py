@@ -6,9 +6,11 @@ import study_world
 from study_world import PRUNED, STUDY, drive
 
 from lecun_ablate.config.study import Range
-from lecun_ablate.report import search_report
-from lecun_ablate.report.search_report import _touches
-from lecun_ablate.terminal.study_display import LineProgress
+from lecun_ablate.running.progress import Work
+from lecun_ablate.studies import search_report
+from lecun_ablate.studies.search_report import _touches
+from lecun_ablate.terminal.progress import LineProgress
+from lecun_ablate.trainers.base import EpochReport
 
 
 @pytest.fixture
@@ -109,8 +111,14 @@ def test_pruned_trials_among_the_confirmed_are_mentioned(reported):
     assert "pruned ones that got furthest as well), and its own values" in notes
 
 
-def test_progress_is_readable(workplace, capsys):
+def test_progress_without_errors_to_watch_counts_runs_and_epochs(workplace, capsys):
+    """Trials have other rates, so that the mean of their errors would say nothing."""
     line = LineProgress()
-    line.begin("0 of 6 trials done, next", 1)
-    line.begin("confirming", 12)
-    assert capsys.readouterr().err == "0 of 6 trials done, next: 1 run\nconfirming: 12 runs\n"
+    line.begin(Work("0 of 6 trials done, next: 2 runs", [("tanh", 3), ("relu", 2)]))
+    line.epoch(1, EpochReport(0, 1, {}, 0.1, False, False, None))
+    line.epoch(0, EpochReport(0, 1, {}, 0.1, True, True, None))
+    line.epoch(1, EpochReport(0, 2, {}, 0.1, False, True, None))
+    assert capsys.readouterr().err.splitlines() == [
+        "0 of 6 trials done, next: 2 runs",
+        "2/2 runs, 5/5 epochs, 0 s left",
+    ]

@@ -13,14 +13,14 @@ import numpy as np
 import optuna
 import pytest
 import study_world
+from mlflow_view import View
 from optuna.trial import TrialState
 from study_world import PRUNED, STUDY, drive, made_up_digits, spawner  # noqa: F401
 
 from lecun_ablate.errors import ConfigError, LecunAblateError
-from lecun_ablate.report import search_report
+from lecun_ablate.studies import search_report
 from lecun_ablate.studies.optuna_storage import driving
-from lecun_ablate.studies.search_outcome import _held_out
-from lecun_ablate.tracking.store import Store
+from lecun_ablate.studies.outcome import _held_out
 
 SQLITE = "sqlite:///studies/optuna.db"
 JOURNAL = "studies/optuna.journal"
@@ -332,7 +332,7 @@ def test_pruned_trials_fill_up_what_is_confirmed(place):
 
 def test_trials_are_mlflow_runs_nested_under_the_study_with_links_both_ways(place):
     result, records, _ = drive(place(PRUNED), JOURNAL)
-    store = Store()
+    store = View()
     client = store.client
     study = client.get_run(result.run_id)
     assert study.info.status == "FINISHED"
@@ -360,7 +360,7 @@ def test_trials_are_mlflow_runs_nested_under_the_study_with_links_both_ways(plac
 
 
 def trial_runs(experiment_id: str) -> set[str]:
-    runs = Store().search(experiment_id, lecun_ablate__level="trial")
+    runs = View().search(experiment_id, lecun_ablate__level="trial")
     return {run.info.run_id for run in runs}
 
 
@@ -453,7 +453,7 @@ def test_a_changed_study_is_refused_with_the_difference(look, old, new, said):
 @pytest.fixture
 def another_trainer(monkeypatch):
     """From now on, trials would be trained by another trainer."""
-    identity = study_world.MadeUpTrainer().identity() | {"instruction_set": "new", "numerics": 2}
+    identity = replace(study_world.MadeUpTrainer().identity(), instruction_set="new", numerics=2)
 
     def change():
         monkeypatch.setattr(study_world.MadeUpTrainer, "identity", lambda self: identity)
@@ -563,7 +563,7 @@ def test_kills_change_neither_the_trials_nor_the_winner(place, spawner, text, st
 
 def _check_leftovers(records, result):
     """Nothing runs, no run stands twice, and what was interrupted has been taken up again."""
-    store = Store()
+    store = View()
     linked = set()
     for record in records.values():
         numbers = {t.number: t for t in record.trials}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.entities import Dataset, DatasetInput, InputTag
+from mlflow_view import View
 
 import lecun_ablate
 from lecun_ablate.errors import LecunAblateError, NoStoreYet
@@ -18,7 +19,7 @@ from lecun_ablate.system import provenance
 from lecun_ablate.tracking import new_store
 from lecun_ablate.tracking.ended_run import EndedRun
 from lecun_ablate.tracking.sqlite import sql_store
-from lecun_ablate.tracking.store import Store
+from lecun_ablate.tracking.writer import Writer
 
 TABLES = ("runs", "tags", "params", "metrics", "latest_metrics", "datasets", "inputs", "input_tags")
 ENDED = EndedRun(
@@ -34,8 +35,8 @@ ENDED = EndedRun(
 
 @pytest.fixture
 def store(workplace):
-    with Store.writing() as store:
-        yield store
+    with Writer.opened() as writer:
+        yield writer
 
 
 def rows(database):
@@ -52,13 +53,13 @@ def test_a_run_is_written_as_mlflow_itself_would(workplace, runs):
     for way in ("client", "ours"):
         (workplace / way).mkdir()
         shutil.copy("mlflow.db", workplace / way)
-        with Store.writing(f"sqlite:///{workplace}/{way}/mlflow.db") as store:
+        with Writer.opened(f"sqlite:///{workplace}/{way}/mlflow.db") as store:
             assert store.ensure_experiment("any/tiny") == ENDED.experiment_id
             if way == "client":
-                store.database = None  # as if it were a server
+                store.connection.database = None  # as if it were a server
             for _ in range(runs):
                 run_id = store.write(ENDED, "run", {"notes.txt": "Zürich"})
-            assert store.text(run_id, "notes.txt") == "Zürich"
+            assert store.files.text(run_id, "notes.txt") == "Zürich"
             assert [f.path for f in store.client.list_artifacts(run_id)] == ["notes.txt"]
         written.append(rows(workplace / way / "mlflow.db"))
     client, ours = (json.dumps(tables).replace("/client/", "/ours/") for tables in written)
@@ -78,8 +79,8 @@ def test_artifacts_lie_where_mlflow_looks_for_them(store):
     store.put(run_id, {"notes.txt": "Zürich", "parts/weights.npz": b"\x00\x01"})
     listed = [entry.path for entry in store.client.list_artifacts(run_id)]
     assert listed == ["notes.txt", "parts"]
-    assert store.text(run_id, "notes.txt") == "Zürich"
-    assert store.bytes(run_id, "parts/weights.npz") == b"\x00\x01"
+    assert store.files.text(run_id, "notes.txt") == "Zürich"
+    assert store.files.read(run_id, "parts/weights.npz") == b"\x00\x01"
 
 
 # ---- new stores
@@ -164,7 +165,7 @@ def test_a_folder_can_be_moved_and_copied(here, monkeypatch, command, how):
     assert set(before.run_id) < set(more.run_id) and more.run_id.nunique() == 4
     assert content(old) == left, "the old place is left alone"
     assert old.exists() == (how is shutil.copytree)
-    store = Store()
+    store = View()
     for run_id in more.run_id.unique():
         info = store.client.get_run(run_id).info
         assert Path(info.artifact_uri).is_relative_to(new), "where MLflow's UI looks"
@@ -183,16 +184,16 @@ def test_a_database_copied_without_its_files_leaves_them_alone(here, monkeypatch
         more = lecun_ablate.run("pair.yaml", trainer="torch", device="cpu", seeds=seeds)
         assert set(before.run_id) < set(more.run_id), "trained once only"
         assert content(old) == left
-    store = Store()
+    store = View()
     for run_id in set(more.run_id) - set(before.run_id):
         place = Path(store.client.get_run(run_id).info.artifact_uri)
         assert place.is_relative_to(new) and (place / "weights.npz").exists()
-    assert all(len(store.predictions(run_id)) == 20 for run_id in more.run_id.unique())
+    assert all(len(store.files.predictions(run_id)) == 20 for run_id in more.run_id.unique())
 
 
 def test_a_database_that_was_written_is_whole_by_itself(workplace):
-    with Store.writing() as store:
-        store.ensure_experiment("any/tiny")
+    with Writer.opened() as writer:
+        writer.ensure_experiment("any/tiny")
     shutil.copy("mlflow.db", "copy.db")  # without SQLite's log
     with closing(sqlite3.connect("copy.db")) as connection:
         assert ("any/tiny",) in connection.execute("SELECT name FROM experiments").fetchall()
@@ -220,7 +221,7 @@ def test_artifacts_lie_beside_a_database_that_is_elsewhere(workplace, tiny, monk
     frame = lecun_ablate.run("pair.yaml", trainer="torch", device="cpu")
     assert not Path("mlruns").exists()
     for run_id in frame.run_id.unique():
-        place = Path(Store().client.get_run(run_id).info.artifact_uri)  # where MLflow's UI looks
+        place = Path(View().client.get_run(run_id).info.artifact_uri)  # where MLflow's UI looks
         assert place.is_relative_to(workplace / "store/mlruns") and (place / "weights.npz").exists()
 
 
@@ -228,17 +229,17 @@ def test_artifacts_lie_beside_a_database_that_is_elsewhere(workplace, tiny, monk
 
 
 def test_the_store_is_tried_by_writing_something_of_its_own(workplace):
-    with Store.writing() as store:
-        theirs = store.client.create_experiment("theirs")
-    with Store.writing() as store:
-        assert store.client.get_experiment(theirs).tags == {}
-        assert store.client.get_experiment("0").tags == {}
-        names = {experiment.name for experiment in store.client.search_experiments()}
+    with Writer.opened() as writer:
+        theirs = writer.client.create_experiment("theirs")
+    with Writer.opened() as writer:
+        assert writer.client.get_experiment(theirs).tags == {}
+        assert writer.client.get_experiment("0").tags == {}
+        names = {experiment.name for experiment in writer.client.search_experiments()}
         assert names == {"Default", "theirs"}
     with closing(sqlite3.connect("mlflow.db")) as database, database:
         database.execute("UPDATE experiments SET lifecycle_stage = 'deleted'")
-    with Store.writing() as store:
-        assert store.experiment_names() == []
+    with Writer.opened() as writer:
+        assert writer.store.experiment_names() == []
 
 
 def test_a_store_that_cannot_be_written_is_said_before_training(workplace, tiny, command):
@@ -256,18 +257,18 @@ def test_a_store_that_cannot_be_written_is_said_before_training(workplace, tiny,
 def test_no_store_yet_is_told_from_a_broken_one(workplace, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
     with pytest.raises(NoStoreYet, match=r"other.db: no results here yet"):
-        Store()
+        View()
     Path("other.db").write_bytes(b"this is no database" * 100)
     with pytest.raises(LecunAblateError, match=r"other.db: cannot be read") as caught:
-        Store()
+        View()
     assert not isinstance(caught.value, NoStoreYet)
 
 
 def test_the_hint_starts_the_ui_on_the_store_in_use(workplace, monkeypatch):
-    assert Store().ui_command() == "mlflow ui"
+    assert View().connection.ui_command() == "mlflow ui"
     Path("mlflow.db").rename("other.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
-    other = Store()
+    other = View().connection
     assert other.ui_command() == "mlflow ui --backend-store-uri sqlite:///other.db"
     assert other.link("7").startswith("http://127.0.0.1:5000/#/experiments/7")
     other.uri = "https://tracking.example"  # a server needs no starting

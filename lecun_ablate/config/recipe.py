@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -86,26 +83,3 @@ COMPONENT_FIELDS = {
     "optimizer": "optimizer",
     "order": "order",
 }
-
-
-def content_hash(content: Mapping[str, Any]) -> str:
-    """Return a SHA-256 of a mapping of plain values, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def run_key(recipe: Recipe, seed: int, data: Mapping[str, str], trainer: Mapping[str, Any]) -> str:
-    """Return the hash of all that decides a run's numbers: equal key, equal result.
-
-    `data` names the data set's digest and the split; `trainer` is the trainer's identity (name,
-    device kind, instruction set, numerics version).
-    """
-    files = {f"{c.kind}/{c.name}": c.digest for c in recipe.user_components}
-    return content_hash(
-        {
-            "recipe": recipe.model_dump(),
-            "components": files,
-            "seed": seed,
-            "data": dict(data),
-            "trainer": dict(trainer),
-        }
-    )

@@ -8,25 +8,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from lecun_ablate.config.experiment import (
+from lecun_ablate.config.arms import Arm, arm_name, parse_arms
+from lecun_ablate.config.base import (
     DEFAULT_DATA,
-    Arm,
+    ConfigFile,
     Data,
     DataChoice,
-    Experiment,
-    Files,
-    Name,
     Seeds,
-    arm_name,
+    SomeArms,
+    SomeFactors,
+    by_name,
     check_overrides,
-    load_experiment,
-    parse_arms,
-    read_yaml,
+    check_value,
+    make_recipe,
+    one_or_list,
+    recipe_problems,
 )
+from lecun_ablate.config.experiment import Experiment, load_experiment
 from lecun_ablate.config.recipe import COMPONENT_FIELDS, Recipe
-from lecun_ablate.config.yaml_file import Keys, YamlFile, explain, find_file
+from lecun_ablate.config.source import Overrides, read
+from lecun_ablate.config.yaml_file import Keys, YamlFile, find_file
 from lecun_ablate.errors import ConfigError, nearest
 
 PINNED_SEED = 0  # of what a seed study's own seeds do not govern
@@ -46,24 +49,20 @@ class Range(BaseModel):
     @model_validator(mode="after")
     def _ordered(self) -> Range:
         if not self.low < self.high:
-            raise ValueError(f"expected low < high, came low {self.low:g} and high {self.high:g}")
+            raise ValueError(f"expected low < high, got low {self.low:g} and high {self.high:g}")
         if self.log and self.low <= 0:
-            raise ValueError(f"a logarithmic range begins above 0, came low {self.low:g}")
+            raise ValueError(f"a logarithmic range begins above 0, got low {self.low:g}")
         return self
 
     def __contains__(self, value: Any) -> bool:
         return self.low <= value <= self.high
 
 
-Choices = tuple[Any, ...]
-
-
-def _by_name(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
+Alternatives = tuple[Any, ...]  # the values of a field that a study tries one by one
 
 
 class Sampler(BaseModel):
-    """Who proposes the values: TPE after `startup` random trials, or random ones throughout."""
+    """What proposes the values: TPE after `startup` random trials, or random ones throughout."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -97,25 +96,19 @@ class Confirm(BaseModel):
     seeds: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 20
 
 
-class SearchFile(BaseModel):
-    """The keys of a study that searches. Overrides and search space are validated as recipes."""
+class SearchFile(ConfigFile):
+    """The keys of a study that searches. The search space is validated as recipe fields."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    name: Name
-    question: str = ""
     data: Data | None = None
-    components: Files = []
     experiment: str | None = None
-    recipe: dict[str, Any] = {}
-    arms: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
-    vary: Annotated[dict[str, Any], Field(min_length=1)] | None = None
+    arms: SomeArms | None = None
+    vary: SomeFactors | None = None
     epochs: Count | None = None
-    search: Annotated[dict[str, Any], Field(min_length=1)]
+    search: SomeFactors
     trials: Count
-    seeds: Seeds = list(range(3))
+    seeds: Seeds = Field(default_factory=lambda: list(range(3)))
     batch: Annotated[int, Field(strict=True, ge=1, le=1000)] = 8
-    sampler: Annotated[Sampler, BeforeValidator(_by_name)] = Sampler()
+    sampler: Annotated[Sampler, BeforeValidator(by_name)] = Sampler()
     pruner: Pruner | None = None
     confirm: Confirm = Confirm()
 
@@ -123,22 +116,12 @@ class SearchFile(BaseModel):
 Governed = Literal["weights", "order", "both"]
 
 
-def _one_or_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-class SeedFile(BaseModel):
+class SeedFile(ConfigFile):
     """The keys of a study of what the seed alone does."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    name: Name
-    question: str = ""
     data: Data = DEFAULT_DATA
-    components: Files = []
-    recipe: dict[str, Any] = {}
-    seeds: Seeds = list(range(200))
-    governs: Annotated[list[Governed], BeforeValidator(_one_or_list), Field(min_length=1)]
+    seeds: Seeds = Field(default_factory=lambda: list(range(200)))
+    governs: Annotated[list[Governed], BeforeValidator(one_or_list), Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -149,7 +132,7 @@ class SearchStudy:
     question: str
     data: DataChoice
     arms: tuple[Arm, ...]
-    search: dict[str, Range | Choices]
+    search: dict[str, Range | Alternatives]
     trials: int  # of each arm
     seeds: tuple[int, ...]  # of each trial
     batch: int  # trials of one arm that are asked for at once
@@ -253,13 +236,18 @@ def load_study(
 
     Raises a ConfigError that holds every problem, with file and line.
     """
-    yaml = read_yaml(path, data, components, assignments)
+    overrides = Overrides(data=data, components=components, assignments=assignments)
+    return parse_study(read(path, overrides))
+
+
+def parse_study(yaml: YamlFile) -> SearchStudy | SeedStudy:
+    """Validate a file that has been read; see load_study."""
     kinds = [key for key in ("search", "governs") if key in yaml.content]
     if len(kinds) != 1:
-        came = "both" if kinds else "neither"
+        got = "both" if kinds else "neither"
         raise ConfigError(
             f"{yaml.where()}: a study has either `search` (values to try) or `governs` (what its "
-            f"seeds decide), came {came}"
+            f"seeds decide), got {got}"
         )
     return _search_study(yaml) if kinds == ["search"] else _seed_study(yaml)
 
@@ -267,10 +255,10 @@ def load_study(
 def _seed_study(yaml: YamlFile) -> SeedStudy:
     content = yaml.validate(SeedFile, yaml.content)
     overrides = check_overrides(yaml, yaml.content.get("recipe") or {}, ("recipe",))
-    recipe = _recipe(yaml, ("recipe",), overrides)
-    governs = list(content.governs) if isinstance(content, SeedFile) else []
+    recipe = make_recipe(yaml, overrides, ("recipe",))
+    governs = list(content.governs) if content else []
     for what in sorted({what for what in governs if governs.count(what) > 1}):
-        yaml.problem(("governs",), f"{what} stands twice")
+        yaml.problem(("governs",), f"{what} is given twice")
     if recipe and recipe.component("order").arity < 2:
         if "order" in governs:
             yaml.problem(
@@ -284,7 +272,7 @@ def _seed_study(yaml: YamlFile) -> SeedStudy:
                 f"weights and both are the same where the order is {recipe.order!r}: leave one out",
             )
     yaml.check()
-    assert isinstance(content, SeedFile) and recipe
+    assert content is not None and recipe is not None
     return SeedStudy(
         content.name,
         content.question,
@@ -301,18 +289,18 @@ def _search_study(yaml: YamlFile) -> SearchStudy:
     search = _search(yaml, yaml.content["search"])
     data, arms = _arms(yaml)
     _check_space(yaml, arms, search)
-    if isinstance(content, SearchFile) and content.pruner:
+    if content and content.pruner:
         epochs = [arm.recipe.epochs for arm in arms]
         if epochs and content.pruner.first >= max(epochs):
             yaml.problem(
                 ("pruner", "first"),
                 f"expected a rung before the last epoch "
-                f"({max(epochs)}), came {content.pruner.first}",
+                f"({max(epochs)}), got {content.pruner.first}",
             )
         if "epochs" in search:
             yaml.problem(("pruner",), "cannot compare trials whose epochs are searched")
     yaml.check()
-    assert isinstance(content, SearchFile)
+    assert content is not None
     return SearchStudy(
         name=content.name,
         question=content.question,
@@ -348,24 +336,15 @@ def _arms(yaml: YamlFile) -> tuple[DataChoice, list[Arm]]:
     overrides = check_overrides(yaml, content.get("recipe") or {}, ("recipe",)) | forced
     arms = []
     for arm in experiment.arms:
-        recipe = _recipe(yaml, ("recipe",), arm.recipe.model_dump() | overrides)
+        recipe = make_recipe(yaml, arm.recipe.model_dump() | overrides, ("recipe",))
         if recipe:
             arms.append(Arm(arm.name, arm.overrides, recipe))
     return experiment.data, arms
 
 
-def _recipe(yaml: YamlFile, keys: Keys, fields: Mapping[str, Any]) -> Recipe | None:
-    try:
-        return Recipe.model_validate(fields)
-    except ValidationError as error:
-        for where, message in explain(error, Recipe):
-            yaml.problem(keys + where, message)
-        return None
-
-
-def _search(yaml: YamlFile, content: Any) -> dict[str, Range | Choices]:
+def _search(yaml: YamlFile, content: Any) -> dict[str, Range | Alternatives]:
     """Return the search space, every end and every choice checked as the recipe field it is."""
-    search: dict[str, Range | Choices] = {}
+    search: dict[str, Range | Alternatives] = {}
     valid = [field for field in Recipe.model_fields if not field.endswith("_seed")]
     for field, values in content.items() if isinstance(content, dict) else ():
         keys: Keys = ("search", field)
@@ -374,34 +353,27 @@ def _search(yaml: YamlFile, content: Any) -> dict[str, Range | Choices]:
         elif isinstance(values, list):
             problems = len(yaml.problems)
             if len(values) < 2 or any(values.count(value) > 1 for value in values):
-                yaml.problem(keys, f"expected two or more different choices, came {values!r}")
+                yaml.problem(keys, f"expected two or more different choices, got {values!r}")
             for i, value in enumerate(values):
-                _check_value(yaml, (*keys, i), field, value)
+                check_value(yaml, (*keys, i), field, value)
             if len(yaml.problems) == problems:
                 search[field] = tuple(values)
         elif field in COMPONENT_FIELDS or field == "dtype":
-            yaml.problem(keys, f"expected a list of choices, came {values!r}")
+            yaml.problem(keys, f"expected a list of choices, got {values!r}")
         elif not isinstance(values, dict):
-            yaml.problem(keys, f"expected {{low: ..., high: ...}} or a list, came {values!r}")
+            yaml.problem(keys, f"expected {{low: ..., high: ...}} or a list, got {values!r}")
         else:
             bounds = yaml.validate(Range, values, keys)
-            if isinstance(bounds, Range):
+            if bounds:
                 search[field] = bounds
                 for end in ("low", "high"):
-                    _check_value(yaml, (*keys, end), field, values[end])
+                    check_value(yaml, (*keys, end), field, values[end])
     return search
 
 
-def _check_value(yaml: YamlFile, keys: Keys, field: str, value: Any) -> None:
-    try:
-        Recipe.model_validate({field: value})
-    except ValidationError as error:
-        for where, message in explain(error, Recipe):
-            if where:
-                yaml.problem(keys, message)
-
-
-def _check_space(yaml: YamlFile, arms: list[Arm], search: Mapping[str, Range | Choices]) -> None:
+def _check_space(
+    yaml: YamlFile, arms: list[Arm], search: Mapping[str, Range | Alternatives]
+) -> None:
     """Note arms that the search makes the same, and choices that do not go together."""
     seen: dict[str, str] = {}
     for arm in arms:
@@ -412,15 +384,12 @@ def _check_space(yaml: YamlFile, arms: list[Arm], search: Mapping[str, Range | C
                 ("search",), f"arms {other!r} and {arm.name!r} differ only in what is searched"
             )
         for values in combinations(search):
-            try:
-                Recipe.model_validate(arm.recipe.model_dump() | values)
-            except ValidationError as error:
-                for _, message in explain(error, Recipe):
-                    what = f"arm {arm.name!r} with {arm_name(values)}"
-                    yaml.problem(("search",), f"{what}: {message}")
+            for _, message in recipe_problems(arm.recipe.model_dump() | values):
+                what = f"arm {arm.name!r} with {arm_name(values)}"
+                yaml.problem(("search",), f"{what}: {message}")
 
 
-def combinations(search: Mapping[str, Range | Choices]) -> list[dict[str, Any]]:
+def combinations(search: Mapping[str, Range | Alternatives]) -> list[dict[str, Any]]:
     """Return every combination of the choices of a search space, its ranges left out."""
     choices = {field: values for field, values in search.items() if isinstance(values, tuple)}
     return [

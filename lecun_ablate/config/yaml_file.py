@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
@@ -20,6 +20,7 @@ from ruamel.yaml.scalarbool import ScalarBoolean
 from lecun_ablate.errors import ConfigError, nearest, neighbours
 
 Keys = tuple[str | int, ...]
+M = TypeVar("M", bound=BaseModel)
 
 
 class YamlFile:
@@ -42,7 +43,7 @@ class YamlFile:
             line = error.object.count(b"\n", 0, error.start) + 1
             byte = f"the byte 0x{error.object[error.start]:02x}"
             raise ConfigError(
-                f"{path}:{line}: not a readable text file: expected UTF-8, came {byte}"
+                f"{path}:{line}: not a readable text file: expected UTF-8, got {byte}"
             ) from None
         try:
             self._marked = YAML(typ="rt").load(text)
@@ -65,10 +66,10 @@ class YamlFile:
             raise ConfigError(f"{path}: not a YAML file: {error}") from None
         if not isinstance(self._marked, CommentedMap):
             kinds = {type(None): "nothing", CommentedSeq: "a list", str: "a text"}
-            came = kinds.get(type(self._marked), repr(self._marked))
+            got = kinds.get(type(self._marked), repr(self._marked))
             line = getattr(getattr(self._marked, "lc", None), "line", 0) + 1
             raise ConfigError(
-                f"{path}:{line}: expected a YAML mapping of keys to values, came {came}"
+                f"{path}:{line}: expected a YAML mapping of keys to values, got {got}"
             )
         self.content: dict[str, Any] = content
         self._refuse_oddities(self._marked, ())
@@ -77,12 +78,12 @@ class YamlFile:
     def _refuse_oddities(self, marked: Any, keys: Keys) -> None:
         """Note tags, and keys that are no texts."""
         if tag := _tag(marked):
-            self.problem(keys, f"expected a plain value, came one with the tag {tag}")
+            self.problem(keys, f"expected a plain value, got one with the tag {tag}")
         elif isinstance(marked, dict | list):
             for key in marked if isinstance(marked, dict) else range(len(marked)):
                 if isinstance(marked, dict) and not isinstance(key, str):
-                    came = "null" if key is None else key
-                    self.problem((*keys, key), f"expected a text as a key, came {came}")
+                    got = "null" if key is None else key
+                    self.problem((*keys, key), f"expected a text as a key, got {got}")
                 self._refuse_oddities(marked[key], (*keys, key))
 
     def set(self, keys: Keys, value: Any, option: str) -> None:
@@ -132,7 +133,7 @@ class YamlFile:
         if entry not in self.problems:
             self.problems.append(entry)
 
-    def validate(self, model: type[BaseModel], content: Any, keys: Keys = ()) -> BaseModel | None:
+    def validate(self, model: type[M], content: Any, keys: Keys = ()) -> M | None:
         """Return `content` as a model, or note its problems under `keys` and return None."""
         try:
             return model.model_validate(content)
@@ -154,7 +155,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> Iterable[tuple[Ke
     branch's name among the keys.
     """
     for problem in error.errors():
-        keys, came = tuple(problem["loc"]), problem["input"]
+        keys, got = tuple(problem["loc"]), problem["input"]
         if problem["type"] == "extra_forbidden":
             fields = _fields_at(model, keys[:-1])
             yield keys, f"unknown key {str(keys[-1])!r}: {nearest(str(keys[-1]), fields)}"
@@ -163,11 +164,11 @@ def explain(error: ValidationError, model: type[BaseModel]) -> Iterable[tuple[Ke
         elif problem["type"] == "value_error":
             yield keys, str(problem["ctx"]["error"])
         elif problem["type"] == "invalid_key":
-            yield keys[:-2], f"expected a text as a key, came {came!r}"
-        elif isinstance(came, float) and not math.isfinite(came):
-            yield keys, f"expected a finite number, came {came}"
+            yield keys[:-2], f"expected a text as a key, got {got!r}"
+        elif isinstance(got, float) and not math.isfinite(got):
+            yield keys, f"expected a finite number, got {got}"
         else:
-            yield keys, f"{_plain_words(problem)}, came {'nothing' if came is None else repr(came)}"
+            yield keys, f"{_plain_words(problem)}, got {'nothing' if got is None else repr(got)}"
 
 
 _PLAIN_WORDS = {  # by the type of pydantic's error

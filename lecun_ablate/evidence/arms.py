@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from lecun_ablate.config.experiment import Arm, Tuning
+from lecun_ablate.config.arms import Arm, Tuning
 from lecun_ablate.plan.plan import Plan
-
-if TYPE_CHECKING:
-    from lecun_ablate.evidence.weighing import Evidence
+from lecun_ablate.plan.results import RunStatus
 
 
 def arm_table(plan: Plan, final: pd.DataFrame) -> pd.DataFrame:
     """Return a row per arm from the last epoch of its runs; errors are fractions.
 
-    Means, spread and extremes are over the runs that did not diverge; a diverged run has no error
-    after the last epoch, and its number stands beside.
+    Means, spread and extremes are over the runs that did not diverge: a diverged run has no error
+    after the last epoch. How many there are is a column of its own.
     """
     rows = [_row(plan, arm, final[final.arm == arm.name]) for arm in plan.experiment.arms]
-    # not floats, although an arm whose runs all diverged has none
+    # integers, although an arm whose runs all diverged has none
     return pd.DataFrame(rows).astype({"best_seed": "Int64", "worst_seed": "Int64"})
 
 
 def _row(plan: Plan, arm: Arm, runs: pd.DataFrame) -> dict[str, Any]:
-    ended = runs[runs.status != "diverged"]
+    ended = runs[runs.status != RunStatus.DIVERGED]
     error = ended.set_index("seed").test_error
     some = len(ended) > 0
     return {
@@ -38,11 +36,11 @@ def _row(plan: Plan, arm: Arm, runs: pd.DataFrame) -> dict[str, Any]:
         "worst_error": error.max() if some else None,
         "worst_seed": int(error.idxmax()) if some else None,
         "train_error_mean": ended.train_error.mean() if some else None,
-        "diverged": int((runs.status == "diverged").sum()),
-        "collapsed": int((runs.status == "collapsed").sum()),
+        "diverged": int((runs.status == RunStatus.DIVERGED).sum()),
+        "collapsed": int((runs.status == RunStatus.COLLAPSED).sum()),
         "lr": arm.recipe.lr,
         "tuned_by": arm.tuning.study if arm.tuning else None,
-        "trainer": plan.trainers[arm.name]["name"],
+        "trainer": plan.trainers[arm.name].name,
     }
 
 
@@ -78,28 +76,3 @@ def _origin(tuning: Tuning) -> str:
 
 def _value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def as_json(evidence: Evidence, table: pd.DataFrame, link: str) -> dict[str, Any]:
-    """Return the table and what it shows as plain values; None where there is no number."""
-    from lecun_ablate.evidence.weighing import answer, comparison_record, effect_record
-
-    plan, pairs = evidence.plan, evidence.comparisons.pairs
-    records = table.astype(object).where(table.notna(), None).to_dict("records")
-    return {
-        "experiment": plan.experiment.name,
-        "question": plan.experiment.question,
-        "data": plan.data,
-        "data_digest": plan.data_digest,
-        "notice": plan.notice,
-        "baseline": plan.experiment.baseline,
-        "seeds": list(plan.experiment.seeds),
-        "tuning": tuning_line(plan),
-        "answer": answer(evidence),
-        "warning": evidence.comparisons.warning,
-        "arms": records,
-        "comparisons": [comparison_record(evidence, pair) for pair in pairs],
-        "effects": [effect_record(effect) for effect in evidence.effects],
-        "run_id": evidence.results.run_id,
-        "link": link,
-    }

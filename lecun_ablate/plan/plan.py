@@ -1,16 +1,21 @@
-"""A plan: an experiment made concrete, with its data, its trainers and the key of every run."""
+"""A plan: an experiment with its data, the trainer of every arm and the key of every run."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
-from lecun_ablate.config.experiment import Arm, DataChoice, Experiment, Tuning, Until, plan_key
-from lecun_ablate.config.recipe import Recipe, run_key
+from lecun_ablate.config.arms import Arm, Tuning
+from lecun_ablate.config.base import DataChoice
+from lecun_ablate.config.command import Command
+from lecun_ablate.config.experiment import Experiment, Until
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.digits import Digits
+from lecun_ablate.plan.keys import plan_key, run_key
+from lecun_ablate.trainers.base import Identity
 
 SPLIT = "train/test"  # trained on the whole training split, scored on it and on the test split
 
@@ -20,33 +25,41 @@ class Plan:
     """What is to be trained and compared. `keys` maps (arm, seed) to the run's key."""
 
     experiment: Experiment
-    data: str  # the name of the data set that is really used
+    data: str  # the name of the data set that is actually used
     data_digest: str
-    notice: str | None  # what must be said about the data, such as a fallback
-    trainers: dict[str, dict[str, Any]]  # the identity of each arm's trainer
+    notice: str | None  # what must be said about the data, such as that a fallback was taken
+    trainers: dict[str, Identity]  # by arm
     keys: dict[tuple[str, int], str]
-    key: str  # of the plan itself: the seeds left out
+    key: str  # of the plan itself: everything but the seeds
 
     @classmethod
-    def make(
-        cls, experiment: Experiment, digits: Digits, trainers: Mapping[str, dict[str, Any]]
-    ) -> Plan:
+    def make(cls, experiment: Experiment, digits: Digits, trainers: Mapping[str, Identity]) -> Plan:
         """Combine an experiment with data and with the identity of each arm's trainer."""
-        data = {"digest": digits.digest, "split": SPLIT}
-        keys = {
-            (arm.name, seed): run_key(arm.recipe, seed, data, trainers[arm.name])
-            for seed in experiment.seeds
-            for arm in experiment.arms
-        }
         return cls(
             experiment,
             digits.name,
             digits.digest,
             digits.notice,
             dict(trainers),
-            keys,
+            _keys(experiment, digits.digest, trainers),
             plan_key(experiment, digits.digest, trainers),
         )
+
+    def with_seeds(self, seeds: Sequence[int]) -> Plan:
+        """Return the same plan for other seeds."""
+        command = self.experiment.command
+        if command and self.experiment.until is None:  # a rule finds its seeds by itself
+            command = command.with_seeds(seeds)
+        experiment = replace(self.experiment, seeds=tuple(seeds), command=command)
+        keys = _keys(experiment, self.data_digest, self.trainers)
+        return replace(self, experiment=experiment, keys=keys)
+
+    def pending(self, finished: Container[str]) -> list[tuple[str, int]]:
+        """Return the (arm, seed) runs whose keys are not among the finished ones.
+
+        They come seed by seed, so that arms stay paired when training is interrupted.
+        """
+        return [run for run, key in self.keys.items() if key not in finished]
 
     @property
     def tracking_name(self) -> str:
@@ -54,21 +67,16 @@ class Plan:
         return f"{self.experiment.name}/{self.data}"
 
     @property
-    def trainer_names(self) -> str:
-        """The trainers in use, for people."""
-        return ", ".join(sorted({str(trainer["name"]) for trainer in self.trainers.values()}))
-
-    @property
     def trainer_identities(self) -> str:
-        """The trainers in use, for people, with all that their numbers hang on."""
+        """The trainers in use, for people, with everything that their numbers depend on."""
         each = {
-            f"{t['name']} on {t['device']}, {t['instruction_set']}, numerics {t['numerics']}"
+            f"{t.name} on {t.device}, {t.instruction_set}, numerics {t.numerics}"
             for t in self.trainers.values()
         }
         return " and ".join(sorted(each))
 
     def differences(self, other: Plan) -> list[str]:
-        """Return in what `other`, a plan of the same experiment, is not as this one, in words."""
+        """Return how `other`, a plan of the same experiment, differs from this one, in words."""
         mine, theirs = (
             {a.name: a.recipe.model_dump() for a in p.experiment.arms} for p in (self, other)
         )
@@ -113,6 +121,7 @@ class Plan:
             "file": str(experiment.file) if experiment.file else None,
             "tuned": str(experiment.tuned) if experiment.tuned else None,
             "until": experiment.until.model_dump() if experiment.until else None,
+            "command": str(experiment.command) if experiment.command else None,
         }
         content["keys"] = [[arm, seed, key] for (arm, seed), key in self.keys.items()]
         return json.dumps(content, indent=2)
@@ -135,8 +144,25 @@ class Plan:
             "arms": tuple(arms),
             "data": DataChoice.model_construct(**experiment["data"]),
             "seeds": tuple(experiment["seeds"]),
-            "until": Until(**experiment["until"]) if experiment.get("until") else None,
+            "file": Path(file) if (file := experiment.get("file")) else None,
+            "tuned": Path(study) if (study := experiment.get("tuned")) else None,
+            "until": Until(**until) if (until := experiment.get("until")) else None,
+            "command": Command.parse(command) if (command := experiment.get("command")) else None,
         }
         content["experiment"] = Experiment(**experiment)
+        content["trainers"] = {
+            arm: Identity(**identity) for arm, identity in content["trainers"].items()
+        }
         content["keys"] = {(arm, seed): key for arm, seed, key in content["keys"]}
         return cls(**content)
+
+
+def _keys(
+    experiment: Experiment, digest: str, trainers: Mapping[str, Identity]
+) -> dict[tuple[str, int], str]:
+    data = {"digest": digest, "split": SPLIT}
+    return {
+        (arm.name, seed): run_key(arm.recipe, seed, data, trainers[arm.name])
+        for seed in experiment.seeds
+        for arm in experiment.arms
+    }

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
 from lecun_ablate import data as datasets
-from lecun_ablate.config.recipe import Recipe, run_key
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data import Digits
 from lecun_ablate.errors import ConfigError
+from lecun_ablate.plan.keys import run_key
 from lecun_ablate.plan.plan import SPLIT
+from lecun_ablate.plan.results import EPOCH_METRICS
 from lecun_ablate.registry import NameTaken, registry
 from lecun_ablate.running.training import metrics
 from lecun_ablate.system.provenance import environment, git_commit
-from lecun_ablate.tracking.names import EPOCH_METRICS
-from lecun_ablate.tracking.reader import SeedRun
+from lecun_ablate.tracking.records import SeedRun
 from lecun_ablate.tracking.store import Store
-from lecun_ablate.trainers import choice as trainers
-from lecun_ablate.trainers.base import Run, Trainer
+from lecun_ablate.trainers.base import Identity, Run, Trainer
+from lecun_ablate.trainers.choice import choose
 
 COMPARED = tuple(name for name in EPOCH_METRICS if name != "epoch_seconds")
 # Between trainers or instruction sets, sums are rounded in another order, and on-line training lets
@@ -39,11 +38,11 @@ BOUNDS = {"float32": (0.33, 0.03), "float64": (0.0045, 0.0075)}
 
 @dataclass(frozen=True)
 class Reproduction:
-    """The two times that a run was trained, side by side."""
+    """A run as it was trained the first time, and again now."""
 
     run: SeedRun
     exact: bool  # whether the two must agree bit for bit
-    changes: list[str]  # in what the environments differ
+    changes: list[str]  # how the environments differ
     table: pd.DataFrame  # epoch, metric, then, now, difference; a row per metric and epoch
     epochs: tuple[int, int]  # trained then, now
     bounds: tuple[float, float]  # (relative, of losses; absolute, of errors) where not exact
@@ -51,7 +50,7 @@ class Reproduction:
 
     @property
     def failures(self) -> pd.DataFrame:
-        """The rows that differ by more than they may, or that only one of the times has."""
+        """The rows that differ by more than they may, or that only one of the two has."""
         then, now, metric = self.table.then, self.table.now, self.table.metric
         same = (then == now) | (then.isna() & now.isna())
         if self.exact:
@@ -70,25 +69,18 @@ class Reproduction:
 
 
 def reproduce(
-    store: Store,
-    run_id: str,
-    *,
-    data_dir: Path | None = None,
-    components: Sequence[Path] = (),
-    trainer: str | None = None,
+    store: Store, run_id: str, data_dir: Path | None = None, trainer: str | None = None
 ) -> Reproduction:
-    """Train a seed run again; on another `trainer` if one is named.
+    """Train a seed run again, with another `trainer` if one is named.
 
     Recipe, seed and the user's own components come from the store, the digits from where they
-    always come. Nothing is written. Raises DataError where the digits are not those of the run,
-    LecunAblateError where the run is none of a seed.
+    always come. Nothing is written. Raises DataError if the digits are not those of the run,
+    LecunAblateError if the id is not that of a seed run.
     """
     run = store.seed_run(run_id)
-    for file in components:
-        registry.load(file)
     others: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        for file in store.component_files(run_id, Path(folder)):
+        for file in store.files.component_files(run_id, Path(folder)):
             others += _load_missing(file)
         recipe = _recipe(run)
         digits = datasets.load_exactly(run.params["data"], run.params["data_digest"], data_dir)
@@ -130,20 +122,20 @@ def _recipe(run: SeedRun) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(
-            f"run {run.run_id}: its recipe is none today: {'.'.join(map(str, first['loc']))}: "
-            f"{first['msg']}; components of your own are loaded with --components"
+            f"run {run.run_id}: its recipe is no longer valid: {'.'.join(map(str, first['loc']))}: "
+            f"{first['msg']}; load components of your own with --components"
         ) from None
 
 
 def _trainer(run: SeedRun, recipe: Recipe, wanted: str | None) -> Trainer:
-    """Return the trainer asked for, else that of the run, else the best there is."""
+    """Return the trainer asked for, else that of the run, else the fastest there is."""
     one = {"run": recipe}
     if wanted:
-        return trainers.choose(one, wanted)[0]["run"]
+        return choose(one, wanted)[0]["run"]
     try:
-        return trainers.choose(one, run.params["trainer"], run.params["device"])[0]["run"]
-    except ConfigError:  # not to be had here
-        return trainers.choose(one)[0]["run"]
+        return choose(one, run.params["trainer"], run.params["device"])[0]["run"]
+    except ConfigError:  # it is not available here
+        return choose(one)[0]["run"]
 
 
 def _train(trainer: Trainer, run: Run, digits: Digits) -> pd.DataFrame:
@@ -167,13 +159,9 @@ def _side_by_side(then: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _changes(run: SeedRun, identity: dict[str, Any]) -> list[str]:
-    """Say in what the environment differs from the run's."""
-    then = {
-        name: run.params.get(name) for name in ("trainer", "device", "instruction_set", "numerics")
-    }
-    now = {"trainer": identity["name"], **identity}
-    pairs = [(name, value, str(now[name])) for name, value in then.items()]
+def _changes(run: SeedRun, identity: Identity) -> list[str]:
+    """Say how the environment differs from the run's."""
+    pairs = [(name, run.params.get(name), str(value)) for name, value in identity.params.items()]
     pairs += [(name, value, environment().get(name)) for name, value in run.environment.items()]
     pairs.append(("git commit", run.commit, git_commit()))
     return [f"{name}: {old} then, {new} now" for name, old, new in pairs if old not in (None, new)]

@@ -11,7 +11,7 @@ import pandas as pd
 from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.network.reference import NO_DIGIT
 from lecun_ablate.statistics import TwoRuns, mcnemar
-from lecun_ablate.tracking.reader import SeedRun
+from lecun_ablate.tracking.records import SeedRun
 from lecun_ablate.tracking.store import Store
 
 
@@ -50,8 +50,8 @@ def compare_runs(store: Store, first_id: str, second_id: str) -> RunComparison:
             for run in (first, second)
         )
         raise LecunAblateError(f"the two runs were tested on different digits: {tested}")
-    labels = store.labels(first_id)
-    one, two = store.predictions(first_id), store.predictions(second_id)
+    labels = store.files.labels(first_id)
+    one, two = store.files.predictions(first_id), store.files.predictions(second_id)
     rows = np.flatnonzero(one != two)
     differing = pd.DataFrame(
         {"image": rows, "label": labels[rows], "first": one[rows], "second": two[rows]}

@@ -1,4 +1,5 @@
-"""Studies with Optuna: `study` reads their YAML, `study_runner` runs them, by two kinds.
+"""Studies with Optuna: `runner` runs them; their files are read by config.study.
 
-`tuning` searches values for every arm; `seed_study` repeats one arm over many seeds.
+There are two kinds: `search` searches values for every arm; `seeds` repeats one recipe over many
+seeds. `tuned_arms` gives the arms of an experiment the values that a search has found.
 """

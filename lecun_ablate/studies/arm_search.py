@@ -24,9 +24,9 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from lecun_ablate.config.experiment import Arm
+from lecun_ablate.config.arms import Arm
 from lecun_ablate.config.recipe import Recipe
-from lecun_ablate.config.study import Choices, Range, SearchStudy
+from lecun_ablate.config.study import Alternatives, Range, SearchStudy
 from lecun_ablate.statistics import DIVERGED_ERROR
 from lecun_ablate.trainers.base import EpochReport, State
 
@@ -334,7 +334,7 @@ class ArmSearch:
         self.record.set_user_attr(f"{CONFIRMED}/{label}", {str(s): e for s, e in known.items()})
 
 
-def _distribution(name: str, values: Range | Choices) -> BaseDistribution:
+def _distribution(name: str, values: Range | Alternatives) -> BaseDistribution:
     if isinstance(values, tuple):
         return CategoricalDistribution(values)
     if name == "epochs":

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lecun_ablate.config.experiment import Arm, Experiment, Tuning
+from lecun_ablate.config.arms import Arm, Tuning
+from lecun_ablate.config.command import Command
+from lecun_ablate.config.experiment import Experiment
 from lecun_ablate.config.study import SearchStudy, load_study
 from lecun_ablate.config.yaml_file import find_file
 from lecun_ablate.data.digits import Digits
 from lecun_ablate.errors import ConfigError, LecunAblateError
 from lecun_ablate.studies.arm_search import ArmSearch, searches
 from lecun_ablate.studies.optuna_storage import explained, open_storage
-from lecun_ablate.studies.search_outcome import ArmOutcome, outcome
-from lecun_ablate.studies.study_records import differences, latest
+from lecun_ablate.studies.outcome import ArmOutcome, outcome
+from lecun_ablate.studies.versions import differences, latest
 
 
 class NotStudied(LecunAblateError):
-    """Arms wait for a study that has not found their values yet."""
+    """The study that tunes an experiment has not found the values of its arms yet."""
 
 
 def study_of(experiment: Experiment) -> SearchStudy:
@@ -48,24 +49,23 @@ def study_of(experiment: Experiment) -> SearchStudy:
 
 
 def apply(
-    experiment: Experiment, digits: Digits, storage: str, options: Sequence[str] = ()
+    experiment: Experiment, digits: Digits, storage: str, options: Mapping[str, object]
 ) -> Experiment:
     """Return an experiment whose arms have the values that its study has found for them.
 
-    `storage` is the address of Optuna's storage; `options` are those of the command that runs the
-    study, for the message that says it has to be run. Raises ConfigError where the study is not
-    about one of the arms, NotStudied where it has not been run to its end on these data.
+    `storage` is the address of Optuna's storage. `options` are those of the command that runs the
+    study, for the message that says it has to be run. Raises ConfigError if the study is not about
+    one of the arms, NotStudied if it has not been run to its end on these data.
     """
     study = study_of(experiment)
     partners = _partners(experiment, study)
-    words = ["python", "-m", "lecun_ablate", "study", str(study.file), "--data", digits.name]
-    command = shlex.join([*words, *options])
+    command = Command.of("study", study.file).with_options({"--data": digits.name, **options})
     opened = open_storage(storage)
     done: dict[str, ArmSearch] = {}
     version = 0
     if opened is not None:
         with explained(storage):
-            # whichever trainer has found them, the values are good for any
+            # the values are good for any trainer, whichever has found them
             definitions = {arm.name: study.definition(arm, digits.digest) for arm in study.arms}
             held = latest(opened, study.name, digits.name, definitions)
             version = held.version

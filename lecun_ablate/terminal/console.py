@@ -1,15 +1,13 @@
-"""How text and tables are put on a terminal, whatever its width."""
+"""The terminal: text as it is, whatever the width, and notices that cannot be missed."""
 
 from __future__ import annotations
 
-from rich.cells import cell_len
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Column, Table
-from rich.text import Text
+import sys
 
-WIDE = 150  # columns where the output is no terminal
-WORDS = 16  # a column of words may be folded, though not to less than this
+from rich.console import Console
+from rich.panel import Panel
+
+WIDE = 150  # columns if the output is not a terminal
 
 
 def console(stderr: bool = False) -> Console:
@@ -20,38 +18,24 @@ def console(stderr: bool = False) -> Console:
     return found
 
 
-def print_table(on: Console, table: Table) -> None:
-    """Print a table with every number whole; where that is too wide, as lines `key: value`.
-
-    Columns aligned right hold numbers; the others hold words, which may take several lines.
-    """
-    borders = 3 * len(table.columns) + 1
-    if borders + sum(map(_narrowest, table.columns)) > on.width:
-        _print_blocks(on, table)
-        return
-    unlimited = on.options.update(width=10_000)
-    if Measurement.get(on, unlimited, table).maximum > on.width:
-        for column in table.columns:
-            if column.justify == "right":
-                column.width = _narrowest(column)
-    on.print(table)
+def notice(text: str) -> None:
+    """Print what a user must not miss, on standard error."""
+    on = console(stderr=True)
+    if on.is_terminal:
+        on.print(Panel(text, title="Notice", border_style="bold yellow"))
+    else:
+        print(f"NOTICE: {text}", file=sys.stderr)
 
 
-def _narrowest(column: Column) -> int:
-    """Return the least width that a column can have; its heading may be parted at spaces."""
-    cells = max((cell_len(str(cell)) for cell in column.cells), default=1)
-    if column.justify != "right":
-        return min(max(cells, cell_len(str(column.header))), WORDS)
-    return max(cells, *map(cell_len, str(column.header).split()))
+def remark(text: str) -> None:
+    """Print something in passing, on standard error."""
+    print(text, file=sys.stderr, flush=True)
 
 
-def _print_blocks(on: Console, table: Table) -> None:
-    if table.title:
-        on.print(table.title)
-    for row in zip(*(column.cells for column in table.columns), strict=True):
-        for i, (column, cell) in enumerate(zip(table.columns, row, strict=True)):
-            number = column.justify == "right"
-            line = Text(f"{'  ' if i else ''}{column.header}: {cell}", overflow="fold")
-            on.print(line, no_wrap=number, crop=not number)
-    if table.caption:
-        on.print(table.caption)
+def duration(seconds: float) -> str:
+    """Return a time span for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

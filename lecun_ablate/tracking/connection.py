@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from mlflow import MlflowClient
+from mlflow.entities import Experiment, Run, RunInfo, ViewType
 
 from lecun_ablate.errors import LecunAblateError, NoStoreYet
 from lecun_ablate.system.passwords import without_passwords
 from lecun_ablate.tracking.address import DATABASE, address, database_path
 from lecun_ablate.tracking.sqlite import keep_artifacts_beside
 
+PAGE = 100  # runs fetched at a time: thousands at once take a lot of memory
+
 
 class Connection:
     """An open MLflow store. `database` is its SQLite file, or None for any other store."""
 
     def __init__(self, uri: str | None = None):
-        """Connect to `address(uri)`; NoStoreYet where that is a file that does not exist."""
+        """Connect to `address(uri)`; NoStoreYet if that is a file that does not exist."""
         self._asked = address(uri)
         self.database = database_path(self._asked)
         self.uri = self._asked if self.database is None else f"sqlite:///{self.database}"
@@ -30,6 +34,7 @@ class Connection:
             self.client.search_experiments(max_results=1)
         if self.database is not None:
             keep_artifacts_beside(self.client, self.database)
+        self._infos: dict[str, RunInfo] = {}  # of runs that have been looked up
 
     @property
     def where(self) -> str:
@@ -38,14 +43,14 @@ class Connection:
 
     @contextlib.contextmanager
     def explained(self, what: str, way_out: str | None = None) -> Iterator[None]:
-        """Turn whatever goes wrong into a LecunAblateError: the store, `what`, the way out."""
+        """Turn any failure into a LecunAblateError: the store, `what`, and the way out."""
         try:
             yield
         except LecunAblateError:
             raise
         except Exception as error:  # SQLAlchemy, requests and MLflow each have errors of their own
             way_out = way_out or (
-                "if it was left by an interrupted `mlflow` command, move it away"
+                "if an interrupted `mlflow` command left it behind, move it away"
                 if self.database
                 else "is the server running?"
             )
@@ -59,9 +64,58 @@ class Connection:
         return f"{base.rstrip('/')}/{page}"
 
     def ui_command(self) -> str | None:
-        """Return the command that starts the MLflow UI on this store; None where it is a server."""
+        """Return the command that starts the MLflow UI on this store; None for a server."""
         if self.uri.startswith("http"):
             return None
         if self.database == Path(DATABASE).resolve():
             return "mlflow ui"
         return f"mlflow ui --backend-store-uri {shlex.quote(without_passwords(self._asked))}"
+
+    # ---- MLflow's own objects
+
+    def experiments(self) -> list[Experiment]:
+        """Return all experiments that are not deleted."""
+        pages = _pages(lambda token: self.client.search_experiments(page_token=token))
+        return [experiment for page in pages for experiment in page]
+
+    def tagged(self, experiment_id: str, tags: Mapping[str, str]) -> Iterator[Run]:
+        """Yield an experiment's runs that have the given tags, newest first."""
+        conditions = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+        return self.runs([experiment_id], " and ".join(conditions))
+
+    def runs(self, experiment_ids: list[str], condition: str) -> Iterator[Run]:
+        """Yield the runs of experiments that meet a condition of MLflow's, newest first."""
+        pages = _pages(
+            lambda token: self.client.search_runs(
+                experiment_ids,
+                condition,
+                run_view_type=ViewType.ACTIVE_ONLY,
+                max_results=PAGE,
+                order_by=["attributes.start_time DESC"],
+                page_token=token,
+            )
+        )
+        for page in pages:
+            for run in page:
+                self.remember(run.info)
+            yield from page
+
+    def info(self, run_id: str) -> RunInfo:
+        """Return what MLflow knows of a run itself: its experiment, place and status."""
+        if run_id not in self._infos:
+            self.remember(self.client.get_run(run_id).info)
+        return self._infos[run_id]
+
+    def remember(self, info: RunInfo) -> None:
+        """Keep what is known of a run, so that it need not be looked up again."""
+        self._infos[info.run_id] = info
+
+
+def _pages(page_of: Callable[[str | None], Any]) -> Iterator[Any]:
+    token = None
+    while True:
+        page = page_of(token)
+        yield page
+        token = page.token
+        if not token:
+            return

@@ -1,9 +1,9 @@
-"""The seam between a run and whatever trains it."""
+"""What a trainer is given, what it gives back, and what it must keep to."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,13 +13,41 @@ from lecun_ablate.data.digits import Split
 
 
 @dataclass(frozen=True)
+class Identity:
+    """What about a trainer decides a run's numbers. It is part of every run key."""
+
+    name: str
+    device: str  # "cpu" or "cuda"
+    instruction_set: str  # of the CPU or the GPU: rounding depends on it
+    numerics: int  # raised by hand whenever a change makes the trainer's golden test fail
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.device}, {self.instruction_set})"
+
+    @property
+    def stored(self) -> dict[str, Any]:
+        """The identity as plain values, in the form that keys and stores hold."""
+        return asdict(self)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The identity as parameters of a tracked run."""
+        return {
+            "trainer": self.name,
+            "device": self.device,
+            "instruction_set": self.instruction_set,
+            "numerics": self.numerics,
+        }
+
+
+@dataclass(frozen=True)
 class State:
-    """A network between two epochs: all that is needed to go on, bit for bit.
+    """A network between two epochs: everything needed to continue, bit for bit.
 
     The orders of later epochs follow from the seed and the epoch, so they are not part of it.
     """
 
-    epoch: int  # epochs already trained
+    epoch: int  # epochs trained so far
     parameters: dict[str, np.ndarray]  # initial.SHAPES, in the recipe's dtype
     optimizer: dict[str, np.ndarray] = field(default_factory=dict)  # "velocity/h1_weight", ...
 
@@ -32,6 +60,11 @@ class Run:
     seed: int
     state: State | None = None  # None: from the initial weights
     until: int | None = None  # None: the recipe's epochs
+
+    @property
+    def first_epoch(self) -> int:
+        """The epoch, from 1, with which training begins or continues."""
+        return 1 + (self.state.epoch if self.state else 0)
 
     @property
     def last_epoch(self) -> int:
@@ -75,12 +108,8 @@ class Trainer(Protocol):
     name: str
     device: str  # "cpu" or "cuda"
 
-    def identity(self) -> dict[str, Any]:
-        """Return what of the trainer decides a run's numbers; it goes into the run key.
-
-        Holds `name`, `device`, `instruction_set` and `numerics`: an integer, raised by hand
-        whenever a change makes the trainer's golden test fail.
-        """
+    def identity(self) -> Identity:
+        """Return what about the trainer decides a run's numbers."""
 
     def unsupported(self, recipe: Recipe) -> str | None:
         """Return why this trainer cannot train a recipe, or None if it can."""

@@ -24,7 +24,7 @@ from lecun_ablate.cuda.gpu import Gpu, availability
 from lecun_ablate.data.digits import Split
 from lecun_ablate.errors import ConfigError, LecunAblateError
 from lecun_ablate.network import initial
-from lecun_ablate.trainers.base import EpochReport, OnEpoch, Run, Scores, State
+from lecun_ablate.trainers.base import EpochReport, Identity, OnEpoch, Run, Scores, State
 from lecun_ablate.trainers.download import download
 from lecun_ablate.trainers.flat import flatten, tensors
 from lecun_ablate.trainers.orders import Orders
@@ -80,14 +80,9 @@ class CudaTrainer:
         self.threads = threads
         self._making = threading.Lock()
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Identity:
         """Return what of the trainer decides a run's numbers; see trainers.base."""
-        return {
-            "name": self.name,
-            "device": self.device,
-            "instruction_set": self.launcher.instruction_set,
-            "numerics": self.numerics,
-        }
+        return Identity(self.name, self.device, self.launcher.instruction_set, self.numerics)
 
     def unsupported(self, recipe: Recipe) -> str | None:
         """Return why the kernels cannot train a recipe, or None.

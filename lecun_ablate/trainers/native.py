@@ -16,7 +16,7 @@ from lecun_ablate.errors import ConfigError, nearest
 from lecun_ablate.network import initial
 from lecun_ablate.network.reference import predictions
 from lecun_ablate.system.cores import usable_cores
-from lecun_ablate.trainers.base import EpochReport, OnEpoch, Run, Scores, State
+from lecun_ablate.trainers.base import EpochReport, Identity, OnEpoch, Run, Scores, State
 from lecun_ablate.trainers.flat import flatten, tensors
 from lecun_ablate.trainers.workers import Finish, Job, reports_of
 
@@ -57,14 +57,9 @@ class NativeTrainer:
         self.threads = threads or usable_cores()
         self.instruction_set = instruction_set or kernel.INSTRUCTION_SETS[0]
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Identity:
         """Return what of the trainer decides a run's numbers; see trainers.base."""
-        return {
-            "name": self.name,
-            "device": self.device,
-            "instruction_set": self.instruction_set,
-            "numerics": 2,
-        }
+        return Identity(self.name, self.device, self.instruction_set, 2)
 
     def unsupported(self, recipe: Recipe) -> str | None:
         """Return the component of a recipe that the kernel does not know, or None.

@@ -20,7 +20,7 @@ from lecun_ablate.data.digits import Split
 from lecun_ablate.network.initial import connectivity, start
 from lecun_ablate.network.reference import NO_DIGIT
 from lecun_ablate.system.cores import usable_cores
-from lecun_ablate.trainers.base import EpochReport, OnEpoch, Run, Scores, State
+from lecun_ablate.trainers.base import EpochReport, Identity, OnEpoch, Run, Scores, State
 from lecun_ablate.trainers.download import download
 from lecun_ablate.trainers.orders import Orders
 from lecun_ablate.trainers.torch_network import LAYOUT, Net, Workspace, image_windows
@@ -61,18 +61,13 @@ class TorchTrainer:
         self.graph_steps = graph_steps
         self.threads = threads or usable_cores()
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Identity:
         """Return what decides the numbers, for the run key."""
         if self.device == "cpu":
             chip = torch.backends.cpu.get_cpu_capability().lower()
         else:
             chip = "sm_{}{}".format(*torch.cuda.get_device_capability())
-        return {
-            "name": self.name,
-            "device": self.device,
-            "instruction_set": chip,
-            "numerics": self.numerics,
-        }
+        return Identity(self.name, self.device, chip, self.numerics)
 
     def unsupported(self, recipe: Recipe) -> str | None:
         """Return None: there is no recipe that this trainer cannot train."""

@@ -1,4 +1,4 @@
-"""The files of runs: where they lie, reading and writing them."""
+"""The files of runs: finding, reading and writing them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
-from mlflow.entities import RunInfo
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from pyarrow import parquet
@@ -21,34 +20,34 @@ from lecun_ablate.tracking.connection import Connection
 from lecun_ablate.tracking.names import ANSWERS, WEIGHTS
 
 
-class Artifacts(Connection):
-    """A store, for the files of its runs.
+class Files:
+    """The files of the runs in a store.
 
-    MLflow keeps absolute locations. Those of a database file are beside it, in mlruns/, wherever
-    the two have been moved or copied to: files are looked for there first.
+    MLflow stores absolute locations. The files of a database are beside it, in mlruns/, even after
+    both have been moved or copied, so that is where they are looked for first.
     """
 
-    def __init__(self, uri: str | None = None):
-        super().__init__(uri)
-        self._infos: dict[str, RunInfo] = {}  # of runs that have been looked up
+    def __init__(self, connection: Connection):
+        self._connection = connection
+        self._client = connection.client
 
     def text(self, run_id: str, artifact: str) -> str:
         """Return a text artifact."""
-        return self.bytes(run_id, artifact).decode()
+        return self.read(run_id, artifact).decode()
 
-    def bytes(self, run_id: str, artifact: str) -> bytes:
-        """Return an artifact's bytes; raises LecunAblateError where it is gone."""
-        place = self._place(run_id)
+    def read(self, run_id: str, artifact: str) -> bytes:
+        """Return an artifact's bytes; raises LecunAblateError if it is gone."""
+        place = self.place(run_id)
         with tempfile.TemporaryDirectory() as folder:
             try:
                 if not urlsplit(place).scheme:  # MLflow's downloader is many times slower
                     return Path(place, artifact).read_bytes()
-                path = self.client.download_artifacts(run_id, artifact, folder)
+                path = self._client.download_artifacts(run_id, artifact, folder)
                 return Path(path).read_bytes()
             except (MlflowException, OSError) as error:
                 raise LecunAblateError(
-                    f"run {run_id}: its file {artifact} cannot be read: {error} (running its "
-                    "experiment again trains again what has lost its files)"
+                    f"run {run_id}: its file {artifact} cannot be read: {error} (run its "
+                    "experiment again: that trains the runs that have lost their files)"
                 ) from error
 
     def predictions(self, run_id: str) -> np.ndarray:
@@ -60,25 +59,25 @@ class Artifacts(Connection):
         return self._test_column(run_id, "label")
 
     def _test_column(self, run_id: str, name: str) -> np.ndarray:
-        source = pa.BufferReader(self.bytes(run_id, ANSWERS))
+        source = pa.BufferReader(self.read(run_id, ANSWERS))
         return parquet.ParquetFile(source).read([name], use_threads=False)[name].to_numpy()
 
     def weights(self, run_id: str) -> dict[str, np.ndarray]:
-        """Return a seed run's final weights, by initial.SHAPES."""
-        with np.load(io.BytesIO(self.bytes(run_id, WEIGHTS))) as archive:
+        """Return a seed run's final weights, by the names of initial.SHAPES."""
+        with np.load(io.BytesIO(self.read(run_id, WEIGHTS))) as archive:
             return dict(archive)
 
     def component_files(self, run_id: str, folder: Path) -> list[Path]:
         """Copy the files of components that a seed run was trained with; return the copies."""
-        place = self._place(run_id)
+        place = self.place(run_id)
         if urlsplit(place).scheme:
-            names = [entry.path for entry in self.client.list_artifacts(run_id, "components")]
+            names = [entry.path for entry in self._client.list_artifacts(run_id, "components")]
         else:
             names = [f"components/{path.name}" for path in Path(place, "components").glob("*")]
         files = []
         for name in sorted(names):
             files.append(folder / Path(name).name)
-            files[-1].write_bytes(self.bytes(run_id, name))
+            files[-1].write_bytes(self.read(run_id, name))
         return files
 
     def put(self, run_id: str, artifacts: Mapping[str, bytes | str | Path]) -> None:
@@ -91,37 +90,32 @@ class Artifacts(Connection):
             return
         with tempfile.TemporaryDirectory() as folder:
             _write_files(Path(folder), artifacts)
-            self.client.log_artifacts(run_id, folder)
+            self._client.log_artifacts(run_id, folder)
 
     def has_files(self, run_id: str) -> bool:
-        """Tell whether a seed run has what is read of it again; of a remote place, suppose so."""
-        place = self._place(run_id)
+        """Tell whether a seed run still has its files; assumed for a remote place."""
+        place = self.place(run_id)
         if urlsplit(place).scheme:
             return True
         return all(Path(place, name).is_file() for name in (WEIGHTS, ANSWERS))
 
-    def _place(self, run_id: str) -> str:
-        """Return where a run's artifacts are: a path, or the address of a remote place."""
-        stored = local_file_uri_to_path(self._info(run_id).artifact_uri)
+    def place(self, run_id: str) -> str:
+        """Return where a run's files are: a path, or the address of a remote place."""
+        stored = local_file_uri_to_path(self._connection.info(run_id).artifact_uri)
         moved = self._own_place(run_id)
-        # A database that was copied without its files finds them where they have stayed.
+        # a database that was copied without its files finds them where they stayed
         return stored if Path(stored).is_dir() and not Path(moved).is_dir() else moved
 
     def _own_place(self, run_id: str) -> str:
         """Return the same, but never a folder that belongs to another copy of the database."""
-        info = self._info(run_id)
+        info = self._connection.info(run_id)
         stored = local_file_uri_to_path(info.artifact_uri)
-        if self.database is None or urlsplit(stored).scheme:
+        if self._connection.database is None or urlsplit(stored).scheme:
             return stored
-        beside = artifact_folder(self.database)
+        beside = artifact_folder(self._connection.database)
         if Path(stored).is_relative_to(beside):
             return stored
         return str(beside / info.experiment_id / run_id / "artifacts")
-
-    def _info(self, run_id: str) -> RunInfo:
-        if run_id not in self._infos:
-            self._infos[run_id] = self.client.get_run(run_id).info
-        return self._infos[run_id]
 
 
 def _write_files(folder: Path, contents: Mapping[str, bytes | str | Path]) -> None:

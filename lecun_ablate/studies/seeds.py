@@ -1,9 +1,9 @@
-"""Studies of seeds: an experiment with many seeds, each recorded as a trial in Optuna, too."""
+"""Studies of seeds: an experiment with many seeds, each also recorded as a trial in Optuna."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,11 @@ from lecun_ablate.config.study import SeedStudy
 from lecun_ablate.data.digits import Digits
 from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.plan.plan import Plan
-from lecun_ablate.running import training as runner
+from lecun_ablate.plan.results import RunStatus
+from lecun_ablate.running import training
+from lecun_ablate.running.experiment import run_experiment
+from lecun_ablate.running.progress import Progress
+from lecun_ablate.running.training import LoggedRun, Prepared
 from lecun_ablate.statistics import (
     DIVERGED_ERROR,
     Description,
@@ -31,11 +35,11 @@ from lecun_ablate.statistics import (
 )
 from lecun_ablate.studies.arm_search import MLFLOW_RUN
 from lecun_ablate.studies.optuna_storage import explained, open_storage
-from lecun_ablate.studies.study_records import DEFINITION, TRAINER, Records, latest, open_version
-from lecun_ablate.tracking.names import KEY, PARENT
-from lecun_ablate.tracking.names import STATUS as RUN_STATUS
-from lecun_ablate.tracking.store import Store
-from lecun_ablate.trainers.base import EpochReport
+from lecun_ablate.studies.versions import DEFINITION, TRAINER, Records, latest, open_version
+from lecun_ablate.tracking.files import Files
+from lecun_ablate.tracking.store import still_to_do
+from lecun_ablate.tracking.writer import Writer
+from lecun_ablate.trainers.base import Identity
 
 SEED, STATUS, SECONDS = "seed", "status", "wall_seconds"
 DIFFERENCE = 0.005  # of two arms' true errors, for the chance of ranking them wrongly
@@ -47,7 +51,7 @@ class PreparedSeeds:
     """A study of seeds, as an experiment that is ready to run."""
 
     study: SeedStudy
-    runs: runner.Prepared
+    runs: Prepared
 
     @property
     def digits(self) -> Digits:
@@ -69,7 +73,7 @@ def prepare(
     study: SeedStudy, digits: Digits, trainer: str = "auto", device: str = "auto"
 ) -> PreparedSeeds:
     """Choose the trainer and make the plan."""
-    return PreparedSeeds(study, runner.prepare(study.experiment(), digits, trainer, device))
+    return PreparedSeeds(study, training.prepare(study.experiment(), digits, trainer, device))
 
 
 @dataclass(frozen=True)
@@ -105,13 +109,13 @@ class SeedResult:
 def run(
     prepared: PreparedSeeds,
     storage: BaseStorage,
-    store: Store,
+    writer: Writer,
     fresh: bool = False,
-    progress: runner.Progress | None = None,
+    progress: Progress | None = None,
 ) -> tuple[SeedResult, Records]:
-    """Train what is missing of a study of seeds and return its result, with Optuna's studies.
+    """Train what is missing of a study of seeds and return its result, with its Optuna studies.
 
-    Runs are kept in MLflow by their keys; a trial is added to Optuna, complete, as each ends.
+    Runs are kept in MLflow by their keys; as each ends, a complete trial is added to Optuna.
     """
     study, plan = prepared.study, prepared.runs.plan
     version, records = open_version(
@@ -124,20 +128,21 @@ def run(
         fresh,
         lambda held: _finished(study, held),
     )
-    trainers = {arm: record.user_attrs[DEFINITION][TRAINER] for arm, record in records.items()}
+    trainers = {
+        arm: Identity(**record.user_attrs[DEFINITION][TRAINER]) for arm, record in records.items()
+    }
     if trainers == plan.trainers:
-        final, run_id = _train(prepared, records, store, progress)
+        final, run_id = _train(prepared, records, writer, progress)
     else:  # finished, or the version would not have been opened
-        final, run_id = _recorded(study, records, store, plan)
-    trainer = next(iter(trainers.values()))
+        final, run_id = _recorded(study, records, writer, plan)
     result = SeedResult(
         study=study,
         data=plan.data,
         data_digest=plan.data_digest,
         version=version,
-        trainer=f"{trainer['name']} ({trainer['device']}, {trainer['instruction_set']})",
+        trainer=str(next(iter(trainers.values()))),
         variants=[
-            _variant(what, final[final.arm == what], prepared.digits, store)
+            _variant(what, final[final.arm == what], prepared.digits, writer.files)
             for what in study.governs
         ],
         frame=final.reset_index(drop=True),
@@ -161,7 +166,7 @@ def runs_to_do(prepared: PreparedSeeds, url: str, fresh: bool = False) -> list[t
             held.refuse_changes(study.file, plan.data, _finished(study, held.records))
         if held.trainer_changes:
             return []
-    return runner.still_to_do(plan)
+    return still_to_do(plan)
 
 
 def _definitions(plan: Plan) -> dict[str, dict[str, Any]]:
@@ -170,7 +175,7 @@ def _definitions(plan: Plan) -> dict[str, dict[str, Any]]:
         arm.name: {
             "recipe": arm.recipe.model_dump(),
             "data": plan.data_digest,
-            TRAINER: plan.trainers[arm.name],
+            TRAINER: plan.trainers[arm.name].stored,
         }
         for arm in plan.experiment.arms
     }
@@ -183,35 +188,38 @@ def _finished(study: SeedStudy, records: Records) -> bool:
 
 
 def _train(
-    prepared: PreparedSeeds, records: Records, store: Store, progress: runner.Progress | None
+    prepared: PreparedSeeds, records: Records, writer: Writer, progress: Progress | None
 ) -> tuple[pd.DataFrame, str]:
     """Train what is missing, record it, and return SeedResult.frame with the experiment's run."""
-    plan = prepared.runs.plan
-    experiment_id = store.ensure_experiment(plan.tracking_name)
-    recorder = _Recorder(records, store, experiment_id, plan, progress)
+    trained = 0
     began = time.monotonic()
+
+    def on_run(run: LoggedRun) -> None:
+        nonlocal trained
+        trained += 1
+        if run.seed not in _seeds(records[run.arm]):
+            _record(records[run.arm], run.seed, run.test_error, run.status, run.run_id)
+
     try:
-        results = runner.execute(prepared.runs, store, recorder).results
+        results = run_experiment(prepared.runs, writer, warnings.warn, progress, on_run).results
     finally:
-        if recorder.trained:
+        if trained:
             first = next(iter(records.values()))
             before = first.user_attrs.get(SECONDS, 0.0)
             first.set_user_attr(SECONDS, before + time.monotonic() - began)
     final = results.final[["arm", "seed", "test_error", "status", "run_id"]]
-    final = final[final.seed.isin(prepared.study.seeds)]  # not those that it had before
-    for row in final.itertuples():  # what was trained before, or written before a kill
+    final = final[final.seed.isin(prepared.study.seeds)]  # without those that it had before
+    for row in final.itertuples():  # trained earlier, or written just before a kill
         if row.seed not in _seeds(records[row.arm]):
             _record(records[row.arm], row.seed, row.test_error, row.status, row.run_id)
     return final, results.run_id
 
 
 def _recorded(
-    study: SeedStudy, records: Records, store: Store, plan: Plan
+    study: SeedStudy, records: Records, writer: Writer, plan: Plan
 ) -> tuple[pd.DataFrame, str]:
     """Return the same of a finished study that another trainer has trained."""
-    experiment = store.experiment(plan.tracking_name)
-    runs = store.search(experiment.experiment_id) if experiment else []
-    parents = {run.info.run_id: run.data.tags.get(PARENT) for run in runs}
+    parents = writer.store.parents(plan.tracking_name)
     rows = [
         {
             "arm": what,
@@ -227,51 +235,13 @@ def _recorded(
     gone = [row["run_id"] for row in rows if row["run_id"] not in parents]
     if gone:
         raise LecunAblateError(
-            f"{store.uri} no longer has the run {gone[0]} of this study, which another trainer has "
-            "trained: --fresh trains all of it again"
+            f"{writer.connection.where} no longer has the run {gone[0]} of this study, which "
+            "another trainer has trained: --fresh trains all of it again"
         )
-    run_id = rows[0]["run_id"]
-    while parents[run_id]:
-        run_id = parents[run_id]
+    run_id = str(rows[0]["run_id"])
+    while parent := parents[run_id]:
+        run_id = parent
     return pd.DataFrame(rows).sort_values(["arm", "seed"], kind="stable"), run_id
-
-
-class _Recorder:
-    """Passes progress on, and adds a trial to Optuna for every run that has been written."""
-
-    def __init__(
-        self,
-        records: Records,
-        store: Store,
-        experiment_id: str,
-        plan: Plan,
-        progress: runner.Progress | None,
-    ):
-        self.trained = False
-        self._records = records
-        self._store = store
-        self._experiment_id = experiment_id
-        self._plan = plan
-        self._progress = progress
-
-    def begin(self, plan: Plan, todo: Sequence[tuple[str, int]]) -> None:
-        self.trained = bool(todo)
-        if self._progress:
-            self._progress.begin(plan, todo)
-
-    def epoch(self, arm: str, seed: int, report: EpochReport) -> None:
-        if report.last and seed not in _seeds(self._records[arm]):
-            key = {KEY: self._plan.keys[arm, seed]}
-            run = self._store.search(self._experiment_id, **key)[0]
-            status = run.data.tags[RUN_STATUS]
-            error = report.scores["test"].error
-            _record(self._records[arm], seed, error, status, run.info.run_id)
-        if self._progress:
-            self._progress.epoch(arm, seed, report)
-
-    def end(self) -> None:
-        if self._progress:
-            self._progress.end()
 
 
 def _seeds(record: optuna.Study) -> set[int]:
@@ -283,28 +253,28 @@ def _record(record: optuna.Study, seed: int, error: float, status: str, run_id: 
     record.add_trial(
         create_trial(
             state=TrialState.COMPLETE,
-            value=DIVERGED_ERROR if status == "diverged" else float(error),
+            value=DIVERGED_ERROR if status == RunStatus.DIVERGED else float(error),
             params={SEED: int(seed)},
             distributions={SEED: IntDistribution(0, 2**63 - 1)},
-            user_attrs={SEED: int(seed), STATUS: status, MLFLOW_RUN: run_id},
+            user_attrs={SEED: int(seed), STATUS: str(status), MLFLOW_RUN: run_id},
         )
     )
 
 
-def _variant(what: str, runs: pd.DataFrame, digits: Digits, store: Store) -> Variant:
-    diverged = runs.status == "diverged"
+def _variant(what: str, runs: pd.DataFrame, digits: Digits, files: Files) -> Variant:
+    diverged = runs.status == RunStatus.DIVERGED
     if diverged.all():
         raise LecunAblateError(f"every run of {what} diverged: there is nothing to describe")
     ended = runs[~diverged]
     errors = ended.test_error.to_numpy(float)
     several = len(errors) > 1
-    predictions = np.stack([store.predictions(run_id) for run_id in ended.run_id])
+    predictions = np.stack([files.predictions(run_id) for run_id in ended.run_id])
     described = describe(errors)
     return Variant(
         governs=what,
         errors=errors,
         diverged=int(diverged.sum()),
-        collapsed=int((ended.status == "collapsed").sum()),
+        collapsed=int((ended.status == RunStatus.COLLAPSED).sum()),
         description=described,
         split=split_variance(predictions, digits.test.labels) if several else None,
         wrong_ranking=chance_of_wrong_ranking(errors, DIFFERENCE) if several else None,

@@ -4,38 +4,30 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lecun_ablate.report import study_figures
-from lecun_ablate.report.study_report import (
-    StudyReport,
-    TextTable,
-    evidence,
-    heading,
-    shared_values,
-    value_text,
-)
+from lecun_ablate.config.study import Range
+from lecun_ablate.reporting.tables import Table
 from lecun_ablate.statistics import count, percent, signed
+from lecun_ablate.studies import figures
+from lecun_ablate.studies.outcome import ArmOutcome, SearchResult
+from lecun_ablate.studies.report import StudyReport, heading, origin, shared_values, value_text
 
-if TYPE_CHECKING:
-    from lecun_ablate.config.study import Range
-    from lecun_ablate.studies.search_outcome import ArmOutcome, StudyResult
 
-
-def report(result: StudyResult) -> StudyReport:
+def report(result: SearchResult) -> StudyReport:
     """Return the report of a study that searches."""
     return StudyReport(
         title=heading(result),
         tables=[_table(result)],
         notes=_notes(result),
-        evidence=evidence(result),
-        figure=study_figures.validation_error(result),
-        plots=study_figures.validation_error_plotly(result),
+        origin=origin(result),
+        figure=figures.validation_error(result),
+        plots=figures.validation_error_plotly(result),
         values=_values(result),
     )
 
 
-def _table(result: StudyResult) -> TextTable:
+def _table(result: SearchResult) -> Table:
     """Return a row per arm: the best values, their error and that of the arm's own values."""
     fields = list(result.study.search)
     columns = ["arm", *(f"best {field}" for field in fields)]
@@ -50,14 +42,14 @@ def _table(result: StudyResult) -> TextTable:
         "diverged",
         "collapsed",
     ]
-    return TextTable(columns, [_row(arm, result) for arm in result.arms])
+    return Table.of_numbers(columns, [_row(arm, result) for arm in result.arms])
 
 
-def _numeric(result: StudyResult) -> list[str]:
+def _numeric(result: SearchResult) -> list[str]:
     return [f for f, values in result.study.search.items() if not isinstance(values, tuple)]
 
 
-def _row(arm: ArmOutcome, result: StudyResult) -> list[str]:
+def _row(arm: ArmOutcome, result: SearchResult) -> list[str]:
     one = arm.confirmed
     root = math.sqrt(one.n)
     spans = [arm.within.get(field) for field in _numeric(result)]
@@ -77,7 +69,7 @@ def _row(arm: ArmOutcome, result: StudyResult) -> list[str]:
     ]
 
 
-def _notes(result: StudyResult) -> list[str]:
+def _notes(result: SearchResult) -> list[str]:
     """Return what a reader must know beside the table, a sentence or two each."""
     study = result.study
     fit, validation = result.images
@@ -115,7 +107,7 @@ def _notes(result: StudyResult) -> list[str]:
     return lines
 
 
-def _confirmed(result: StudyResult) -> str:
+def _confirmed(result: SearchResult) -> str:
     """Return how many trials of each arm were confirmed: those that were there, not those asked."""
     numbers = {arm.arm: arm.confirmed_trials for arm in result.arms}
     if len(set(numbers.values())) > 1:
@@ -127,7 +119,7 @@ def _confirmed(result: StudyResult) -> str:
     return text + (pruned if result.study.pruner else "")
 
 
-def _notes_on(arm: ArmOutcome, result: StudyResult) -> list[str]:
+def _notes_on(arm: ArmOutcome, result: SearchResult) -> list[str]:
     """Return what a reader must know about one arm."""
     study = result.study
     lines = []
@@ -175,7 +167,7 @@ def _touches(searched: Range, end: str, values: list[float]) -> bool:
     return min(places) <= 0.05 if end == "low" else max(places) >= 0.95
 
 
-def _values(result: StudyResult) -> dict[str, Any]:
+def _values(result: SearchResult) -> dict[str, Any]:
     """Return the study's findings as plain values; errors as fractions."""
     return shared_values(result) | {
         "images": {"fit": result.images[0], "validation": result.images[1]},

@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.figure import Figure
 
-from lecun_ablate.report.figures import png
+from lecun_ablate.reporting.figures import png
+from lecun_ablate.reporting.tables import Table
+from lecun_ablate.studies.outcome import SearchResult
+from lecun_ablate.studies.seeds import SeedResult
 from lecun_ablate.system.provenance import machine
-
-if TYPE_CHECKING:
-    from lecun_ablate.studies.search_outcome import StudyResult
-    from lecun_ablate.studies.seed_study import SeedResult
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """Rows of texts under column names; the first column is aligned left, the others right."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def markdown(self) -> str:
-        """Return the table in GitHub's Markdown."""
-        aligned = ["---", *["--:"] * (len(self.columns) - 1)]
-        lines = [self.columns, aligned, *self.rows]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 @dataclass(frozen=True)
@@ -36,9 +20,9 @@ class StudyReport:
     """A study's findings, for the terminal, for files, and for Optuna's dashboard."""
 
     title: str
-    tables: list[TextTable]
+    tables: list[Table]
     notes: list[str]  # what must be known beside the tables
-    evidence: str  # what it was computed with, how long it took
+    origin: str  # what it was computed with, and how long that took
     figure: Figure
     plots: dict[str, Any]  # plotly figures by name
     values: dict[str, Any]  # all of it as plain values
@@ -47,7 +31,7 @@ class StudyReport:
         """Return the report as Markdown; `figure` is the file of the picture."""
         picture = [f"![{self.title}]({figure})"] if figure else []
         tables = [table.markdown() for table in self.tables]
-        parts = [f"### {self.title}", *tables, *picture, *self.notes, f"*{self.evidence}*"]
+        parts = [f"### {self.title}", *tables, *picture, *self.notes, f"*{self.origin}*"]
         return "\n\n".join(parts) + "\n"
 
     def files(self) -> dict[str, bytes | str]:
@@ -59,13 +43,13 @@ class StudyReport:
         }
 
 
-def heading(result: StudyResult | SeedResult) -> str:
+def heading(result: SearchResult | SeedResult) -> str:
     """Return what stands above a study's tables."""
     version = f", version {result.version}" if result.version > 1 else ""
     return f"{result.study.name} on {result.data}{version}: {result.study.question}".rstrip(": ")
 
 
-def evidence(result: StudyResult | SeedResult) -> str:
+def origin(result: SearchResult | SeedResult) -> str:
     """Return what a study was computed with, and how long it took."""
     return (
         f"{machine()}; trainer {result.trainer}; {result.seconds:,.0f} s wall time in all; "
@@ -73,8 +57,8 @@ def evidence(result: StudyResult | SeedResult) -> str:
     )
 
 
-def shared_values(result: StudyResult | SeedResult) -> dict[str, Any]:
-    """Return, as plain values, what studies of every kind say of themselves."""
+def shared_values(result: SearchResult | SeedResult) -> dict[str, Any]:
+    """Return, as plain values, what studies of both kinds say about themselves."""
     return {
         "study": result.study.name,
         "question": result.study.question,

@@ -11,42 +11,18 @@ import pandas as pd
 from lecun_ablate import data as datasets
 from lecun_ablate.config.experiment import Experiment
 from lecun_ablate.config.study import SearchStudy, SeedStudy
-from lecun_ablate.report import search_report, seed_report
-from lecun_ablate.report.study_report import StudyReport, TextTable, value_text
-from lecun_ablate.running import training as runner
-from lecun_ablate.studies import seed_study, tuned_arms, tuning
+from lecun_ablate.reporting.tables import Table
+from lecun_ablate.running.estimate import estimate
+from lecun_ablate.running.progress import Progress
+from lecun_ablate.studies import search, search_report, seed_report, seeds, tuned_arms
 from lecun_ablate.studies.optuna_storage import driving, explained, open_storage
-from lecun_ablate.studies.study_records import Records, latest
-from lecun_ablate.tracking.store import Store
+from lecun_ablate.studies.report import StudyReport, value_text
+from lecun_ablate.studies.search import PreparedSearch
+from lecun_ablate.studies.seeds import PreparedSeeds
+from lecun_ablate.studies.versions import Records, latest
+from lecun_ablate.tracking.writer import Writer
 
 FOLDER = Path("reports", "studies")
-PreparedStudy = tuning.PreparedSearch | seed_study.PreparedSeeds
-
-
-def prepare(
-    study: SearchStudy | SeedStudy,
-    data_dir: str | Path | None = None,
-    trainer: str = "auto",
-    device: str = "auto",
-) -> PreparedStudy:
-    """Load a study's data and choose its trainers."""
-    digits = datasets.load(
-        study.data.name, study.data.fallback, Path(data_dir) if data_dir else None
-    )
-    if isinstance(study, SearchStudy):
-        return tuning.prepare(study, digits, trainer, device)
-    return seed_study.prepare(study, digits, trainer, device)
-
-
-def prepare_tuning(
-    experiment: Experiment,
-    data_dir: str | Path | None = None,
-    trainer: str = "auto",
-    device: str = "auto",
-) -> tuning.PreparedSearch:
-    """Prepare the study that tunes an experiment, on the experiment's data."""
-    study = tuned_arms.study_of(experiment)
-    return prepare(replace(study, data=experiment.data), data_dir, trainer, device)
 
 
 @dataclass(frozen=True)
@@ -54,15 +30,49 @@ class StudyPlan:
     """What a study would do, as its --dry-run says."""
 
     title: str
-    table: TextTable
+    table: Table
     runs: int  # still to be trained
     at_most: bool  # fewer, if the arms' own values turn out to be among the best
     seconds: float  # about how long they take
     values: dict[str, Any]  # all of it as plain values
 
 
-def fresh_notices(prepared: PreparedStudy, storage: str, fresh: bool) -> list[str]:
-    """Return what must be said of a new version that starts beside an older one."""
+@dataclass(frozen=True)
+class FinishedStudy:
+    """A study that has been run: its report, where that is, and a row per trial."""
+
+    report: StudyReport
+    folder: Path
+    frame: pd.DataFrame
+
+
+def prepare(
+    study: SearchStudy | SeedStudy,
+    data_dir: Path | None = None,
+    trainer: str = "auto",
+    device: str = "auto",
+) -> PreparedSearch | PreparedSeeds:
+    """Load a study's data and choose its trainers."""
+    digits = datasets.load(study.data.name, study.data.fallback, data_dir)
+    if isinstance(study, SearchStudy):
+        return search.prepare(study, digits, trainer, device)
+    return seeds.prepare(study, digits, trainer, device)
+
+
+def prepare_tuning(
+    experiment: Experiment,
+    data_dir: Path | None = None,
+    trainer: str = "auto",
+    device: str = "auto",
+) -> PreparedSearch:
+    """Prepare the study that tunes an experiment, on the experiment's data."""
+    data = experiment.data
+    study = replace(tuned_arms.study_of(experiment), data=data)
+    return search.prepare(study, datasets.load(data.name, data.fallback, data_dir), trainer, device)
+
+
+def fresh_notices(prepared: PreparedSearch | PreparedSeeds, storage: str, fresh: bool) -> list[str]:
+    """Return what must be said about a new version that starts beside an older one."""
     opened = open_storage(storage) if fresh else None
     if opened is None:
         return []
@@ -77,13 +87,14 @@ def fresh_notices(prepared: PreparedStudy, storage: str, fresh: bool) -> list[st
     ]
 
 
-def plan(prepared: PreparedStudy, storage: str, fresh: bool = False) -> StudyPlan:
+def plan(prepared: PreparedSearch | PreparedSeeds, storage: str, fresh: bool = False) -> StudyPlan:
     """Return what is to be trained, without creating or changing anything.
 
-    Raises ConfigError where `run` would refuse the study.
+    Raises ConfigError if `run` would refuse the study.
     """
-    if isinstance(prepared, tuning.PreparedSearch):
-        standing = tuning.to_do(prepared, storage, fresh)
+    rows: dict[str, dict[str, Any]]
+    if isinstance(prepared, PreparedSearch):
+        standing = search.to_do(prepared, storage, fresh)
         todo = {arm: left.runs for arm, left in standing.items()}
         at_most = sum(todo.values()) > 0
         study = prepared.study
@@ -97,19 +108,17 @@ def plan(prepared: PreparedStudy, storage: str, fresh: bool = False) -> StudyPla
             }
             for arm in study.arms
         }
-        seconds = tuning.estimate(prepared, todo)
+        seconds = search.estimate(prepared, todo)
     else:
-        pairs = seed_study.runs_to_do(prepared, storage, fresh)
+        pairs = seeds.runs_to_do(prepared, storage, fresh)
         at_most = False
-        todo = {what: sum(arm == what for arm, _ in pairs) for what in prepared.study.governs}
-        rows = {
-            what: {"seeds": len(prepared.study.seeds), "epochs": prepared.study.recipe.epochs}
-            for what in prepared.study.governs
-        }
-        seconds = runner.estimate(prepared.runs, pairs)
+        governs = prepared.study.governs
+        todo = {what: sum(arm == what for arm, _ in pairs) for what in governs}
+        fixed = {"seeds": len(prepared.study.seeds), "epochs": prepared.study.recipe.epochs}
+        rows = dict.fromkeys(governs, fixed)
+        seconds = estimate(prepared.runs, pairs)
     rows = {arm: row | {"runs to do": todo[arm]} for arm, row in rows.items()}
-    columns = ["arm", *next(iter(rows.values()))]
-    table = TextTable(columns, [[arm, *map(_text, row.values())] for arm, row in rows.items()])
+    cells = [{"arm": arm} | {k: _text(v) for k, v in row.items()} for arm, row in rows.items()]
     values = {
         "study": prepared.study.name,
         "data": prepared.digits.name,
@@ -120,6 +129,7 @@ def plan(prepared: PreparedStudy, storage: str, fresh: bool = False) -> StudyPla
         "estimated_seconds": round(seconds, 1),
     }
     title = f"{prepared.study.name} on {prepared.digits.name}: {prepared.study.question}"
+    table = Table.of(cells, words=["arm", "search", "own values"])
     return StudyPlan(title.rstrip(": "), table, sum(todo.values()), at_most, seconds, values)
 
 
@@ -139,37 +149,36 @@ def _text(value: Any) -> str:
 
 
 def run(
-    prepared: PreparedStudy,
+    prepared: PreparedSearch | PreparedSeeds,
     storage: str,
     fresh: bool = False,
     tracking_uri: str | None = None,
-    progress: Any = None,
-) -> tuple[StudyReport, pd.DataFrame]:
-    """Train what is missing of a study and return its report, with a row per trial.
+    progress: Progress | None = None,
+) -> FinishedStudy:
+    """Train what is missing of a study and report on it.
 
-    The report also goes to reports/, to the study's run in MLflow and to Optuna's dashboard.
-    `progress` is a tuning.Progress or, for a study of seeds, a runner.Progress.
+    The report goes to reports/, to the study's run in MLflow and to Optuna's dashboard.
     """
     with (
         driving(storage, prepared.title) as optuna_storage,
-        Store.writing(tracking_uri) as store,
+        Writer.opened(tracking_uri) as writer,
     ):
-        if isinstance(prepared, tuning.PreparedSearch):
-            result, records = tuning.run(prepared, optuna_storage, store, fresh, progress)
-            report = search_report.report(result)
+        if isinstance(prepared, PreparedSearch):
+            found, records = search.run(prepared, optuna_storage, writer, fresh, progress)
+            report, run_id, frame = search_report.report(found), found.run_id, found.frame
         else:
-            result, records = seed_study.run(prepared, optuna_storage, store, fresh, progress)
-            report = seed_report.report(result)
+            told, records = seeds.run(prepared, optuna_storage, writer, fresh, progress)
+            report, run_id, frame = seed_report.report(told), told.run_id, told.frame
         files = report.files()
-        store.put(result.run_id, files)
+        writer.put(run_id, files)
         if prepared.study.file.is_file():
-            store.put(result.run_id, {"study.yaml": prepared.study.file})
+            writer.put(run_id, {"study.yaml": prepared.study.file})
         _publish(records, report)
     folder = FOLDER / prepared.title
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    return report, result.frame
+    return FinishedStudy(report, folder, frame)
 
 
 def _publish(records: Records, report: StudyReport) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,45 +17,58 @@ from lecun_ablate import statistics
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data import Digits
 from lecun_ablate.evidence.arms import arm_table, tuning_line
-from lecun_ablate.evidence.weighing import (
-    Evidence,
-    answer,
-    comparison_record,
-    effect_record,
-    ended,
-    warning,
-)
+from lecun_ablate.evidence.records import comparison_record, effect_record, ends
+from lecun_ablate.evidence.sentences import answer, warning
+from lecun_ablate.evidence.weighing import Evidence, ended
 from lecun_ablate.plan.plan import Plan
-from lecun_ablate.report import digit_answers as answers
-from lecun_ablate.report import figures, pictures
-from lecun_ablate.running.training import Results
-from lecun_ablate.statistics import (
-    MARGIN,
-    PairResult,
-    percent,
-    points,
-    probability,
-    signed,
-    span,
-)
-from lecun_ablate.tracking.store import Store
+from lecun_ablate.plan.results import Results, RunStatus
+from lecun_ablate.reporting import answers, evidence_tables, figures, pictures
+from lecun_ablate.reporting.tables import Table
+from lecun_ablate.statistics import MARGIN, PairResult, points, probability, span
+from lecun_ablate.tracking.files import Files
 
 TEMPLATES = Path(__file__).parent / "templates"
+# of the Markdown page
+ARM_COLUMNS = (
+    "arm",
+    "runs",
+    "mean",
+    "95 % interval",
+    "sd",
+    "best (seed)",
+    "worst (seed)",
+    "train error",
+    "diverged",
+    "collapsed",
+    "lr",
+)
+COMPARED = (
+    "arm",
+    "against",
+    "seeds",
+    "difference",
+    "over seeds",
+    "with new images",
+    "p",
+    "P(better)",
+    "effect size",
+    "verdict",
+)
 MOST_PICTURES = 40  # hard digits of each sort that the page shows; the CSV has them all
 
 
-def build(evidence: Evidence, digits: Digits | None, store: Store) -> dict[str, bytes]:
+def build(evidence: Evidence, digits: Digits | None, stored: Files) -> dict[str, bytes]:
     """Return the files of a report by name: page, twin, figures and tables.
 
     The same results give the same bytes. Without `digits`, pictures of them are left out, and the
-    page says so. Reads the weights of one run per arm from the store.
+    page says so. The weights of one run per arm are read from `stored`.
     """
     results, plan = evidence.results, evidence.plan
     palette = figures.colours([arm.name for arm in plan.experiment.arms], plan.experiment.baseline)
     counted = answers.count(evidence)
     drawn = _figures(evidence, palette)
     table = arm_table(plan, results.final)
-    learned = _learned(results, store)
+    learned = _learned(results, stored)
     context = {
         "plan": plan,
         "experiment": plan.experiment,
@@ -65,8 +79,9 @@ def build(evidence: Evidence, digits: Digits | None, store: Store) -> dict[str, 
         "tuning": tuning_line(plan),
         "margin": points(MARGIN, sign=False),
         "colour": {arm: figures.page_colour(colour) for arm, colour in palette.items()},
-        "arms": [_arm_row(evidence, row) for row in table.to_dict("records")],
-        "comparisons": [_comparison_row(evidence, pair) for pair in evidence.comparisons.pairs],
+        "arms": _arm_rows(evidence, table),
+        "comparisons": _comparison_rows(evidence),
+        "tables": _tables(evidence),
         "effects": evidence.effects,
         "figures": drawn,
         "few_epochs": figures.few_epochs(results.frame),
@@ -110,11 +125,27 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    words = {"percent": percent, "points": points, "signed": signed, "span": span,
-             "p_value": _p, "minus": _minus, "plain": _plain, "sentence": _sentence,
-             "cell": _cell, "breakable": _breakable}  # fmt: skip
-    environment.filters |= words
+    for name, function in {
+        "dash": _dash,
+        "times": _times,
+        "minus": _minus,
+        "plain": _plain,
+        "sentence": _sentence,
+        "cell": _cell,
+        "breakable": _breakable,
+    }.items():
+        environment.filters[name] = function
     return environment
+
+
+def _dash(cell: str) -> str:
+    """Write the mark of a missing number as a dash."""
+    return "\N{EN DASH}" if cell == evidence_tables.NONE else cell
+
+
+def _times(cell: str) -> str:
+    """Write the x between factors as a multiplication sign."""
+    return cell.replace(" x ", " \N{MULTIPLICATION SIGN} ")
 
 
 def _minus(text: str) -> str:
@@ -138,10 +169,6 @@ def _breakable(name: str) -> Markup:
 
 def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _p(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _csv(table: pd.DataFrame) -> bytes:
@@ -178,7 +205,7 @@ def _facts(evidence: Evidence) -> list[str]:
     plan = evidence.plan
     arms = plan.experiment.arms
     epochs = sorted({arm.recipe.epochs for arm in arms})
-    trainers = sorted({_trainer(identity) for identity in plan.trainers.values()})
+    trainers = sorted({str(identity) for identity in plan.trainers.values()})
     return [
         statistics.count(len(arms), "arm"),
         f"{statistics.count(len(plan.experiment.seeds), 'seed')} each",
@@ -190,30 +217,39 @@ def _facts(evidence: Evidence) -> list[str]:
     ]
 
 
-def _trainer(identity: dict[str, Any]) -> str:
-    return f"{identity['name']} ({identity['device']}, {identity['instruction_set']})"
-
-
-def _arm_row(evidence: Evidence, row: dict[str, Any]) -> dict[str, Any]:
-    """Return an arm's line of the table."""
-    runs = evidence.arms.get(row["arm"])
-    return row | {
-        "described": ended(runs) if runs else None,
-        "is_baseline": row["arm"] == evidence.plan.experiment.baseline,
+def _tables(evidence: Evidence) -> dict[str, Table]:
+    """Return the tables of the Markdown page."""
+    arms = evidence_tables.arms(evidence)
+    if evidence.plan.experiment.ladder:
+        names = [arm.name for arm in evidence.plan.experiment.arms]  # a ladder has no baseline
+        arms = replace(arms, rows=[[n, *row[1:]] for n, row in zip(names, arms.rows, strict=True)])
+    compared = evidence_tables.comparisons(evidence)
+    return {
+        "arms": arms.only(ARM_COLUMNS),
+        "comparisons": compared.only(COMPARED) if compared.rows else compared,
+        "effects": evidence_tables.effects(evidence.effects),
     }
 
 
-def _comparison_row(evidence: Evidence, pair: PairResult) -> dict[str, Any]:
-    """Return a comparison with its sentences."""
-    record = comparison_record(evidence, pair)
-    one, joint = pair.counted, pair.joint
-    return record | {
-        "interval": one.interval,
-        "joint": joint.interval if joint else None,
-        "improvement": probability(one),
-        "details": _details(record, pair),
-        "notes": [note for note in (one.note, pair.divergence_note) if note],
-    }
+def _arm_rows(evidence: Evidence, table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the lines of the table of arms, each with its cells as texts."""
+    shown = evidence_tables.arms(evidence)
+    baseline = evidence.plan.experiment.baseline
+    return [
+        row | {"is_baseline": row["arm"] == baseline, "cells": cells}
+        for row, cells in zip(table.to_dict("records"), shown.records(), strict=True)
+    ]
+
+
+def _comparison_rows(evidence: Evidence) -> list[dict[str, Any]]:
+    """Return the comparisons with their cells as texts and their sentences."""
+    cells = evidence_tables.comparisons(evidence).records()
+    rows = []
+    for pair, texts in zip(evidence.comparisons.pairs, cells, strict=True):
+        record = comparison_record(evidence, pair)
+        notes = [note for note in (pair.counted.note, pair.divergence_note) if note]
+        rows.append(record | {"cells": texts, "details": _details(record, pair), "notes": notes})
+    return rows
 
 
 def _details(record: dict[str, Any], pair: PairResult) -> list[tuple[str, str]]:
@@ -270,16 +306,16 @@ def _digit(answer: int) -> str:
     return "none" if answer == answers.NONE else str(answer)
 
 
-def _learned(results: Results, store: Store) -> list[dict[str, Any]]:
+def _learned(results: Results, stored: Files) -> list[dict[str, Any]]:
     """Return the kernels and the connectivity of each arm's first run that did not diverge."""
     final = results.final
     learned = []
     for arm in results.plan.experiment.arms:
-        runs = final[(final.arm == arm.name) & (final.status != "diverged")]
+        runs = final[(final.arm == arm.name) & (final.status != RunStatus.DIVERGED)]
         if not len(runs):
             continue
         first = runs.iloc[0]
-        weights = store.weights(first.run_id)
+        weights = stored.weights(first.run_id)
         seen = (weights["h2_weight"] != 0).any(axis=(2, 3))
         learned.append(
             {
@@ -312,10 +348,10 @@ def _timing(results: Results) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "arm": arm.name,
-                    "trainer": _trainer(results.plan.trainers[arm.name]),
+                    "trainer": str(results.plan.trainers[arm.name]),
                     "runs": len(per_run),
-                    "diverged": int(status.get("diverged", 0)),
-                    "collapsed": int(status.get("collapsed", 0)),
+                    "diverged": int(status.get(RunStatus.DIVERGED, 0)),
+                    "collapsed": int(status.get(RunStatus.COLLAPSED, 0)),
                     "seconds": float(per_run.mean()),
                     "fastest": float(per_run.min()),
                     "slowest": float(per_run.max()),
@@ -326,7 +362,7 @@ def _timing(results: Results) -> list[dict[str, Any]]:
 
 
 def _again(results: Results) -> dict[str, Any]:
-    """Return what it takes to do it again: command, seeds, data, code and machines."""
+    """Return what it takes to repeat the experiment: command, seeds, code and machines."""
     experiment = results.plan.experiment
     machines: dict[tuple[Any, ...], int] = {}
     for origin in results.origins.itertuples():
@@ -337,7 +373,7 @@ def _again(results: Results) -> dict[str, Any]:
     if len(seeds) > 2 and seeds == tuple(range(seeds[0], seeds[-1] + 1)):
         listed = f"{seeds[0]} to {seeds[-1]}"
     return {
-        "command": experiment.command,
+        "command": str(experiment.command) if experiment.command else None,
         "seeds": listed,
         "machines": [
             {"commit": commit, "environment": dict(items), "runs": number}
@@ -369,15 +405,9 @@ def _recipe_differences(plan: Plan) -> dict[str, Any]:
 def _arm_frame(evidence: Evidence, table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for row in table.to_dict("records"):
-        described = _arm_row(evidence, row)["described"]
-        interval = described.interval if described else None
-        rows.append(
-            row
-            | {
-                "test_error_low": interval.low if interval else None,
-                "test_error_high": interval.high if interval else None,
-            }
-        )
+        runs = evidence.arms.get(row["arm"])
+        described = ended(runs) if runs else None
+        rows.append(row | ends("test_error", described.interval if described else None))
     return pd.DataFrame(rows)
 
 

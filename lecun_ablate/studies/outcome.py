@@ -57,8 +57,8 @@ class ArmOutcome:
 
 
 @dataclass(frozen=True)
-class StudyResult:
-    """A finished study, and a row per trial that was told COMPLETE.
+class SearchResult:
+    """A finished search, and a row per trial that was told COMPLETE.
 
     Columns of `frame`: arm, index, number (Optuna's), the searched fields, validation_error (mean
     over the seeds), validation_error_sd, diverged (seeds), collapsed (seeds), run_id (MLflow's).
@@ -166,7 +166,7 @@ def _within(search: ArmSearch, reach: float) -> dict[str, tuple[float, float]]:
 
 
 def frame(search: ArmSearch, guessing: float) -> pd.DataFrame:
-    """Return a row per trial that was told COMPLETE, with the columns of StudyResult.frame."""
+    """Return a row per trial that was told COMPLETE, with the columns of SearchResult.frame."""
     rows = []
     for index, trial in _complete(search).items():
         errors = trial.user_attrs[ERRORS]

@@ -6,40 +6,34 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from lecun_ablate.config.experiment import Arm, arm_name
-from lecun_ablate.config.recipe import content_hash
+from lecun_ablate.config.arms import Arm, arm_name
 from lecun_ablate.config.study import SearchStudy, combinations
 from lecun_ablate.data.digits import Digits, Split
-from lecun_ablate.running.training import seconds_per_epoch
+from lecun_ablate.plan.keys import study_key
+from lecun_ablate.running.estimate import seconds_per_epoch
+from lecun_ablate.running.progress import Progress, Work
+from lecun_ablate.statistics import count
 from lecun_ablate.studies.arm_search import ArmSearch, Ended, Replica, searches
 from lecun_ablate.studies.optuna_storage import explained, open_storage
-from lecun_ablate.studies.search_outcome import StudyResult, frame, outcome
-from lecun_ablate.studies.study_records import (
-    DEFINITION,
-    ID,
-    TRAINER,
-    Records,
-    latest,
-    open_version,
-)
-from lecun_ablate.tracking.names import STUDIES
-from lecun_ablate.tracking.store import Store
-from lecun_ablate.tracking.studies import begin_study, log_trial
-from lecun_ablate.trainers import choice as trainers
-from lecun_ablate.trainers.base import Run, Trainer
+from lecun_ablate.studies.outcome import SearchResult, frame, outcome
+from lecun_ablate.studies.versions import DEFINITION, ID, TRAINER, Records, latest, open_version
+from lecun_ablate.tracking.names import ARM
+from lecun_ablate.tracking.study_run import RECORD, STORAGE_ID, TRIAL, StudyRun
+from lecun_ablate.tracking.writer import Writer
+from lecun_ablate.trainers.base import Identity, Run, Trainer
+from lecun_ablate.trainers.choice import choose
 
 SECONDS = "wall_seconds"  # an attribute of the first arm's Optuna study
 SPLIT = "fit/validation"  # parts of the training split; the test split is never touched
 
-
-# ---- what is trained, on what, by whom
+# ---- what is trained, on which images, by which trainers
 
 
 @dataclass(frozen=True)
@@ -64,7 +58,7 @@ class PreparedSearch:
 
 
 def case_name(study: SearchStudy, arm: Arm, values: Mapping[str, Any]) -> str:
-    """Name an arm with the choices among its values: what decides who can train it."""
+    """Name an arm with the choices among its values: they decide which trainers can train it."""
     choices = {f: v for f, v in values.items() if isinstance(study.search[f], tuple)}
     return f"{arm.name} {arm_name(choices)}" if choices else arm.name
 
@@ -72,29 +66,16 @@ def case_name(study: SearchStudy, arm: Arm, values: Mapping[str, Any]) -> str:
 def prepare(
     study: SearchStudy, digits: Digits, trainer: str = "auto", device: str = "auto"
 ) -> PreparedSearch:
-    """Part the training split and choose the trainers of every arm with every choice."""
+    """Split the training images and choose the trainer of every arm with every choice."""
     recipes = {
         case_name(study, arm, choices): study.recipe(arm, choices)
         for arm in study.arms
         for choices in combinations(study.search)
     }
-    chosen, notices = trainers.choose(recipes, trainer, device)
+    chosen, notices = choose(recipes, trainer, device)
     if digits.notice:
         notices.insert(0, digits.notice)
     return PreparedSearch(study, digits, *digits.holdout(), chosen, notices)
-
-
-class Progress(Protocol):
-    """What wants to know how a study goes."""
-
-    def begin(self, what: str, runs: int) -> None:
-        """A batch of runs starts training."""
-
-    def run(self) -> None:
-        """One of them has ended."""
-
-    def end(self) -> None:
-        """The batch has ended, for whatever reason."""
 
 
 def _train(
@@ -105,21 +86,27 @@ def _train(
     ended: Callable[[Replica], None] = lambda replica: None,
 ) -> None:
     """Train replicas, each from where it is to where it stops next, on the fit split alone."""
-    groups: dict[int, list[Replica]] = defaultdict(list)
-    for replica in replicas:
-        groups[id(prepared.trainer(replica.arm, replica.values))].append(replica)
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index, replica in enumerate(replicas):
+        groups[id(prepared.trainer(replica.arm, replica.values))].append(index)
+    runs = [Run(r.recipe, r.seed, r.state, r.until) for r in replicas]
     if progress:
-        progress.begin(what, len(replicas))
+        epochs = [run.last_epoch - run.first_epoch + 1 for run in runs]
+        arms = [replica.arm.name for replica in replicas]
+        work = Work(f"{what}: {count(len(runs), 'run')}", list(zip(arms, epochs, strict=True)))
+        progress.begin(work)
     try:
         for members in groups.values():
-            trainer = prepared.trainer(members[0].arm, members[0].values)
-            runs = [Run(r.recipe, r.seed, r.state, r.until) for r in members]
-            for report in trainer.train(runs, prepared.fit, {"validation": prepared.validation}):
-                members[report.index].take(report)
+            first = replicas[members[0]]
+            trainer = prepared.trainer(first.arm, first.values)
+            splits = {"validation": prepared.validation}
+            for report in trainer.train([runs[i] for i in members], prepared.fit, splits):
+                index = members[report.index]
+                replicas[index].take(report)
                 if report.last:
-                    ended(members[report.index])
-                    if progress:
-                        progress.run()
+                    ended(replicas[index])
+                if progress:
+                    progress.epoch(index, report)
     finally:
         if progress:
             progress.end()
@@ -129,13 +116,13 @@ def _train(
 
 
 def _definitions(prepared: PreparedSearch) -> dict[str, dict[str, Any]]:
-    """Return what must stay the same for every arm: its trainers, too."""
+    """Return what must stay the same for every arm, its trainers included."""
     study = prepared.study
     return {
         arm.name: study.definition(arm, prepared.digits.digest)
         | {
             TRAINER: {
-                case_name(study, arm, choices): prepared.trainer(arm, choices).identity()
+                case_name(study, arm, choices): prepared.trainer(arm, choices).identity().stored
                 for choices in combinations(study.search)
             }
         }
@@ -150,14 +137,14 @@ def _finished(study: SearchStudy, records: Records) -> bool:
 
 @dataclass(frozen=True)
 class ToDo:
-    """What an arm still needs: exactly, once its trials are done, at most before."""
+    """What an arm still needs: an upper bound until its trials are done, then the exact number."""
 
     runs: int  # confirmation included
     confirmed: int  # of the best trials, in all
 
 
 def to_do(prepared: PreparedSearch, url: str, fresh: bool = False) -> dict[str, ToDo]:
-    """Return what each arm still needs; creates nothing. Raises ConfigError where `run` would."""
+    """Return what each arm still needs; creates nothing. Raises ConfigError if `run` would."""
     study, data = prepared.study, prepared.digits.name
     everything = ToDo(study.most_runs(study.trials), study.most_confirmed)
     todo = dict.fromkeys((arm.name for arm in study.arms), everything)
@@ -196,13 +183,13 @@ def estimate(prepared: PreparedSearch, runs: Mapping[str, int]) -> float:
 def run(
     prepared: PreparedSearch,
     storage: BaseStorage,
-    store: Store,
+    writer: Writer,
     fresh: bool = False,
     progress: Progress | None = None,
-) -> tuple[StudyResult, Records]:
-    """Train what is missing of a study and return its result, with Optuna's study of each arm.
+) -> tuple[SearchResult, Records]:
+    """Train what is missing of a study and return its result, with the Optuna study of each arm.
 
-    The caller holds the storage as the study's only driver. Raises ConfigError where the storage
+    The caller holds the storage as the study's only driver. Raises ConfigError if the storage
     holds another study of this name; `fresh` starts a new version beside it.
     """
     study, digits = prepared.study, prepared.digits
@@ -219,32 +206,19 @@ def run(
     found = searches(study, records)
     for search in found:
         search.interrupt()
-    identity = found[0].record.user_attrs[ID]
-    experiment_id = store.ensure_experiment(STUDIES + prepared.title)
-    store.sweep(experiment_id)
-    run_id = begin_study(
-        store,
-        experiment_id,
-        f"{study.name} v{version}",
-        content_hash({"study": study.name, "data": digits.digest, "id": identity}),
-        {"question": study.question, "data": digits.name, "study.version": str(version)},
-    )
-    for search in found:
-        for untold in _untold(search, store, experiment_id):
-            store.client.delete_run(untold)
-    status = "KILLED"
-    try:
-        _search(prepared, found, _logger(prepared, store, experiment_id, run_id), progress)
-        _confirm(prepared, found, progress)
-        status = "FINISHED"
-    except Exception:
-        status = "FAILED"
-        raise
-    finally:
-        for search in found:
-            search.interrupt()
-        store.end([run_id], status)
-    result = StudyResult(
+    key = study_key(study.name, digits.digest, found[0].record.user_attrs[ID])
+    name = f"{study.name} v{version}"
+    about = {"question": study.question, "data": digits.name, "study.version": str(version)}
+    with StudyRun.opened(writer, prepared.title, name, key, about) as study_run:
+        try:
+            for search in found:
+                study_run.delete_trials(search.record.user_attrs[ID], _interrupted(search))
+            _search(prepared, found, _logger(prepared, study_run), progress)
+            _confirm(prepared, found, progress)
+        finally:
+            for search in found:
+                search.interrupt()
+    result = SearchResult(
         study=study,
         data=digits.name,
         data_digest=digits.digest,
@@ -256,34 +230,27 @@ def run(
             [frame(search, prepared.validation.guessing) for search in found], ignore_index=True
         ),
         seconds=found[0].record.user_attrs.get(SECONDS, 0.0),
-        run_id=run_id,
-        experiment_id=experiment_id,
+        run_id=study_run.run_id,
+        experiment_id=study_run.experiment_id,
         notice=digits.notice,
     )
     return result, records
 
 
-def _untold(search: ArmSearch, store: Store, experiment_id: str) -> list[str]:
-    """Return the MLflow runs of an arm's trials that a kill kept from being told.
+def _interrupted(search: ArmSearch) -> set[tuple[str, str]]:
+    """Return the interrupted trials of an arm, as their runs in MLflow name them.
 
-    Only those whose trial this very storage knows to be interrupted: the runs of another storage
-    may stand beside them.
+    A kill between the two stores can leave such a trial with a run in MLflow.
     """
     record = search.record
     failed = record.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-    lost = {(record.study_name, str(trial.number)) for trial in failed}
-    return [
-        run.info.run_id
-        for run in (store.search(experiment_id, optuna__id=record.user_attrs[ID]) if lost else ())
-        if (run.data.tags["optuna.study"], run.data.tags["optuna.trial"]) in lost
-    ]
+    return {(record.study_name, str(trial.number)) for trial in failed}
 
 
 def _trainer_names(found: Sequence[ArmSearch]) -> str:
-    """Return who has trained the arms, for people."""
-    identities = [i for s in found for i in s.record.user_attrs[DEFINITION][TRAINER].values()]
-    names = {f"{i['name']} ({i['device']}, {i['instruction_set']})" for i in identities}
-    return ", ".join(sorted(names))
+    """Return the trainers that have trained the arms, for people."""
+    stored = [i for s in found for i in s.record.user_attrs[DEFINITION][TRAINER].values()]
+    return ", ".join(sorted({str(Identity(**identity)) for identity in stored}))
 
 
 def _search(
@@ -342,50 +309,39 @@ def _add_seconds(search: ArmSearch, seconds: float) -> None:
     search.record.set_user_attr(SECONDS, before + seconds)
 
 
-def _logger(
-    prepared: PreparedSearch, store: Store, experiment_id: str, run_id: str
-) -> Callable[[ArmSearch, Ended], str]:
+def _logger(prepared: PreparedSearch, study_run: StudyRun) -> Callable[[ArmSearch, Ended], str]:
     """Return what writes an ended trial to MLflow, under the study's run."""
 
     def log(search: ArmSearch, ended: Ended) -> str:
         replicas = ended.replicas
         together = list(zip(*(r.errors for r in replicas), strict=False))  # (epochs, seeds)
-        history = {
-            "validation_error": [np.mean(errors) for errors in together],
+        history: dict[str, Sequence[float]] = {
+            "validation_error": [float(np.mean(errors)) for errors in together],
             **{f"validation_error_seed_{r.seed}": r.errors for r in replicas},
             "score": [ended.score],
         }
         if len(replicas) > 1:
-            history["validation_error_sd"] = [np.std(errors, ddof=1) for errors in together]
-        trainer = prepared.trainer(search.arm, replicas[0].values).identity()
-        return log_trial(
-            store,
-            experiment_id,
-            run_id,
-            f"{search.arm.name} trial {ended.index}",
-            {
-                "lecun_ablate.arm": search.arm.name,
-                "trial.index": str(ended.index),
-                "trial.state": ended.state.name,
-                "trial.diverged": str(sum(r.diverged for r in replicas)),
-                "optuna.id": search.record.user_attrs[ID],
-                "optuna.study": search.record.study_name,
-                "optuna.trial": str(ended.number),
-            },
+            history["validation_error_sd"] = [float(np.std(e, ddof=1)) for e in together]
+        tags = {
+            ARM: search.arm.name,
+            "trial.index": str(ended.index),
+            "trial.state": ended.state.name,
+            "trial.diverged": str(sum(r.diverged for r in replicas)),
+            STORAGE_ID: search.record.user_attrs[ID],
+            RECORD: search.record.study_name,
+            TRIAL: str(ended.number),
+        }
+        values: dict[str, Any] = (
             replicas[0].recipe.model_dump()
             | {
                 "seeds": ",".join(str(r.seed) for r in replicas),
                 "data": prepared.digits.name,
                 "data_digest": prepared.digits.digest,
                 "split": SPLIT,
-                "trainer": trainer["name"],
-                "device": trainer["device"],
-                "instruction_set": trainer["instruction_set"],
-                "numerics": trainer["numerics"],
-                "trial": ended.index,
-                "state": ended.state.name,
-            },
-            history,
+            }
+            | prepared.trainer(search.arm, replicas[0].values).identity().params
+            | {"trial": ended.index, "state": ended.state.name}
         )
+        return study_run.log_trial(f"{search.arm.name} trial {ended.index}", tags, values, history)
 
     return log

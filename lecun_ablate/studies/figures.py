@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,10 +10,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lecun_ablate.report.figures import STYLE
-
-if TYPE_CHECKING:
-    from lecun_ablate.studies.search_outcome import StudyResult
+from lecun_ablate.reporting.figures import STYLE
+from lecun_ablate.studies.outcome import SearchResult
 
 # test errors after 23 epochs that others report, of their own runs and data preparation
 REPORTED = {
@@ -22,7 +20,7 @@ REPORTED = {
 }
 
 
-def validation_error(result: StudyResult) -> Figure:
+def validation_error(result: SearchResult) -> Figure:
     """Draw the validation error against each searched field, with the confirmed winners.
 
     Where one numeric field is searched, a curve per arm, with a band of one sd over the seeds of
@@ -73,7 +71,7 @@ def _minor(value: float, position: int) -> str:
     return f"{value:g}" if f"{value:e}"[0] in "235" else ""
 
 
-def _is_curve(result: StudyResult) -> bool:
+def _is_curve(result: SearchResult) -> bool:
     values = list(result.study.search.values())
     return len(values) == 1 and not isinstance(values[0], tuple)
 
@@ -102,7 +100,7 @@ def _draw_arm(axis: Axes, field: str, trials: pd.DataFrame, color: Any, *, curve
     )
 
 
-def validation_error_plotly(result: StudyResult) -> dict[str, Any]:
+def validation_error_plotly(result: SearchResult) -> dict[str, Any]:
     """Return the same as plotly figures, for a dashboard: one for each searched field, by name."""
     fields = list(result.study.search)
     if len(fields) == 1:
@@ -110,7 +108,7 @@ def validation_error_plotly(result: StudyResult) -> dict[str, Any]:
     return {f"result_{field}": _against(result, field) for field in fields}
 
 
-def _against(result: StudyResult, field: str) -> Any:
+def _against(result: SearchResult, field: str) -> Any:
     import plotly.graph_objects as go
 
     values = result.study.search[field]

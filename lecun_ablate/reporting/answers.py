@@ -8,6 +8,7 @@ import numpy as np
 
 from lecun_ablate.evidence.weighing import Evidence
 from lecun_ablate.network.reference import NO_DIGIT
+from lecun_ablate.plan.results import RunStatus
 
 CLASSES = 10
 NONE = 10  # the column of answers that are no digit
@@ -71,7 +72,7 @@ def count(evidence: Evidence) -> Answers:
     final = evidence.results.final
     names, runs, tables = [], [], []
     for arm, these in evidence.arms.items():
-        good = final[(final.arm == arm) & (final.status == "finished")].seed
+        good = final[(final.arm == arm) & (final.status == RunStatus.FINISHED)].seed
         answers = these.predictions[np.isin(these.seeds, good)]
         if not len(answers):
             continue

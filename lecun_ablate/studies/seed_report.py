@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from lecun_ablate.report import study_figures
-from lecun_ablate.report.study_report import (
-    StudyReport,
-    TextTable,
-    evidence,
-    heading,
-    shared_values,
-)
+from lecun_ablate.reporting.tables import Table
 from lecun_ablate.statistics import count, percent, points
-from lecun_ablate.studies.seed_study import CORRELATIONS, DIFFERENCE
-
-if TYPE_CHECKING:
-    from lecun_ablate.studies.seed_study import SeedResult, Variant
+from lecun_ablate.studies import figures
+from lecun_ablate.studies.report import StudyReport, heading, origin, shared_values
+from lecun_ablate.studies.seeds import CORRELATIONS, DIFFERENCE, SeedResult, Variant
 
 
 def report(result: SeedResult) -> StudyReport:
@@ -33,16 +25,14 @@ def report(result: SeedResult) -> StudyReport:
             *([_variances(several), *map(_seeds_needed, several)] if several else []),
         ],
         notes=_notes(result),
-        evidence=evidence(result),
-        figure=study_figures.seed_distribution(errors, result.data, result.study.name),
-        plots={
-            "result": study_figures.seed_distribution_plotly(errors, result.data, result.study.name)
-        },
+        origin=origin(result),
+        figure=figures.seed_distribution(errors, result.data, result.study.name),
+        plots={"result": figures.seed_distribution_plotly(errors, result.data, result.study.name)},
         values=_values(result),
     )
 
 
-def _distributions(variants: list[Variant]) -> TextTable:
+def _distributions(variants: list[Variant]) -> Table:
     columns = ["the seed governs", "seeds", "mean test error", "95 % interval", "sd [points]",
                "5 - 95 % of seeds", "best", "worst", "diverged", "collapsed"]  # fmt: skip
     rows = []
@@ -63,10 +53,10 @@ def _distributions(variants: list[Variant]) -> TextTable:
                 str(variant.collapsed),
             ]
         )
-    return TextTable(columns, rows)
+    return Table.of_numbers(columns, rows)
 
 
-def _variances(variants: list[Variant]) -> TextTable:
+def _variances(variants: list[Variant]) -> Table:
     columns = [
         "the seed governs",
         "variance of the test error [points^2]",
@@ -89,10 +79,10 @@ def _variances(variants: list[Variant]) -> TextTable:
                 f"{variant.wrong_ranking:.1%}",
             ]
         )
-    return TextTable(columns, rows)
+    return Table.of_numbers(columns, rows)
 
 
-def _seeds_needed(variant: Variant) -> TextTable:
+def _seeds_needed(variant: Variant) -> Table:
     paired = [f"paired, correlation {correlation:g}" for correlation in CORRELATIONS]
     columns = [f"seeds per arm ({variant.governs}) to see", "unpaired", *paired]
     rows = [
@@ -103,7 +93,7 @@ def _seeds_needed(variant: Variant) -> TextTable:
         ]
         for effects in zip(*variant.seeds_needed.values(), strict=True)
     ]
-    return TextTable(columns, rows)
+    return Table.of_numbers(columns, rows)
 
 
 def _notes(result: SeedResult) -> list[str]:

@@ -1,0 +1,158 @@
+"""Arms: the recipes that are compared, made from what a file says about them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lecun_ablate.config.base import check_overrides, check_value, make_recipe
+from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.config.yaml_file import Keys, YamlFile
+from lecun_ablate.errors import nearest
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Where an arm's tuned values come from."""
+
+    study: str  # the YAML file
+    version: int
+    data: str
+    values: dict[str, Any]  # recipe field -> value
+    trials: int
+    seeds: int  # of each trial
+    validation_error: float  # of these values, over the seeds that confirmed them
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A named recipe; `overrides` is what it changes against the experiment's own."""
+
+    name: str
+    overrides: dict[str, Any]
+    recipe: Recipe
+    tuning: Tuning | None = None  # None: nobody has tuned it
+
+
+def parse_arms(
+    yaml: YamlFile, forced: dict[str, Any]
+) -> tuple[list[Arm], dict[str, list[Any]] | None]:
+    """Return the arms of whatever in the file can be understood, noting problems on the way."""
+    content = yaml.content
+    given = [key for key in ("vary", "arms", "ladder") if content.get(key) is not None]
+    for key in ("vary", "arms", "ladder"):
+        if key in content and content[key] is None:
+            yaml.problem((key,), "expected something to compare, got nothing")
+    if len(given) > 1:
+        yaml.problem((given[1],), f"an experiment has either {given[0]} or {given[1]}, not both")
+        return [], None
+    recipe = check_overrides(yaml, content.get("recipe") or {}, ("recipe",))
+    rows: list[tuple[Keys, str, dict[str, Any]]] = []
+    factors = None
+    if not given:
+        rows = [((), str(content.get("name")), {})]
+    elif given == ["vary"] and isinstance(content["vary"], dict):
+        factors = _factors(yaml, content["vary"])
+        for values in itertools.product(*factors.values()) if factors else ():
+            overrides = dict(zip(factors, values, strict=True))
+            rows.append((("vary",), arm_name(overrides), overrides))
+    elif isinstance(content[given[0]], list):
+        rows = _listed(yaml, given[0], content[given[0]])
+    arms = []
+    for keys, name, overrides in rows:
+        fields = recipe | overrides | forced
+        made = make_recipe(yaml, fields, keys or ("recipe",), f"arm {name!r}: ")
+        arm = Arm(name, overrides, made) if made else None
+        if arm and not any(_same(yaml, keys, arm, other) for other in arms):
+            arms.append(arm)
+    return arms, factors
+
+
+def _factors(yaml: YamlFile, vary: dict[str, Any]) -> dict[str, list[Any]]:
+    """Return the lists under `vary`, each value checked as the recipe field it varies."""
+    factors = {}
+    for field, values in vary.items():
+        if field not in Recipe.model_fields:
+            yaml.problem(
+                ("vary", field),
+                f"unknown recipe field {field!r}: {nearest(field, Recipe.model_fields)}",
+            )
+        elif not isinstance(values, list) or not values:
+            yaml.problem(("vary", field), f"expected a list of values, got {values!r}")
+        else:
+            factors[field] = [
+                value
+                for i, value in enumerate(values)
+                if check_value(yaml, ("vary", field, i), field, value)
+            ]
+    return factors
+
+
+def _listed(yaml: YamlFile, key: str, items: list[Any]) -> list[tuple[Keys, str, dict[str, Any]]]:
+    """Return the arms of `arms:` or `ladder:`; a ladder's overrides add up from step to step."""
+    rows = []
+    climbed: dict[str, Any] = {}
+    for i, item in enumerate(items):
+        keys: Keys = (key, i)
+        if not isinstance(item, dict):
+            continue  # the schema has reported it
+        overrides = {field: value for field, value in item.items() if field != "name"}
+        given = item.get("name", "-")
+        if not isinstance(given, str) or not given.strip():
+            yaml.problem((*keys, "name"), f"expected a name, got {given!r}")
+        name = str(item.get("name", arm_name(overrides)))
+        overrides = check_overrides(yaml, overrides, keys)
+        if key == "ladder":
+            overrides = climbed = climbed | overrides
+        rows.append((keys, name, overrides))
+    return rows
+
+
+def arm_name(overrides: Mapping[str, Any]) -> str:
+    """Return the name of an arm that gives none: its value, or field=value where it has several."""
+    if not overrides:
+        return "unchanged"
+    if len(overrides) == 1:
+        return str(next(iter(overrides.values())))
+    return " ".join(f"{field}={value}" for field, value in overrides.items())
+
+
+def _same(yaml: YamlFile, keys: Keys, arm: Arm, other: Arm) -> bool:
+    if arm.name == other.name:
+        yaml.problem(keys, f"duplicate arm: {arm.name!r} is given twice")
+        return True
+    if arm.recipe == other.recipe:
+        yaml.problem(keys, f"duplicate arm: {arm.name!r} is the same recipe as {other.name!r}")
+        return True
+    return False
+
+
+def parse_baseline(yaml: YamlFile, arms: list[Arm]) -> str:
+    """Return the name of the baseline arm: the one the file names, or the first."""
+    if not arms:
+        return ""
+    wanted = yaml.content.get("baseline")
+    if wanted is None:
+        return arms[0].name
+    if yaml.content.get("ladder") is not None:
+        yaml.problem(("baseline",), "a ladder has no baseline: each step is compared with the last")
+    if isinstance(wanted, str):
+        found = [arm.name for arm in arms if arm.name == wanted]
+    elif isinstance(wanted, dict):
+        wanted = check_overrides(yaml, wanted, ("baseline",))
+        found = [
+            arm.name
+            for arm in arms
+            if wanted and all(getattr(arm.recipe, field) == v for field, v in wanted.items())
+        ]
+    else:
+        return ""
+    if not found:
+        names = [arm.name for arm in arms]
+        label = wanted if isinstance(wanted, str) else arm_name(wanted)
+        yaml.problem(("baseline",), f"no arm is {label!r}: {nearest(str(label), names)}")
+    elif len(found) > 1:
+        yaml.problem(("baseline",), f"fits {len(found)} arms ({', '.join(found)}): name one")
+    return found[0] if found else ""

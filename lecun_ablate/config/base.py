@@ -1,0 +1,123 @@
+"""What the YAML files of experiments and studies have in common."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from lecun_ablate.config.recipe import Recipe, Seed, registered
+from lecun_ablate.config.yaml_file import Keys, YamlFile, explain
+
+
+class DataChoice(BaseModel):
+    """A data set by name, and the one that stands in if the first is not available."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: registered("data")
+    fallback: registered("data") | None = None
+
+
+DEFAULT_DATA = DataChoice(name="usps", fallback="digits")
+
+
+def one_or_list(value: Any) -> Any:
+    """Turn a single text into a list of one; pydantic validates the rest."""
+    return [value] if isinstance(value, str) else value
+
+
+def by_name(value: Any) -> Any:
+    """Turn a single text into a mapping that has it as `name`; pydantic validates the rest."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _seed_list(value: Any) -> Any:
+    """Turn a number of seeds n into 0..n-1; pydantic validates the list itself."""
+    if isinstance(value, bool) or not isinstance(value, int | list):
+        raise ValueError(f"expected a number of seeds or a list of seeds, got {value!r}")
+    if isinstance(value, int):
+        if not 1 <= value <= 100_000:
+            raise ValueError(f"expected 1 to 100000 seeds, got {value}")
+        return list(range(value))
+    if not value:
+        raise ValueError("expected at least one seed, got an empty list")
+    repeated = sorted({str(seed) for seed in value if value.count(seed) > 1})
+    if repeated:
+        raise ValueError(f"seed {repeated[0]} is given twice")
+    return value
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
+Data = Annotated[DataChoice, BeforeValidator(by_name)]
+Files = Annotated[list[str], BeforeValidator(one_or_list)]
+Seeds = Annotated[list[Seed], BeforeValidator(_seed_list)]
+SomeArms = Annotated[list[dict[str, Any]], Field(min_length=1)]
+SomeFactors = Annotated[dict[str, Any], Field(min_length=1)]
+
+
+class ConfigFile(BaseModel):
+    """The keys that every file has. The fields of `recipe` are validated as those of a recipe."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+    question: str = ""
+    components: Files = []
+    recipe: dict[str, Any] = {}
+
+
+# ---- the fields of recipes
+
+
+def recipe_problems(fields: Any) -> list[tuple[Keys, str]]:
+    """Return what is wrong with values for recipe fields: (the field's key, message).
+
+    The key is () if fields are valid one by one, but do not go together.
+    """
+    try:
+        Recipe.model_validate(fields)
+    except ValidationError as error:
+        return list(explain(error, Recipe))
+    return []
+
+
+def check_value(yaml: YamlFile, keys: Keys, field: str, value: Any) -> bool:
+    """Tell whether a value is valid for a recipe field, and note why if it is not."""
+    messages = [message for where, message in recipe_problems({field: value}) if where]
+    for message in messages:
+        yaml.problem(keys, message)
+    return not messages
+
+
+def check_overrides(
+    yaml: YamlFile, overrides: Any, keys: Keys, option: str | None = None
+) -> dict[str, Any]:
+    """Return the overrides that are valid as recipe fields; note what is wrong with the others.
+
+    `keys` is where they stand in the file, `option` the command-line option that gives them. Each
+    field is judged by itself: whether fields go together depends on the whole arm.
+    """
+    if not isinstance(overrides, dict):
+        return {}
+    bad = set()
+    for where, message in recipe_problems(overrides):
+        if where:
+            bad.add(where[0])
+            if option:
+                yaml.problems.append((0, f"{option}: {message}"))
+            else:
+                yaml.problem(keys + where, message)
+    return {key: value for key, value in overrides.items() if key not in bad}
+
+
+def make_recipe(
+    yaml: YamlFile, fields: dict[str, Any], keys: Keys, whose: str = ""
+) -> Recipe | None:
+    """Return a recipe whose fields are valid one by one; note it if they do not go together."""
+    known = {field: value for field, value in fields.items() if field in Recipe.model_fields}
+    problems = recipe_problems(known)
+    for where, message in problems:
+        if not where:
+            yaml.problem(keys, f"{whose}{message}")
+    return None if problems else Recipe.model_validate(known)

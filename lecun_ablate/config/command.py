@@ -1,0 +1,55 @@
+"""A command line of the package: the words of it, written out where it is shown or stored."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+PROGRAM = ("python", "-m", "lecun_ablate")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command with its arguments, such as `run experiments/activation.yaml --seeds 3`."""
+
+    words: tuple[str, ...]
+
+    @classmethod
+    def of(cls, name: str, *arguments: object) -> Command:
+        """Return a command of the package with positional arguments."""
+        return cls((*PROGRAM, name, *map(str, arguments)))
+
+    @classmethod
+    def parse(cls, text: str) -> Command:
+        """Return the command that `str` has written out."""
+        return cls(tuple(shlex.split(text)))
+
+    def __str__(self) -> str:
+        return shlex.join(self.words)
+
+    def with_options(self, options: dict[str, object]) -> Command:
+        """Return the command with more options; a list repeats its option, None is left out."""
+        words = list(self.words)
+        for option, value in options.items():
+            values = value if isinstance(value, list | tuple) else [value]
+            words += [word for one in values if one is not None for word in (option, str(one))]
+        return Command(tuple(words))
+
+    def with_seeds(self, seeds: Sequence[int]) -> Command:
+        """Return the command for other seeds than those that it names, if any."""
+        words = list(self.words)
+        if "--seeds" in words:
+            at = words.index("--seeds")
+            del words[at : at + 2]
+        return Command(tuple(words)).with_options({"--seeds": seeds_option(seeds)})
+
+
+def seeds_option(seeds: int | Sequence[int]) -> str:
+    """Return the value of --seeds: a number n for the seeds 0 to n-1, else a list with commas."""
+    if isinstance(seeds, int):
+        return str(seeds)
+    if list(seeds) == list(range(len(seeds))):
+        return str(len(seeds))
+    listed = ",".join(map(str, seeds))
+    return listed if len(seeds) > 1 else f"{listed},"  # the comma tells a list of one from a number

@@ -1,0 +1,87 @@
+"""A YAML file as the command line asks for it: read once, with what the options override."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lecun_ablate.config.base import DEFAULT_DATA, DataChoice, by_name
+from lecun_ablate.config.yaml_file import Keys, YamlFile, parse_scalar
+from lecun_ablate.errors import ConfigError
+from lecun_ablate.registry import registry
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What replaces values of a file, as the options of the command line do."""
+
+    seeds: int | Sequence[int] | None = None  # of an experiment
+    epochs: int | None = None  # of every arm of an experiment
+    dtype: str | None = None  # of every arm of an experiment
+    data: str | None = None  # a data set, then without a fallback
+    components: Sequence[str | Path] = ()  # files to load before those that the file names
+    assignments: Sequence[str] = ()  # such as "recipe.lr=0.05"
+
+    @property
+    def forced(self) -> dict[str, Any]:
+        """The recipe fields that every arm gets."""
+        fields = {"epochs": self.epochs, "dtype": self.dtype}
+        return {field: value for field, value in fields.items() if value is not None}
+
+
+def read(path: str | Path, overrides: Overrides) -> YamlFile:
+    """Read a file, apply the overrides, and load the components that either of them names.
+
+    Raises ConfigError if the file is not YAML; other problems are noted in it.
+    """
+    yaml = YamlFile(path)
+    for assignment in overrides.assignments:
+        keys, equals, value = assignment.partition("=")
+        if not equals or not all(keys.split(".")):
+            raise ConfigError(f"--set {assignment}: expected KEY=VALUE, such as recipe.lr=0.05")
+        yaml.set(tuple(keys.split(".")), parse_scalar(value), f"--set {assignment}")
+    if overrides.data is not None:
+        yaml.set(("data",), {"name": overrides.data}, "--data")
+    if overrides.seeds is not None:
+        seeds = overrides.seeds if isinstance(overrides.seeds, int) else list(overrides.seeds)
+        yaml.set(("seeds",), seeds, "--seeds")
+    for file in overrides.components:
+        try:
+            registry.load(file)
+        except ConfigError as error:
+            yaml.problems += [(0, f"--components: {problem}") for problem in error.problems]
+    for place, named in _component_files(yaml.content):
+        try:
+            registry.load(named)
+        except ConfigError as error:
+            for problem in error.problems:
+                yaml.problem(place, problem)
+    return yaml
+
+
+def data_asked(yaml: YamlFile) -> DataChoice | None:
+    """Return the data set that a file asks for.
+
+    None if the file leaves that to another file, or if what it says is not valid. The rest of the
+    file is not looked at: judging recipes takes the slow import of PyTorch.
+    """
+    content = yaml.content
+    if "data" not in content and "experiment" in content:  # a study of that experiment
+        return None
+    try:
+        return DataChoice.model_validate(by_name(content.get("data", DEFAULT_DATA)))
+    except ValidationError:
+        return None
+
+
+def _component_files(content: Mapping[str, Any]) -> list[tuple[Keys, str]]:
+    """Return the files of components that a YAML file names, each with its keys."""
+    files = content.get("components")
+    if isinstance(files, str):
+        return [(("components",), files)]
+    listed = enumerate(files) if isinstance(files, list) else ()
+    return [(("components", i), file) for i, file in listed if isinstance(file, str)]

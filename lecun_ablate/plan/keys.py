@@ -1,0 +1,66 @@
+"""The keys of runs, plans and studies: hashes of everything that decides their numbers.
+
+Stored keys are a promise. A key that changes makes every store train its runs again, so what is
+hashed here, and in which form, stays as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from lecun_ablate.config.experiment import Experiment
+from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.trainers.base import Identity
+
+
+def content_hash(content: Mapping[str, Any]) -> str:
+    """Return a SHA-256 of a mapping of plain values, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def run_key(recipe: Recipe, seed: int, data: Mapping[str, str], trainer: Identity) -> str:
+    """Return the hash of everything that decides a run's numbers: equal key, equal result.
+
+    `data` holds the data set's "digest" and the "split" that the run is trained and scored on.
+    """
+    return content_hash(
+        {
+            "recipe": recipe.model_dump(),
+            "components": {f"{c.kind}/{c.name}": c.digest for c in recipe.user_components},
+            "seed": seed,
+            "data": dict(data),
+            "trainer": trainer.stored,
+        }
+    )
+
+
+def plan_key(experiment: Experiment, digest: str, trainers: Mapping[str, Identity]) -> str:
+    """Return the hash that identifies an experiment's plan: everything but the seeds.
+
+    `digest` is that of the data; `trainers` maps each arm to the identity of its trainer.
+    """
+    return content_hash(
+        {
+            "name": experiment.name,
+            "arms": {arm.name: arm.recipe.model_dump() for arm in experiment.arms},
+            "components": {
+                f"{component.kind}/{component.name}": component.digest
+                for arm in experiment.arms
+                for component in arm.recipe.user_components
+            },
+            "comparisons": experiment.comparisons,
+            "data": digest,
+            "trainers": {arm: identity.stored for arm, identity in trainers.items()},
+        }
+    )
+
+
+def study_key(name: str, digest: str, version_id: str) -> str:
+    """Return the hash that identifies one version of a study that searches.
+
+    `digest` is that of the data; `version_id` tells versions in different storages apart.
+    """
+    return content_hash({"study": name, "data": digest, "id": version_id})

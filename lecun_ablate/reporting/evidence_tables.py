@@ -1,0 +1,153 @@
+"""What an experiment shows, as tables: its arms, comparisons, effects of factors, and power."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from lecun_ablate.evidence.arms import arm_table
+from lecun_ablate.evidence.weighing import Evidence, ended
+from lecun_ablate.reporting.tables import Table
+from lecun_ablate.statistics import (
+    Effect,
+    PairResult,
+    PowerAnalysis,
+    p_value,
+    points,
+    probability,
+    signed,
+    span,
+)
+
+NONE = "-"  # stands for no number
+
+
+def percentage(value: float | None) -> str:
+    """Return a fraction in %, without the sign."""
+    return NONE if value is None or pd.isna(value) else f"{100 * value:.2f}"
+
+
+def p_text(p: float) -> str:
+    """Return a p-value without its name."""
+    return p_value(p).removeprefix("p ").removeprefix("= ")
+
+
+def arms(evidence: Evidence) -> Table:
+    """Return a row per arm; errors in %."""
+    plan = evidence.plan
+    baseline = plan.experiment.baseline
+    table = arm_table(plan, evidence.results.final).to_dict("records")
+    rows = []
+    for row in table:
+        runs = evidence.arms.get(row["arm"])
+        described = ended(runs) if runs else None
+        interval = described.interval if described else None
+        mean, sd = percentage(row["test_error_mean"]), percentage(row["test_error_sd"])
+        is_baseline = row["arm"] == baseline and len(table) > 1
+        rows.append(
+            {
+                "arm": row["arm"] + (" (baseline)" if is_baseline else ""),
+                "runs": str(row["runs"]),
+                "test error": mean if sd == NONE else f"{mean} +- {sd}",
+                "mean": mean,
+                "95 % interval": f"{percentage(interval.low)} to {percentage(interval.high)}"
+                if interval
+                else NONE,
+                "sd": sd,
+                "best (seed)": _with_seed(row, "best"),
+                "worst (seed)": _with_seed(row, "worst"),
+                "train error": percentage(row["train_error_mean"]),
+                "diverged": str(row["diverged"]),
+                "collapsed": str(row["collapsed"]),
+                "lr": f"{row['lr']:.4g}",
+                "tuned": "yes" if row["tuned_by"] else "no",
+                "trainer": row["trainer"],
+            }
+        )
+    return Table.of(rows, words=["arm"])
+
+
+def _with_seed(row: dict[str, Any], which: str) -> str:
+    if row["runs"] == row["diverged"]:
+        return NONE
+    return f"{percentage(row[f'{which}_error'])} ({int(row[f'{which}_seed'])})"
+
+
+def comparisons(evidence: Evidence) -> Table:
+    """Return a row per comparison; differences in points."""
+    ladder = evidence.plan.experiment.ladder
+    rows = [
+        {
+            "arm": pair.arm,
+            "against": pair.baseline,
+            "seeds": str(pair.counted.n),
+            "difference": signed(pair.counted.difference),
+            "over seeds": span(pair.counted.interval),
+            "with new images": span(pair.joint.interval) if pair.joint else NONE,
+            "p": p_text(pair.p_adjusted),
+            "P(better)": probability(pair.counted),
+            "effect size": NONE
+            if pair.counted.effect_size is None
+            else f"{pair.counted.effect_size:.1f}",
+            "verdict": pair.verdict.kind,
+            "conclusion": pair.verdict.text,
+        }
+        for pair in evidence.comparisons.pairs
+    ]
+    return Table.of(
+        rows,
+        words=["arm", "against", "verdict", "conclusion"],
+        title=f"Test error against the {'step before' if ladder else 'baseline'}",
+        caption="differences in points; 95 % intervals over seeds, and over seeds and images "
+        "together; p of a sign-flip test, Holm-corrected; P(better) with one more seed",
+    )
+
+
+def effects(found: Sequence[Effect]) -> Table:
+    """Return a row per effect of a factor, in points."""
+    rows = [
+        {
+            "factor": " x ".join(effect.factors),
+            "level": " x ".join(map(str, effect.levels)),
+            "instead of": " x ".join(map(str, effect.baseline)),
+            "effect": signed(effect.effect),
+            "over seeds": span(effect.interval),
+            "p": p_text(effect.p_adjusted),
+        }
+        for effect in found
+    ]
+    return Table.of(
+        rows,
+        words=["factor", "level", "instead of"],
+        title="Effects of the factors",
+        caption="in points of test error; p Holm-corrected over this table",
+    )
+
+
+def power(effect: float, rows: Sequence[tuple[PairResult, PowerAnalysis]]) -> Table:
+    """Return what the seeds of each comparison can show, and what a true `effect` would take."""
+    cells = [
+        {
+            "arm": pair.arm,
+            "against": pair.baseline,
+            "seeds now": str(one.n),
+            "sd": f"{100 * one.sd:.2f}",
+            "power now": f"{100 * one.power:.0f} %",
+            "detectable now": f"nothing below {one.fewest} seeds"
+            if one.detectable is None
+            else points(one.detectable, sign=False),
+            "seeds needed": f"{one.paired:,}",
+            "range": f"{one.paired_range[0]:,} to {one.paired_range[1]:,}",
+            "unpaired": f"{one.unpaired:,}",
+        }
+        for pair, one in rows
+    ]
+    return Table.of(
+        cells,
+        words=["arm", "against"],
+        title=f"Seeds that it takes to see a difference of {points(effect, sign=False)}",
+        caption="sd of the paired differences, in points; at 80 % power, corrected for the number "
+        "of comparisons; range: at the ends of the interval of sd",
+    )

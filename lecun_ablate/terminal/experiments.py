@@ -1,0 +1,140 @@
+"""Experiments in the terminal: results, other plans, power, and what --dry-run says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from lecun_ablate.evidence.arms import tuning_line
+from lecun_ablate.evidence.sentences import answer, warning
+from lecun_ablate.evidence.weighing import Evidence
+from lecun_ablate.plan.plan import Plan
+from lecun_ablate.reporting import evidence_tables
+from lecun_ablate.reporting.tables import Table
+from lecun_ablate.statistics import PairResult, PowerAnalysis
+from lecun_ablate.terminal.console import console, duration
+from lecun_ablate.terminal.tables import print_table
+from lecun_ablate.tracking.records import OtherPlan
+
+SHOWN = ("arm", "runs", "test error", "best (seed)", "worst (seed)", "train error")
+# columns that stand in a line below the table if they are the same for every arm; the line on
+# tuning names the rates
+SAID_BELOW = {
+    "diverged": "{} diverged",
+    "collapsed": "{} collapsed",
+    "lr": "",
+    "tuned": "",
+    "trainer": "trainer {}",
+}
+COMPARED = (
+    "arm",
+    "against",
+    "seeds",
+    "difference",
+    "over seeds",
+    "with new images",
+    "p",
+    "P(better)",
+    "conclusion",
+)
+
+
+def results(evidence: Evidence, link: str, ui: str | None) -> None:
+    """Print the table of arms, what it shows, and where to see more.
+
+    `ui` is the command that starts what answers at `link`, unless it is running already.
+    """
+    plan, on = evidence.plan, console()
+    epochs = sorted({arm.recipe.epochs for arm in plan.experiment.arms})
+    table = evidence_tables.arms(evidence)
+    alike = [name for name in SAID_BELOW if len(set(table.column(name))) == 1]
+    shown = table.only([*SHOWN, *(name for name in SAID_BELOW if name not in alike)])
+    print_table(
+        on,
+        Table(
+            shown.columns,
+            shown.rows,
+            f"{plan.experiment.name} on {plan.data}: {plan.experiment.question}",
+            f"errors in %, after epoch {' or '.join(map(str, epochs))}; mean +- sd over the seeds",
+        ),
+    )
+    said = [SAID_BELOW[name].format(table.column(name)[0]) for name in alike if SAID_BELOW[name]]
+    if said:
+        on.print(("every arm: " if len(table.rows) > 1 else "") + ", ".join(said))
+    on.print(tuning_line(plan))
+    _findings(on, evidence)
+    missing = len(plan.keys) - len(evidence.results.final)
+    if missing:
+        on.print(f"{missing} of {len(plan.keys)} runs are still to be trained")
+    if plan.notice:
+        on.print(f"NOTICE: {plan.notice.splitlines()[0]}")
+    print(f"compare in the browser: {f'{ui}, then ' if ui else ''}{link}")
+
+
+def _findings(on: Console, evidence: Evidence) -> None:
+    """Print the comparisons, the effects of factors, and the answer."""
+    pairs = evidence.comparisons.pairs
+    if pairs:
+        print_table(on, evidence_tables.comparisons(evidence).only(COMPARED))
+    if evidence.effects:
+        print_table(on, evidence_tables.effects(evidence.effects))
+    notes = [warning(evidence), *(pair.divergence_note for pair in pairs)]
+    for effect in evidence.effects:
+        if effect.divergence_note:
+            what = f"{' x '.join(effect.factors)}, {' x '.join(map(str, effect.levels))}"
+            notes.append(f"{what}: {effect.divergence_note}")
+    for note in notes:
+        if note:
+            on.print(f"NOTICE: {note}")
+    on.print(answer(evidence))
+
+
+def other_plans(plans: Sequence[OtherPlan]) -> None:
+    """List the other plans of the same experiment, and how they differ from the one shown."""
+    if plans:
+        print("other plans of this experiment, the last run first:")
+    for plan in plans:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(plan.last_run))
+        what = "its plan.json is gone" if plan.differences is None else "; ".join(plan.differences)
+        print(f"  {plan.run_id}  {when}  {plan.status}  {what}")
+
+
+def power(effect: float, rows: Sequence[tuple[PairResult, PowerAnalysis]]) -> None:
+    """Print what the seeds of each comparison can show, and what an effect would take."""
+    print_table(console(), evidence_tables.power(effect, rows))
+
+
+def plan(plan: Plan, todo: Sequence[tuple[str, int]], seconds: float) -> None:
+    """Print what --dry-run says: arms, seeds, runs done and to do, and about how long."""
+    experiment = plan.experiment
+    left = {arm.name: sum(a == arm.name for a, _ in todo) for arm in experiment.arms}
+    rows = [
+        {
+            "arm": arm.name + (" (baseline)" if arm.name == experiment.baseline else ""),
+            "changes": ", ".join(f"{field}={value}" for field, value in arm.overrides.items())
+            or "-",
+            "lr": f"{arm.recipe.lr:.4g}",
+            "tuned": "yes" if arm.tuning else "no",
+            "epochs": str(arm.recipe.epochs),
+            "trainer": plan.trainers[arm.name].name,
+            "done": str(len(experiment.seeds) - left[arm.name]),
+            "to do": str(left[arm.name]),
+        }
+        for arm in experiment.arms
+    ]
+    title = f"{experiment.name} on {plan.data}: {experiment.question}"
+    print_table(console(), Table.of(rows, words=["arm", "changes", "trainer"], title=title))
+    seeds = ", ".join(map(str, experiment.seeds[:5]))
+    more = f", ... {experiment.seeds[-1]}" if len(experiment.seeds) > 5 else ""
+    print(
+        f"{len(experiment.seeds)} seeds ({seeds}{more}), {len(plan.keys)} runs: "
+        f"{len(plan.keys) - len(todo)} done, {len(todo)} to do, about {duration(seconds)}"
+    )
+    until = experiment.until
+    if until:
+        print(
+            f"then more seeds until every 95 % interval is within +-{until.halfwidth:g} points, "
+            f"{until.at_most} at most"
+        )

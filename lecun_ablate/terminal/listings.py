@@ -1,0 +1,36 @@
+"""Lists in the terminal: where data sets are found, and which components there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from lecun_ablate.data.places import Found
+from lecun_ablate.registry import KINDS, Component
+
+
+def places(found: Sequence[Found]) -> None:
+    """Print where each data set was looked for and what is there."""
+    for place in found:
+        mark = "->" if place.taken else "  "
+        where = f" ({place.where})" if place.where else ""
+        print(f"{mark} {place.data}: {place.place}{where}")
+        if place.problem:
+            print(f"     {place.problem}")
+        for split, counts in (("train", place.train), ("test", place.test)):
+            if counts:
+                each = " ".join(map(str, counts))
+                print(f"     {split:5} {sum(counts):5} images, of 0..9: {each}")
+        if place.digest:
+            print(f"     digest {place.digest}")
+    print("-> marks what a run would take")
+
+
+def components(found: Mapping[str, Sequence[Component]]) -> None:
+    """Print the components of each kind with a line each, and what the kind is called with."""
+    for kind, members in found.items():
+        print(f"{kind}({', '.join(KINDS[kind].arguments)}): {KINDS[kind].contract}")
+        width = max((len(c.name) for c in members), default=0)
+        for component in members:
+            origin = "" if component.builtin else f"  [{component.origin}]"
+            print(f"  {component.name:{width}}  {component.summary}{origin}")
+        print()

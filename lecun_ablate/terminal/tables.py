@@ -1,0 +1,57 @@
+"""Tables on a terminal of any width: numbers stay whole, words may wrap."""
+
+from __future__ import annotations
+
+from rich import table as rich_table
+from rich.cells import cell_len
+from rich.console import Console
+from rich.measure import Measurement
+from rich.text import Text
+
+from lecun_ablate.reporting.tables import Table
+
+WORDS = 16  # a column of words may be folded, but not narrower than this
+
+
+def print_table(on: Console, table: Table) -> None:
+    """Print a table with every number whole; if that is too wide, as lines `name: value`."""
+    sheet = rich_table.Table(
+        title=table.title or None,
+        caption=table.caption or None,
+        title_justify="left",
+        caption_justify="left",
+    )
+    for column in table.columns:
+        justify = "left" if column.words else "right"
+        sheet.add_column(column.name, justify=justify, overflow="fold")
+    for row in table.rows:
+        sheet.add_row(*row)
+    borders = 3 * len(sheet.columns) + 1
+    if borders + sum(map(_narrowest, sheet.columns)) > on.width:
+        _print_blocks(on, table)
+        return
+    unlimited = on.options.update(width=10_000)
+    if Measurement.get(on, unlimited, sheet).maximum > on.width:
+        for wide in sheet.columns:
+            if wide.justify == "right":
+                wide.width = _narrowest(wide)
+    on.print(sheet)
+
+
+def _narrowest(column: rich_table.Column) -> int:
+    """Return the least width that a column can have; its heading may be broken at spaces."""
+    cells = max((cell_len(str(cell)) for cell in column.cells), default=1)
+    if column.justify != "right":
+        return min(max(cells, cell_len(str(column.header))), WORDS)
+    return max(cells, *map(cell_len, str(column.header).split()))
+
+
+def _print_blocks(on: Console, table: Table) -> None:
+    if table.title:
+        on.print(table.title)
+    for row in table.rows:
+        for i, (column, cell) in enumerate(zip(table.columns, row, strict=True)):
+            line = Text(f"{'  ' if i else ''}{column.name}: {cell}", overflow="fold")
+            on.print(line, no_wrap=not column.words, crop=column.words)
+    if table.caption:
+        on.print(table.caption)

@@ -1,0 +1,346 @@
+"""A plan that is being run, as MLflow sees it: its own run, a run per arm, a run per seed.
+
+A seed run that several plans share stands under the arm that trained it; the arms of the other
+plans link to that arm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Run
+
+from lecun_ablate.errors import LecunAblateError
+from lecun_ablate.plan.plan import SPLIT, Plan
+from lecun_ablate.plan.results import EPOCH_METRICS, Results, RunStatus
+from lecun_ablate.system.interrupts import held_back
+from lecun_ablate.system.provenance import environment
+from lecun_ablate.tracking.ended_run import EndedRun, params
+from lecun_ablate.tracking.names import (
+    ARM,
+    ENVIRONMENT,
+    KEY,
+    LAST_RUN,
+    LEVEL,
+    NOTE,
+    PARENT,
+    PLAN,
+    PLAN_FILE,
+    SEEDS,
+    STATUS,
+    SUMMARY,
+    Level,
+)
+from lecun_ablate.tracking.records import PlanRecord
+from lecun_ablate.tracking.writer import Contents, Writer
+
+SUMMARISED = ("train_loss", "train_error", "test_loss", "test_error")
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """What is concluded about an arm, for its run."""
+
+    numbers: Mapping[str, float]  # metrics
+    tags: Mapping[str, str]
+    files: Contents
+
+
+class PlanRun:
+    """A plan being written to MLflow. `plan` is widened by the seeds that it was run with before.
+
+    `run_id` is the plan's own run, `arms` are the runs of its arms.
+    """
+
+    def __init__(self, writer: Writer, plan: Plan, notice: Callable[[str], None]):
+        """Look up what the store has of a plan; `notice` is told what a user must know of it."""
+        self._writer = writer
+        self.experiment_id = writer.ensure_experiment(plan.tracking_name)
+        writer.sweep(self.experiment_id)
+        finished, lost = writer.store.finished(self.experiment_id)
+        self._finished = finished
+        self.plan = self._with_earlier_seeds(plan, notice)
+        gone = [lost[key].run_id for key in self.plan.keys.values() if key in lost]
+        if gone:  # they do not count, and must not stand beside those that take their place
+            notice(
+                f"{len(gone)} finished run{'s have' if len(gone) > 1 else ' has'} lost the "
+                "weights or the answers and will be trained again"
+            )
+        writer.delete(gone)
+        self.run_id = ""
+        self.arms: dict[str, str] = {}
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, writer: Writer, plan: Plan, notice: Callable[[str], None]) -> Iterator[PlanRun]:
+        """Begin or continue the run of a plan, and end it when the block ends.
+
+        It is left FINISHED, KILLED (interrupted) or FAILED.
+        """
+        plan_run = cls(writer, plan, notice)
+        status = "KILLED"
+        try:
+            with held_back():  # an interruption waits until the run is known that has to be ended
+                plan_run.run_id = plan_run._begin()
+            for arm in plan_run.plan.experiment.arms:
+                with held_back():
+                    plan_run.arms[arm.name] = plan_run._begin_arm(arm.name)
+            yield plan_run
+            status = "FINISHED"
+        except Exception:
+            status = "FAILED"
+            raise
+        finally:
+            begun = [*plan_run.arms.values(), plan_run.run_id]
+            writer.end([run_id for run_id in begun if run_id], status)
+
+    def pending(self) -> list[tuple[str, int]]:
+        """Return the (arm, seed) runs that are still to be trained."""
+        return self.plan.pending(self._finished)
+
+    def add_seeds(self, more: int) -> None:
+        """Widen the plan by seeds that follow those it has; they start at 0."""
+        self.plan = self.plan.with_seeds(range(len(self.plan.experiment.seeds) + more))
+        self._begin()
+        self._finished = self._writer.store.finished(self.experiment_id)[0]
+
+    def results(self) -> Results:
+        """Return the results of all runs of the plan that have finished."""
+        name = self.plan.experiment.name
+        record = PlanRecord(self.run_id, self.experiment_id, name, "RUNNING", 0)
+        return self._writer.store.results(record)
+
+    def log(
+        self,
+        arm: str,
+        seed: int,
+        history: Sequence[Mapping[str, float]],
+        status: RunStatus,
+        files: Contents,
+    ) -> str:
+        """Write a finished seed run, whole, and return its id.
+
+        `history` holds the EPOCH_METRICS of each epoch, from 1.
+        """
+        columns = {name: [float(row[name]) for row in history] for name in EPOCH_METRICS}
+        run = EndedRun(
+            self.experiment_id,
+            name=f"{arm} seed {seed}",
+            tags={
+                PARENT: self.arms[arm],
+                ARM: arm,
+                KEY: self.plan.keys[arm, seed],
+                PLAN: self.plan.key,
+                STATUS: str(status),
+                ENVIRONMENT: json.dumps(environment()),
+            },
+            values=self._params(arm) | {"seed": seed},
+            history=columns,
+            data=self._dataset(),
+            seconds=sum(columns["epoch_seconds"]),
+        )
+        return self._writer.write(run, Level.RUN, files)
+
+    def conclude(self, results: Results, note: str, summaries: Mapping[str, ArmSummary]) -> None:
+        """Write what has been found: a note on the plan's run, a summary on the run of each arm.
+
+        Every seed run that has lost its arm is given to one of these.
+        """
+        self._writer.set_tags(self.run_id, {NOTE: note})
+        for arm, table in results.frame.groupby("arm", sort=False):
+            with held_back():
+                self.arms[arm] = self._summarise(arm, table, summaries[arm])
+        with self._writer.writing():
+            self._gather(results.final)
+        for arm, summary in summaries.items():
+            self._writer.put(self.arms[arm], summary.files)
+
+    # ---- the plan's own run
+
+    def _tagged(self, tags: Mapping[str, str]) -> Iterator[Run]:
+        return self._writer.connection.tagged(self.experiment_id, tags)
+
+    def _record(self, key: str) -> PlanRecord | None:
+        """Return the run of the plan with a key, if there is one."""
+        for run in self._tagged({LEVEL: Level.EXPERIMENT, PLAN: key}):
+            info = run.info
+            return PlanRecord(info.run_id, self.experiment_id, info.run_name, info.status, 0)
+        return None
+
+    def _with_earlier_seeds(self, plan: Plan, notice: Callable[[str], None]) -> Plan:
+        """Return the plan with those of its earlier seeds that all of its arms have finished."""
+        experiment, record = plan.experiment, self._record(plan.key)
+        if record is None or experiment.until:  # a rule alone says how far seeds grow
+            return plan
+        try:
+            before = self._writer.store.plan(record)
+        except LecunAblateError:  # its file is gone, and will be written again
+            return plan
+        earlier = [
+            seed
+            for seed in before.experiment.seeds
+            if seed not in experiment.seeds
+            and all(before.keys[arm.name, seed] in self._finished for arm in experiment.arms)
+        ]
+        if not earlier:
+            return plan
+        seeds = sorted({*experiment.seeds, *earlier})
+        notice(
+            f"{len(earlier)} more seed{'s have' if len(earlier) > 1 else ' has'} been run before: "
+            f"all {len(seeds)} are shown"
+        )
+        return plan.with_seeds(seeds)
+
+    def _begin(self) -> str:
+        """Return the run of the plan, continued or new, RUNNING, with the plan as a file."""
+        plan, writer = self.plan, self._writer
+        with writer.writing():
+            same = self._record(plan.key)
+            if same:
+                run_id = same.run_id
+                writer.resume(run_id)
+            else:
+                about = {PLAN: plan.key, "question": plan.experiment.question, "data": plan.data}
+                name = plan.experiment.name
+                run_id = writer.create(self.experiment_id, name, Level.EXPERIMENT, about)
+                writer.log_data(run_id, self._dataset())
+            files: dict[str, str | Path] = {PLAN_FILE: plan.to_json()}
+            if plan.experiment.file and plan.experiment.file.is_file():
+                files[plan.experiment.file.name] = plan.experiment.file
+            writer.put(run_id, files)
+            seeds, now = str(len(plan.experiment.seeds)), str(int(time.time() * 1000))
+            writer.set_tags(run_id, {SEEDS: seeds, LAST_RUN: now})
+        return run_id
+
+    def _dataset(self) -> DatasetInput:
+        source = json.dumps({"name": self.plan.data})
+        dataset = Dataset(self.plan.data, self.plan.data_digest, "code", source)
+        return DatasetInput(dataset, [InputTag("mlflow.data.context", SPLIT)])
+
+    # ---- arms
+
+    def _params(self, arm: str) -> dict[str, Any]:
+        planned = self.plan.experiment.arm(arm)
+        tuning = planned.tuning
+        return (
+            planned.recipe.model_dump()
+            | {"tuned_by": f"{tuning.study} v{tuning.version} on {tuning.data}" if tuning else None}
+            | self.plan.trainers[arm].params
+            | {"data": self.plan.data, "data_digest": self.plan.data_digest}
+        )
+
+    def _begin_arm(self, arm: str) -> str:
+        """Return the run of an arm, continued or new, RUNNING."""
+        with self._writer.writing():
+            arms = self._tagged({LEVEL: Level.ARM, PARENT: self.run_id})
+            same = [run.info.run_id for run in arms if run.data.tags[ARM] == arm]
+            if not same:
+                return self._create_arm(arm)
+            for double in same[1:]:  # a process was killed while one took the other's place
+                self._replace_arm(double, same[0])
+            self._writer.resume(same[0])
+        return str(same[0])
+
+    def _create_arm(self, arm: str) -> str:
+        tags = {PARENT: self.run_id, ARM: arm, PLAN: self.plan.key}
+        run_id = self._writer.create(self.experiment_id, arm, Level.ARM, tags)
+        self._writer.log_metrics(run_id, [], params(self._params(arm)))
+        return run_id
+
+    def _replace_arm(self, old: str, new: str) -> None:
+        """Let one run of an arm take another's place, its children, and the links to it."""
+        client = self._writer.client
+        for child in self._tagged({PARENT: old}):
+            client.set_tag(child.info.run_id, PARENT, new)
+        for arm in self._tagged({LEVEL: Level.ARM}):
+            note = arm.data.tags.get(NOTE, "")
+            if old in note:
+                client.set_tag(arm.info.run_id, NOTE, note.replace(old, new))
+        client.set_terminated(old, "FINISHED")
+        self._writer.delete([old])
+
+    def _summarise(self, arm: str, table: pd.DataFrame, summary: ArmSummary) -> str:
+        """Write an arm's mean, sd and n per epoch over its seeds; return the arm's run id.
+
+        As in the table of arms, diverged runs are left out and counted. Another summary, of the arm
+        or its baseline with other seeds, is replaced: MLflow cannot change a metric, so a new run
+        takes the old one's place.
+        """
+        with self._writer.writing():
+            run_id = self.arms[arm]
+            seeds = sorted(map(int, table.seed.unique()))
+            diverged = int(table[table.status == RunStatus.DIVERGED].run_id.nunique())
+            content = [seeds, diverged, dict(summary.numbers), dict(summary.tags)]
+            fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+            run, old = self._writer.client.get_run(run_id), None
+            if run.data.tags.get(SUMMARY) == fingerprint:
+                return run_id
+            if run.data.metrics:
+                old, run_id = run_id, self._create_arm(arm)
+            counted = {"test_error_diverged": diverged, **summary.numbers}
+            self._writer.log_metrics(run_id, _summary_metrics(table, counted))
+            self._writer.set_tags(run_id, {**summary.tags, SUMMARY: fingerprint})
+            if old:
+                self._replace_arm(old, run_id)
+        return run_id
+
+    def _gather(self, final: pd.DataFrame) -> None:
+        """Give seed runs that have lost their arm to those of this plan.
+
+        An arm notes which of its runs stand under the arms of other plans. `final` has the arm of
+        every run_id of the plan.
+        """
+        client = self._writer.client
+        own = dict(zip(final.run_id, final.arm, strict=True))
+        alive = {run.info.run_id: run for run in self._tagged({LEVEL: Level.ARM})}
+        elsewhere: dict[str, Counter[str]] = {arm: Counter() for arm in self.arms}
+        for run in self._tagged({LEVEL: Level.RUN}):
+            run_id, tags = run.info.run_id, run.data.tags
+            arm = own.get(run_id) or (tags[ARM] if tags[PLAN] == self.plan.key else None)
+            if arm is None or tags[PARENT] == self.arms[arm]:
+                continue
+            if tags[PARENT] in alive:
+                elsewhere[arm][tags[PARENT]] += 1
+            else:
+                client.set_tag(run_id, PARENT, self.arms[arm])
+        for arm, run_id in self.arms.items():
+            if elsewhere[arm]:
+                note = self._note({alive[i]: n for i, n in elsewhere[arm].items()})
+                client.set_tag(run_id, NOTE, note)
+            elif run_id in alive and NOTE in alive[run_id].data.tags:
+                client.delete_tag(run_id, NOTE)
+
+    def _note(self, holders: Mapping[Run, int]) -> str:
+        """Return the description of an arm some of whose runs stand under other arms."""
+        page = f"#/experiments/{self.experiment_id}/runs"
+        each = [
+            f"{number} under [{arm.data.tags[ARM]}]({page}/{arm.info.run_id})"
+            for arm, number in holders.items()
+        ]
+        return f"Of this arm's runs, other plans have trained some before: {', '.join(each)}."
+
+
+def _summary_metrics(table: pd.DataFrame, counted: Mapping[str, float]) -> list[Metric]:
+    """Return an arm's statistics after each epoch, and `counted` after the last."""
+    ended = table[table.status != RunStatus.DIVERGED]
+    by_epoch = ended.groupby("epoch")[list(SUMMARISED)].agg(["mean", "std", "count"])
+    now = int(time.time() * 1000)
+    metrics = [
+        Metric(f"{name}_{label}", float(value), now, int(epoch))
+        for (name, statistic), column in by_epoch.items()
+        for label in [{"mean": "mean", "std": "sd", "count": "n"}[statistic]]
+        for epoch, value in column.items()
+        if not np.isnan(value)
+    ]
+    last = int(table.epoch.max())
+    return metrics + [Metric(name, float(value), now, last) for name, value in counted.items()]

@@ -1,0 +1,77 @@
+"""A study that is being run, as MLflow sees it: its own run, and under it a run per trial."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from lecun_ablate.system.interrupts import held_back
+from lecun_ablate.tracking.ended_run import EndedRun
+from lecun_ablate.tracking.names import LEVEL, PARENT, PLAN, STUDIES, Level
+from lecun_ablate.tracking.writer import Writer
+
+# tags of trials: where they are recorded in Optuna
+STORAGE_ID, RECORD, TRIAL = "optuna.id", "optuna.study", "optuna.trial"
+
+
+class StudyRun:
+    """A study being written to MLflow. `run_id` is the study's own run."""
+
+    def __init__(self, writer: Writer, experiment_id: str, run_id: str):
+        self._writer = writer
+        self.experiment_id = experiment_id
+        self.run_id = run_id
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(
+        cls, writer: Writer, title: str, name: str, key: str, tags: Mapping[str, str]
+    ) -> Iterator[StudyRun]:
+        """Begin or continue the run of a study, and end it when the block ends.
+
+        `title` names the study and its data, `key` tells this version from all others. The run is
+        left FINISHED, KILLED (interrupted) or FAILED.
+        """
+        experiment_id = writer.ensure_experiment(STUDIES + title)
+        writer.sweep(experiment_id)
+        with held_back():
+            same = [
+                run.info.run_id
+                for run in writer.connection.tagged(experiment_id, {LEVEL: Level.STUDY, PLAN: key})
+            ]
+            if same:
+                run_id = same[0]
+                writer.resume(run_id)
+            else:
+                run_id = writer.create(experiment_id, name, Level.STUDY, {PLAN: key, **tags})
+        status = "KILLED"
+        try:
+            yield cls(writer, experiment_id, run_id)
+            status = "FINISHED"
+        except Exception:
+            status = "FAILED"
+            raise
+        finally:
+            writer.end([run_id], status)
+
+    def log_trial(
+        self,
+        name: str,
+        tags: Mapping[str, str],
+        values: Mapping[str, Any],
+        history: Mapping[str, Sequence[float]],
+    ) -> str:
+        """Write a trial's run, whole; `history` holds each metric's values per epoch, from 1."""
+        run = EndedRun(self.experiment_id, name, {PARENT: self.run_id, **tags}, values, history)
+        return self._writer.write(run, Level.TRIAL, {})
+
+    def delete_trials(self, storage_id: str, trials: Collection[tuple[str, str]]) -> None:
+        """Delete the runs of trials, given as (name of the Optuna study, number).
+
+        Only those of one storage: the runs of another may stand beside them.
+        """
+        if trials:
+            runs = self._writer.connection.tagged(self.experiment_id, {STORAGE_ID: storage_id})
+            which = {run.info.run_id: (run.data.tags[RECORD], run.data.tags[TRIAL]) for run in runs}
+            self._writer.delete([run_id for run_id, trial in which.items() if trial in trials])

@@ -1,0 +1,236 @@
+"""The MLflow store, for one writer at a time.
+
+A seed run or a trial is written whole once its training has ended. It counts only when its status
+is FINISHED, which is written last, after its files. What a killed process leaves half-written on a
+server, the next process sweeps away; beside an SQLite file, a folder of files may be left that no
+run names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+from mlflow.entities import DatasetInput, Metric, Param, RunTag
+from mlflow.utils.uri import append_to_uri_path
+
+from lecun_ablate.system.interrupts import held_back
+from lecun_ablate.system.lock import exclusive
+from lecun_ablate.system.provenance import git_commit
+from lecun_ablate.tracking.address import address, database_path
+from lecun_ablate.tracking.ended_run import EndedRun, insert_run, params
+from lecun_ablate.tracking.names import COMMIT, LEVEL, NAME, Level
+from lecun_ablate.tracking.new_store import create
+from lecun_ablate.tracking.sqlite import close, follow_moved_artifacts, sync_less
+from lecun_ablate.tracking.store import Store
+
+PROBE = "lecun_ablate.probe"  # an MLflow experiment, always deleted, written as a trial
+BATCH = 1000  # metrics that MLflow takes at once
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Contents = Mapping[str, bytes | str | Path]  # of files, by name; a path is a file to copy
+
+
+def writes(method: Callable[Concatenate[Writer, P], R]) -> Callable[Concatenate[Writer, P], R]:
+    """Hold interruptions back while a method of Writer writes, and explain its failures."""
+
+    @functools.wraps(method)
+    def guarded(self: Writer, *arguments: P.args, **named: P.kwargs) -> R:
+        with self.writing():
+            return method(self, *arguments, **named)
+
+    return guarded
+
+
+class Writer:
+    """An MLflow store that this process alone may write. `store` reads it."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        self.connection = store.connection
+        self.files = store.files
+        self.client = store.connection.client  # MLflow's: for this package only
+        self._folders: dict[str, str] = {}  # of experiments that have been written to
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, uri: str | None = None) -> Iterator[Writer]:
+        """Open a store, creating it if need be, and check that it can be written.
+
+        Raises LecunAblateError if another process holds it, or if it cannot be reached.
+        """
+        uri = address(uri)
+        database = database_path(uri)
+        if database is not None:
+            lock = database.parent / ".lecun_ablate.lock"
+        else:
+            name = hashlib.sha256(uri.encode()).hexdigest()[:16]
+            lock = Path(tempfile.gettempdir()) / f"lecun_ablate-{name}.lock"
+        with exclusive(lock, f"the MLflow store {uri}"):
+            if database is not None and not database.exists():
+                create(database)
+            writer = cls(Store(uri))
+            if database is not None:
+                sync_less(writer.client)
+            try:
+                with writer.connection.explained("cannot be written"):
+                    writer._probe()
+                    if database is not None:
+                        follow_moved_artifacts(writer.client, database)
+                yield writer
+            finally:
+                if database is not None:
+                    close(writer.client)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold interruptions back while the block writes, and explain its failures."""
+        way_out = "what had finished is kept: run the same command again"
+        with held_back(), self.connection.explained("cannot be written", way_out):
+            yield
+
+    def _probe(self) -> None:
+        """Write something that belongs to nobody else and that nobody sees."""
+        found = self.client.get_experiment_by_name(PROBE)
+        if found is None:
+            experiment_id = self.client.create_experiment(PROBE)
+        else:
+            experiment_id = found.experiment_id
+            if found.lifecycle_stage == "deleted":
+                self.client.restore_experiment(experiment_id)
+        self.client.delete_experiment(experiment_id)
+
+    @writes
+    def ensure_experiment(self, name: str) -> str:
+        """Return the id of the MLflow experiment of a name, creating it if need be."""
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            return str(self.client.create_experiment(name))
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    @writes
+    def sweep(self, experiment_id: str) -> int:
+        """End what killed processes left RUNNING; return how many half-written runs went.
+
+        Half-written seed runs and trials are deleted: their next training writes them again.
+        Experiments, arms and studies are marked KILLED until they are continued.
+        """
+        where = [experiment_id]
+        if self.connection.database is not None:  # locked: nobody else can be running anything
+            where = [experiment.experiment_id for experiment in self.connection.experiments()]
+        running = f"attributes.status = 'RUNNING' and tags.`{LEVEL}` LIKE '%'"
+        dead = list(self.connection.runs(where, running))
+        halves = [run for run in dead if run.data.tags[LEVEL] in (Level.RUN, Level.TRIAL)]
+        for run in dead:
+            self.client.set_terminated(run.info.run_id, "KILLED")
+        for run in halves:
+            self.client.delete_run(run.info.run_id)
+        return len(halves)
+
+    # ---- runs of any level
+
+    def create(self, experiment_id: str, name: str, level: Level, tags: Mapping[str, str]) -> str:
+        """Create a run, RUNNING, and return its id."""
+        run = self.client.create_run(
+            experiment_id,
+            start_time=int(1000 * time.time()),
+            tags=_common_tags(name, level) | dict(tags),
+            run_name=name,
+        )
+        self.connection.remember(run.info)
+        return str(run.info.run_id)
+
+    def resume(self, run_id: str) -> None:
+        """Mark a run as RUNNING again."""
+        self.client.update_run(run_id, status="RUNNING")
+
+    def delete(self, run_ids: Sequence[str]) -> None:
+        """Delete runs."""
+        for run_id in run_ids:
+            self.client.delete_run(run_id)
+
+    def put(self, run_id: str, contents: Contents) -> None:
+        """Write files to a run."""
+        self.files.put(run_id, contents)
+
+    @writes
+    def write(self, run: EndedRun, level: Level, contents: Contents) -> str:
+        """Write a run that has ended, whole, and return its id."""
+        run = replace(run, tags=_common_tags(run.name, level) | dict(run.tags))
+        if self.connection.database is None:
+            return self._write_by_client(run, contents)
+        if run.experiment_id not in self._folders:
+            experiment = self.client.get_experiment(run.experiment_id)
+            self._folders[run.experiment_id] = experiment.artifact_location
+        run_id = uuid.uuid4().hex
+        folder = append_to_uri_path(self._folders[run.experiment_id], run_id, "artifacts")
+        self.connection.remember(run.info(run_id, folder))
+        self.files.put(run_id, contents)  # first, since the run counts as soon as it is inserted
+        info = run.info(run_id, self.files.place(run_id))  # may be beside a copy
+        self.connection.remember(info)
+        insert_run(self.client, run, info)
+        return run_id
+
+    def _write_by_client(self, run: EndedRun, contents: Contents) -> str:
+        created = self.client.create_run(run.experiment_id, run.started, dict(run.tags), run.name)
+        run_id = str(created.info.run_id)
+        self.connection.remember(created.info)
+        self.log_metrics(run_id, run.metrics, params(run.values))
+        if run.data:
+            self.log_data(run_id, run.data)
+        self.files.put(run_id, contents)
+        self.client.set_terminated(run_id, "FINISHED", run.ended)
+        return run_id
+
+    @writes
+    def end(self, run_ids: Sequence[str], status: str = "FINISHED") -> None:
+        """Set the final status of runs. If one cannot be written, the others still are."""
+        failures = []
+        for run_id in run_ids:
+            try:
+                self.client.set_terminated(run_id, status)
+            except Exception as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    @writes
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run in one batch."""
+        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def log_data(self, run_id: str, data: DatasetInput) -> None:
+        """Name the data set of a run."""
+        self.client.log_inputs(run_id, [data])
+
+    def log_metrics(
+        self, run_id: str, metrics: Sequence[Metric], parameters: Sequence[Param] = ()
+    ) -> None:
+        """Write metrics and parameters of a run in as few batches as MLflow takes."""
+        self.client.log_batch(run_id, metrics=metrics[:BATCH], params=parameters)
+        for i in range(BATCH, len(metrics), BATCH):
+            self.client.log_batch(run_id, metrics=metrics[i : i + BATCH])
+
+
+def _common_tags(name: str, level: Level) -> dict[str, str]:
+    """Return the tags that every run has."""
+    tags = {
+        LEVEL: str(level),
+        NAME: name,
+        "mlflow.source.name": "lecun_ablate",
+        "mlflow.source.type": "LOCAL",
+    }
+    if commit := git_commit():
+        tags[COMMIT] = commit
+    return tags
