@@ -48,6 +48,7 @@ from lecun_ablate.statistics.planning import (
     seeds_table,
 )
 from lecun_ablate.statistics.power import ALPHA, equivalence_power, fewest_seeds, power, t_power
+from lecun_ablate.statistics.ranking import Ranking, rank
 from lecun_ablate.statistics.results import ExperimentResult, PairResult
 from lecun_ablate.statistics.runs import Runs, common
 from lecun_ablate.statistics.seeds import (
@@ -86,6 +87,7 @@ __all__ = [
     "JointComparison",
     "PairResult",
     "PowerAnalysis",
+    "Ranking",
     "Runs",
     "SeedsNeeded",
     "TwoRuns",
@@ -127,6 +129,7 @@ __all__ = [
     "power",
     "probability",
     "probability_of_improvement",
+    "rank",
     "sd_interval",
     "second_sentence",
     "seed_interval",

@@ -56,6 +56,12 @@ class PairResult:
         return self.verdict.kind in ("better", "worse")
 
     @property
+    def within_margin(self) -> bool:
+        """Whether the whole interval lies within the difference that does not matter."""
+        interval = self.counted.interval
+        return interval is not None and interval.bound <= self.margin
+
+    @property
     def holds_for_new_images(self) -> bool:
         """Whether the call may be said of new images as well, with all that are said of them."""
         if self.joint is None or self.p_joint_adjusted is None:

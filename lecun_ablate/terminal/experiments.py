@@ -18,7 +18,7 @@ from lecun_ablate.terminal.console import console, duration
 from lecun_ablate.terminal.tables import print_table
 from lecun_ablate.tracking.records import OtherPlan
 
-SHOWN = ("arm", "runs", "test error", "best (seed)", "worst (seed)", "train error")
+SHOWN = ("arm", "runs", "test error", "best (seed)", "worst (seed)", "train error", "failed")
 # columns that stand in a line below the table if they are the same for every arm; the line on
 # tuning names the rates
 SAID_BELOW = {
@@ -77,14 +77,16 @@ def _findings(on: Console, evidence: Evidence) -> None:
     """Print the comparisons, the effects of factors, and the answer."""
     pairs = evidence.comparisons.pairs
     if pairs:
-        print_table(on, evidence_tables.comparisons(evidence).only(COMPARED))
+        failed = ["among sound runs"] if any(pair.failed for pair in pairs) else []
+        columns = [*COMPARED[:5], *failed, *COMPARED[5:]]
+        print_table(on, evidence_tables.comparisons(evidence).only(columns))
     if evidence.effects:
-        print_table(on, evidence_tables.effects(evidence.effects))
-    notes = [warning(evidence), *(pair.divergence_note for pair in pairs)]
+        print_table(on, evidence_tables.effects(evidence))
+    notes = [warning(evidence), *(pair.failure_note for pair in pairs)]
     for effect in evidence.effects:
-        if effect.divergence_note:
+        if effect.failure_note:
             what = f"{' x '.join(effect.factors)}, {' x '.join(map(str, effect.levels))}"
-            notes.append(f"{what}: {effect.divergence_note}")
+            notes.append(f"{what}: {effect.failure_note}")
     for note in notes:
         if note:
             on.print(f"NOTICE: {note}")
@@ -135,6 +137,6 @@ def plan(plan: Plan, todo: Sequence[tuple[str, int]], seconds: float) -> None:
     until = experiment.until
     if until:
         print(
-            f"then more seeds until every 95 % interval is within +-{until.halfwidth:g} points, "
-            f"{until.at_most} at most"
+            "then more seeds until every 95 % interval among sound runs is within "
+            f"+-{until.halfwidth:g} points, {until.at_most} at most"
         )
