@@ -404,7 +404,7 @@ def _main(arguments: list[str]) -> int:
             print(f"interrupted{kept}", file=sys.stderr)
         return status
     except typer.TyperException as error:  # a wrong option, for example; it prints itself
-        error.show()
+        error.show()  # type: ignore[attr-defined]  # typer's own types lack it
         return int(error.exit_code)
     except LecunAblateError as error:
         for line in str(error).split("\n"):

@@ -23,7 +23,7 @@ export LD_PRELOAD
 LD_PRELOAD="$("${CXX:-g++}" -print-file-name=libasan.so) $("${CXX:-g++}" -print-file-name=libstdc++.so)"
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1  # Python itself leaks at exit
 "$python" - "$folder" -n 0 -q -p no:cacheprovider -k "native and not still_the_same" \
-    tests/test_native.py tests/test_conformance.py "$@" <<'PYTHON'
+    tests/trainers/test_native.py tests/trainers/test_conformance.py "$@" <<'PYTHON'
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path

@@ -28,9 +28,10 @@ def pytest_runtest_setup(item):
 @pytest.fixture(autouse=True)
 def clean_registry(monkeypatch):
     """Forget components that a test registers."""
-    import lecun_ablate.components
-    import lecun_ablate.data  # noqa: F401
-    from lecun_ablate.registry import registry
+    from lecun_ablate.registry import KINDS, registry
+
+    for kind in KINDS:
+        registry.names(kind)  # registers what is built in
 
     copy = {kind: dict(components) for kind, components in registry._components.items()}
     monkeypatch.setattr(registry, "_components", copy)
@@ -89,3 +90,25 @@ def tiny():
     @registry.register("data", "tiny")
     def load():
         return Digits("tiny", split(60, 1), split(20, 2), "made up")
+
+
+@pytest.fixture(scope="session")
+def spawner():
+    """A server that forks processes which have everything imported and nothing open."""
+    import multiprocessing
+    from multiprocessing import forkserver
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        [
+            "study_world",
+            "lecun_ablate.studies.runner",
+            "alembic.command",
+            "mlflow.store.tracking.sqlalchemy_store",
+        ]
+    )
+    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+        forkserver.ensure_running()
+    return context

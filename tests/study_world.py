@@ -1,20 +1,16 @@
 """A world in which studies take no time: made-up digits, and a trainer that computes its errors."""
 
-import multiprocessing
 import os
 import signal
-from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from lecun_ablate.config.study import load_study
 from lecun_ablate.data import Digits, Split
 from lecun_ablate.studies.search import PreparedSearch, case_name, run
 from lecun_ablate.trainers.base import EpochReport, Identity, Scores, State
 
-ROOT = Path(__file__).resolve().parent.parent
 BEST = {"tanh": 0.05, "relu": 0.01}  # where the errors below are smallest
 DIVERGES = 0.25  # at this lr and above
 
@@ -117,25 +113,6 @@ def drive(file: Path, storage: str, *, fresh: bool = False, **options):
     with driving(storage, ready.title) as optuna_storage, Writer.opened() as store:
         result, records = run(ready, optuna_storage, store, fresh)
     return result, records, next(iter(ready.trainers.values()))
-
-
-@pytest.fixture(scope="session")
-def spawner():
-    """A server that forks processes which have everything imported and nothing open."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [
-            "study_world",
-            "lecun_ablate.studies.runner",
-            "alembic.command",
-            "mlflow.store.tracking.sqlalchemy_store",
-        ]
-    )
-    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
-        forkserver.ensure_running()
-    return context
 
 
 def command_line(folder: str, arguments: list[str]) -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from data_fixtures import cells, without_privileges, write_folder, write_parquet
 from pyarrow import parquet
 
 from lecun_ablate.data.usps import FILES
 from lecun_ablate.errors import ConfigError
 
+ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("tiny", "workplace")
 
 RUN = ("run", "experiments/activation.yaml", "--data", "tiny", "--trainer", "torch")

@@ -60,7 +60,7 @@ def parse_arms(
             rows.append((("vary",), arm_name(overrides), overrides))
     elif isinstance(content[given[0]], list):
         rows = _listed(yaml, given[0], content[given[0]])
-    arms = []
+    arms: list[Arm] = []
     for keys, name, overrides in rows:
         fields = recipe | overrides | forced
         made = make_recipe(yaml, fields, keys or ("recipe",), f"arm {name!r}: ")

@@ -15,8 +15,8 @@ class DataChoice(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: registered("data")
-    fallback: registered("data") | None = None
+    name: Annotated[str, registered("data")]
+    fallback: Annotated[str, registered("data")] | None = None
 
 
 DEFAULT_DATA = DataChoice(name="usps", fallback="digits")

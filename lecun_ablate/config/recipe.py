@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -10,8 +10,8 @@ from lecun_ablate.errors import ConfigError
 from lecun_ablate.registry import Component, registry
 
 
-def registered(kind: str) -> Any:
-    """Return the type of a field that names a registered component of `kind`."""
+def registered(kind: str) -> AfterValidator:
+    """Return the validator of a field that names a registered component of `kind`."""
 
     def known(name: str) -> str:
         try:
@@ -19,7 +19,7 @@ def registered(kind: str) -> Any:
         except ConfigError as error:
             raise ValueError(str(error)) from None
 
-    return Annotated[str, AfterValidator(known)]
+    return AfterValidator(known)
 
 
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
@@ -35,15 +35,15 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    activation: registered("activation") = "tanh"
-    output_activation: registered("activation") = "tanh"
-    init: registered("init") = "sqrt_fan_in"
-    connectivity: registered("connectivity") = "blocks"
-    loss: registered("loss") = "mse"
-    target: registered("target") = "one_hot"
-    optimizer: registered("optimizer") = "sgd"
+    activation: Annotated[str, registered("activation")] = "tanh"
+    output_activation: Annotated[str, registered("activation")] = "tanh"
+    init: Annotated[str, registered("init")] = "sqrt_fan_in"
+    connectivity: Annotated[str, registered("connectivity")] = "blocks"
+    loss: Annotated[str, registered("loss")] = "mse"
+    target: Annotated[str, registered("target")] = "one_hot"
+    optimizer: Annotated[str, registered("optimizer")] = "sgd"
     momentum: Annotated[Real, Field(ge=0, lt=1)] = 0.0
-    order: registered("order") = "fixed"
+    order: Annotated[str, registered("order")] = "fixed"
     lr: Annotated[Real, Field(gt=0)] = 0.03
     epochs: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 23
     dtype: Literal["float32", "float64"] = "float32"

@@ -50,10 +50,10 @@ class YamlFile:
             content = _plain(self._marked)
         except MarkedYAMLError as error:
             mark = error.problem_mark
-            line = f":{mark.line + 1}" if mark else ""
+            place = f":{mark.line + 1}" if mark else ""
             rest = str(error.problem).startswith("but ")
             words = f"{error.context}, {error.problem}" if rest else error.problem
-            raise ConfigError(f"{path}{line}: not a YAML file: {words}") from None
+            raise ConfigError(f"{path}{place}: not a YAML file: {words}") from None
         except ReaderError as error:
             line = text.count("\n", 0, error.position) + 1
             character = f"U+{ord(text[error.position]):04X}"
@@ -88,7 +88,7 @@ class YamlFile:
 
     def set(self, keys: Keys, value: Any, option: str) -> None:
         """Override a value from the command line; `option` names it in problems."""
-        inner = self.content
+        inner: dict[Any, Any] = self.content
         for key in keys[:-1]:
             if not isinstance(inner.get(key), dict):
                 inner[key] = {}
@@ -106,7 +106,8 @@ class YamlFile:
 
     def _in_file(self, keys: Keys) -> bool:
         """Tell whether the value at `keys` is still the one that stands in the file."""
-        inner, own = self.content, self._marked
+        inner: Any = self.content
+        own: Any = self._marked
         for key in keys:
             try:
                 inner, own = inner[key], own[key]

@@ -73,6 +73,7 @@ def count(evidence: Evidence) -> Answers:
     names, runs, tables = [], [], []
     for arm, these in evidence.arms.items():
         good = final[(final.arm == arm) & (final.status == RunStatus.FINISHED)].seed
+        assert these.predictions is not None
         answers = these.predictions[np.isin(these.seeds, good)]
         if not len(answers):
             continue

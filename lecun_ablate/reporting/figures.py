@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Collection, Iterable, Sequence
 from statistics import median_low
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -35,7 +36,7 @@ STYLE = {
     "grid.alpha": 0.3,
     "font.size": 10,
 }
-PAGE_STYLE = {
+PAGE_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "lecun_ablate", "font.size": 11,
     "text.parse_math": False,  # arms may have dollars in their names
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": INK,
@@ -227,8 +228,8 @@ def differences(pairs: Sequence[PairResult], palette: dict[str, str], ladder: bo
             value, colour = 100 * pair.counted.difference, palette[pair.arm]
             if abs(value) > usual:
                 interval = pair.counted.interval
-                ends = f" {span(interval, 1)}" if interval else ""
-                _beyond(axes, row, f"{value:+.1f}{ends}", colour, right=value > 0)
+                known = f" {span(interval, 1)}" if interval else ""
+                _beyond(axes, row, f"{value:+.1f}{known}", colour, right=value > 0)
                 continue
             for interval, width in (
                 (pair.joint.interval if pair.joint else None, 1.2),
@@ -350,7 +351,8 @@ def _usual(sizes: Iterable[float]) -> float:
 
 def _farthest(pair: PairResult) -> float:
     """Return how far from 0 a comparison's difference and intervals reach."""
-    intervals: list[Interval | None] = [pair.counted.interval, pair.joint and pair.joint.interval]
+    joint = pair.joint.interval if pair.joint else None
+    intervals: list[Interval | None] = [pair.counted.interval, joint]
     return max([abs(pair.counted.difference), *(one.bound for one in intervals if one)])
 
 

@@ -161,7 +161,9 @@ def _side_by_side(then: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
 
 def _changes(run: SeedRun, identity: Identity) -> list[str]:
     """Say how the environment differs from the run's."""
-    pairs = [(name, run.params.get(name), str(value)) for name, value in identity.params.items()]
+    pairs: list[tuple[str, str | None, str | None]] = [
+        (name, run.params.get(name), str(value)) for name, value in identity.params.items()
+    ]
     pairs += [(name, value, environment().get(name)) for name, value in run.environment.items()]
     pairs.append(("git commit", run.commit, git_commit()))
     return [f"{name}: {old} then, {new} now" for name, old, new in pairs if old not in (None, new)]

@@ -44,7 +44,7 @@ def power(effect: float, sd: float, n: int, *, alpha: float = ALPHA, comparisons
     add to the power). That sees what Student's test at alpha / comparisons does, but for the flips'
     loss: simulated for SIMULATED numbers of seeds from `fewest_seeds` on, below 0.02 and left out
     with more, the same for several comparisons as for one. Right to about 0.03
-    (tests/test_statistics_power.py). Raises ValueError as `t_power` does.
+    (tests/statistics/test_statistics_power.py). Raises ValueError as `t_power` does.
     """
     check_plan(effect, sd, alpha)
     if comparisons < 1:

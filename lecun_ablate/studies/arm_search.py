@@ -313,6 +313,7 @@ class ArmSearch:
         def rank(trial: FrozenTrial) -> tuple[float, float, int]:
             pruned = trial.state == TrialState.PRUNED
             epoch = max(trial.intermediate_values) if pruned else math.inf
+            assert trial.value is not None
             return -epoch, trial.value, trial.user_attrs[INDEX]
 
         sound = [t for t in self.budget().values() if not t.user_attrs[DIVERGED]]

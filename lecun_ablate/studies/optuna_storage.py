@@ -39,8 +39,9 @@ def file_of(url: str) -> Path | None:
     if "://" not in url:
         return Path(url)
     parts = _parts(url)
-    in_file = parts.get_backend_name() == "sqlite" and parts.database not in (None, ":memory:")
-    return Path(parts.database.removeprefix("file:")) if in_file else None
+    database = parts.database if parts.get_backend_name() == "sqlite" else None
+    in_file = database is not None and database != ":memory:"
+    return Path(database.removeprefix("file:")) if database and in_file else None
 
 
 def _parts(url: str) -> URL:
@@ -113,7 +114,9 @@ def _of_storage(error: BaseException) -> bool:
     trace = error.__traceback__
     while trace and trace.tb_next:
         trace = trace.tb_next
-    return bool(trace) and f"optuna{os.sep}storages" in trace.tb_frame.f_code.co_filename
+    if trace is None:
+        return False
+    return f"optuna{os.sep}storages" in trace.tb_frame.f_code.co_filename
 
 
 def _create_database(database: Path) -> None:

@@ -100,7 +100,7 @@ def outcome(search: ArmSearch, guessing: float) -> ArmOutcome:
     # the value of a pruned trial is that of its last rung, which compares with no score
     score = chosen.value if chosen and chosen.state == TrialState.COMPLETE else None
     within = {}
-    if score is not None and not chosen.user_attrs[DIVERGED]:
+    if chosen and score is not None and not chosen.user_attrs[DIVERGED]:
         # a score is a mean over the trial's seeds; its spread is known best from the fresh ones
         within = _within(search, score + spread(errors[best]) / len(study.seeds) ** 0.5)
     states = Counter(trial.state for trial in budget.values())
@@ -159,7 +159,11 @@ def _complete(search: ArmSearch) -> dict[int, FrozenTrial]:
 
 def _within(search: ArmSearch, reach: float) -> dict[str, tuple[float, float]]:
     """Return the smallest and the largest value of each numeric field that scored `reach`."""
-    good = [trial.params for trial in _complete(search).values() if trial.value <= reach]
+    good = [
+        trial.params
+        for trial in _complete(search).values()
+        if trial.value is not None and trial.value <= reach
+    ]
     numeric = [f for f, values in search.study.search.items() if not isinstance(values, tuple)]
     spans = {field: [float(params[field]) for params in good] for field in numeric}
     return {field: (min(values), max(values)) for field, values in spans.items()}

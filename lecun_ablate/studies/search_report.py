@@ -129,11 +129,13 @@ def _notes_on(arm: ArmOutcome, result: SearchResult) -> list[str]:
             "search: it was pruned, diverged, or lies outside of the search space."
         )
     for field in _numeric(result):
+        searched = study.search[field]
+        assert isinstance(searched, Range)
         for end in ("low", "high"):
-            if _touches(study.search[field], end, [arm.values[field], *arm.within.get(field, ())]):
+            if _touches(searched, end, [arm.values[field], *arm.within.get(field, ())]):
                 lines.append(
                     f"{arm.arm}: the best {field}, or what is within 1 s.e. of it, touches the "
-                    f"{end} end of the search space ({getattr(study.search[field], end):g}): "
+                    f"{end} end of the search space ({getattr(searched, end):g}): "
                     "there may be a better one beyond it, so widen the range."
                 )
     if arm.failing:

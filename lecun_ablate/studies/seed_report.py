@@ -68,6 +68,7 @@ def _variances(variants: list[Variant]) -> Table:
     rows = []
     for variant in variants:
         split = variant.split
+        assert split is not None
         error = "" if split.rest_se is None else f" ({1e4 * split.rest_se:.4f})"
         rows.append(
             [

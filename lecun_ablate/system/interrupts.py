@@ -1,4 +1,4 @@
-"""Interruptions that wait for a moment at which they do no harm."""
+"""Interruptions that wait until they do no harm."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-PATIENCE = 3.0  # seconds that a second interruption waits after the first
+PATIENCE = 3.0  # seconds after the first interruption, from which a second one is not held back
 
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
     """Hold Ctrl-C and SIGTERM back until the block has ended; usable as a decorator.
 
-    An MLflow session that is interrupted keeps its transaction, and so the database locked, for as
-    long as the exception lives: what has to be written on the way out would fail. A block that
-    goes on for longer than any such write does (a server that is silent) is interrupted by the
-    next one after PATIENCE.
+    An interrupted MLflow session keeps its transaction, and so the database locked, for as long as
+    the exception lives: whatever has to be written on the way out would fail. If a block takes
+    longer than any such write (a server that does not answer), another interruption after PATIENCE
+    ends it.
     """
-    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+    if threading.current_thread() is not threading.main_thread():  # only that one gets signals
         yield
         return
-    came: list[tuple[float, int]] = []
+    held: list[tuple[float, int]] = []
     before: dict[int, Any] = {}
 
     def hold(number: int, _: object) -> None:
-        came.append((time.monotonic(), number))
-        if came[-1][0] - came[0][0] > PATIENCE:
+        held.append((time.monotonic(), number))
+        if held[-1][0] - held[0][0] > PATIENCE:
             raise KeyboardInterrupt
 
     try:
@@ -38,7 +38,7 @@ def held_back() -> Iterator[None]:
             signal.signal(which, hold)
         yield
     finally:
-        for which, handler in before.items():
-            signal.signal(which, handler)
-        if came:
-            signal.raise_signal(came[0][1])
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0][1])

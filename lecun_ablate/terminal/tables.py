@@ -22,8 +22,10 @@ def print_table(on: Console, table: Table) -> None:
         caption_justify="left",
     )
     for column in table.columns:
-        justify = "left" if column.words else "right"
-        sheet.add_column(column.name, justify=justify, overflow="fold")
+        if column.words:
+            sheet.add_column(column.name, overflow="fold")
+        else:
+            sheet.add_column(column.name, justify="right", overflow="fold")
     for row in table.rows:
         sheet.add_row(*row)
     borders = 3 * len(sheet.columns) + 1

@@ -191,10 +191,10 @@ class Store:
 
     def _points_of_database(self, run_ids: Sequence[str]) -> list[tuple[str, int, str, float]]:
         columns = SqlMetric.run_uuid, SqlMetric.step, SqlMetric.key, SqlMetric.value
-        found = []
+        found: list[tuple[str, int, str, float]] = []
         with sql_store(self._client).engine.connect() as connection:
             for i in range(0, len(run_ids), PAGE):
-                some = SqlMetric.run_uuid.in_(run_ids[i : i + PAGE])
+                some: Any = SqlMetric.run_uuid.in_(run_ids[i : i + PAGE])
                 wanted = select(*columns, SqlMetric.is_nan).where(
                     some, SqlMetric.key.in_(EPOCH_METRICS)
                 )

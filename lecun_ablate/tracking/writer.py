@@ -44,7 +44,7 @@ def writes(method: Callable[Concatenate[Writer, P], R]) -> Callable[Concatenate[
     """Hold interruptions back while a method of Writer writes, and explain its failures."""
 
     @functools.wraps(method)
-    def guarded(self: Writer, *arguments: P.args, **named: P.kwargs) -> R:
+    def guarded(self: Writer, /, *arguments: P.args, **named: P.kwargs) -> R:
         with self.writing():
             return method(self, *arguments, **named)
 

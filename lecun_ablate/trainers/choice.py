@@ -1,4 +1,4 @@
-"""Trainers: what advances runs. `base` holds the seam, one file each holds an implementation."""
+"""Choosing the trainer of every arm."""
 
 from __future__ import annotations
 
@@ -11,22 +11,20 @@ from lecun_ablate.trainers.names import DeviceChoice, TrainerChoice
 
 FASTEST = {"cpu": "native", "cuda": "cuda"}  # by device
 
+Chosen = tuple[dict[str, Trainer], list[str]]  # by arm, and notices for the user
 
-def choose(
-    recipes: Mapping[str, Recipe], trainer: str = "auto", device: str = "auto"
-) -> tuple[dict[str, Trainer], list[str]]:
+
+def choose(recipes: Mapping[str, Recipe], trainer: str = "auto", device: str = "auto") -> Chosen:
     """Return the trainer of each arm, and notices for the user.
 
     "auto" takes the fastest trainer that supports every arm, so that all arms are compared on the
-    same one; "mixed" takes the fastest for each arm. Raises ConfigError where a trainer or device
-    is not to be had, or does not support an arm.
+    same one; "mixed" takes the fastest for each arm. Raises ConfigError if a trainer or device is
+    not available, or does not support an arm.
     """
-    for option, name, valid in (
-        ("--trainer", trainer, TrainerChoice),
-        ("--device", device, DeviceChoice),
-    ):
-        if name not in list(valid):
-            raise ConfigError(f"{option} {name}: {nearest(name, valid)}")
+    if trainer not in list(TrainerChoice):
+        raise ConfigError(f"--trainer {trainer}: {nearest(trainer, TrainerChoice)}")
+    if device not in list(DeviceChoice):
+        raise ConfigError(f"--device {device}: {nearest(device, DeviceChoice)}")
     import torch
 
     from lecun_ablate.trainers import cuda, native
@@ -41,15 +39,13 @@ def choose(
     fastest = FASTEST[device]
     module = {"native": native, "cuda": cuda}
     absent = module[fastest].availability()
-    if trainer in FASTEST.values() and (trainer != fastest or absent):
-        wrong_device = f"it does not run on device {device}"
-        reason = wrong_device if trainer != fastest else absent
-        valid = ["auto", "torch"]
-        for place in FASTEST if asked == "auto" else (asked,):
-            valid += [] if module[FASTEST[place]].availability() else [FASTEST[place]]
+    if trainer in module and (trainer != fastest or absent):
+        reason = absent if trainer == fastest else f"it does not run on device {device}"
+        there = [FASTEST[place] for place in (FASTEST if asked == "auto" else (asked,))]
+        valid = ["auto", "torch", *(name for name in there if not module[name].availability())]
         raise ConfigError(f"--trainer {trainer}: {reason}; valid here: {', '.join(valid)}")
 
-    fallback = TorchTrainer(device)
+    fallback: Trainer = TorchTrainer(device)
     if trainer == "torch":
         return dict.fromkeys(recipes, fallback), []
     if absent:
@@ -60,14 +56,21 @@ def choose(
         if device == "cuda" and not native.availability():
             notice += " For a small experiment, the native trainer may be faster: --device cpu."
         return dict.fromkeys(recipes, fallback), [notice]
-    fast = native.NativeTrainer() if fastest == "native" else cuda.CudaTrainer()
+    fast: Trainer = native.NativeTrainer() if fastest == "native" else cuda.CudaTrainer()
+    return _supported(recipes, trainer, fast, fallback)
+
+
+def _supported(
+    recipes: Mapping[str, Recipe], trainer: str, fast: Trainer, fallback: Trainer
+) -> Chosen:
+    """Return the fast trainer, or where it does not support an arm what `trainer` asks for then."""
     reasons = {arm: reason for arm, r in recipes.items() if (reason := fast.unsupported(r))}
-    if trainer == fastest and reasons:
+    if not reasons:
+        return dict.fromkeys(recipes, fast), []
+    if trainer == fast.name:
         raise ConfigError(
             [f"--trainer {trainer}: arm {arm!r}: {reason}" for arm, reason in reasons.items()]
         )
-    if not reasons:
-        return dict.fromkeys(recipes, fast), []
     words = "; ".join(f"{arm}: {reason}" for arm, reason in reasons.items())
     if trainer == "mixed":
         chosen = {arm: fallback if arm in reasons else fast for arm in recipes}

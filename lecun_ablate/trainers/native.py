@@ -21,7 +21,7 @@ from lecun_ablate.trainers.flat import flatten, tensors
 from lecun_ablate.trainers.workers import Finish, Job, reports_of
 
 try:
-    from lecun_ablate.trainers import _native as kernel
+    from lecun_ablate.trainers import _native as kernel  # type: ignore[attr-defined]
 except ImportError as error:
     kernel = None
     if find_spec("lecun_ablate.trainers._native"):

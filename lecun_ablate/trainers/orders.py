@@ -30,6 +30,7 @@ class Orders:
         """
         if self._ahead is None or self._ahead[0] != epoch:
             self.draw_ahead(epoch, active)
+        assert self._ahead is not None
         _, orders, rows = self._ahead
         self._ahead = None
         resting = np.full_like(rows, -1)
@@ -38,7 +39,7 @@ class Orders:
 
     def _draw(self, epoch: int, active: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         row_of: dict[Any, int] = {}
-        orders = []
+        orders: list[np.ndarray] = []
         rows = np.full(len(self.runs), -1)
         for i in active:
             recipe, seed = self.runs[i].recipe, self.runs[i].seed

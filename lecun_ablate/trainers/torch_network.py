@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -100,7 +101,7 @@ class Workspace:
 
     def __init__(self, like: Tensor):
         self._like = like
-        self._made: dict[tuple, Tensor] = {}
+        self._made: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
     def __call__(self, name: str, *shape: int, fill: float = 0) -> Tensor:
         """Return the tensor of a name and shape."""
@@ -118,7 +119,7 @@ class _H2Sums(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, h: Tensor, weights: Tensor, padding: float, space: Workspace) -> Tensor:
+    def forward(ctx: Any, h: Tensor, weights: Tensor, padding: float, space: Workspace) -> Tensor:
         ctx.weights, ctx.space, ctx.shape = weights, space, h.shape
         n = h.shape[0] * h.shape[1]
         padded = space("padded", n, 12, 12, 12, fill=padding)
@@ -128,7 +129,7 @@ class _H2Sums(torch.autograd.Function):
         return torch.bmm(weights, windows.view(len(h), -1, 300).transpose(1, 2))
 
     @staticmethod
-    def backward(ctx, deltas: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, deltas: Tensor) -> tuple[Tensor, None, None, None]:
         r, n, space = len(deltas), ctx.shape[0] * ctx.shape[1], ctx.space
         windows = space("window deltas", r, deltas.shape[2], 300)
         torch.bmm(deltas.transpose(1, 2), ctx.weights, out=windows)

@@ -31,12 +31,12 @@ from lecun_ablate.errors import ConfigError, LecunAblateError
 from lecun_ablate.network import initial
 from lecun_ablate.registry import registry
 from lecun_ablate.trainers import choice as trainers
-from lecun_ablate.trainers import cuda
+from lecun_ablate.trainers import cuda, native
 from lecun_ablate.trainers.base import Run
 from lecun_ablate.trainers.cuda import CudaTrainer
 from lecun_ablate.trainers.torch_trainer import TorchTrainer
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 on_cpu = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 
 
@@ -206,7 +206,7 @@ def test_names_are_in_the_order_of_the_enumerations():
 @on_cpu
 @pytest.mark.slow
 def test_every_combination_under_sanitizers():
-    script = Path(__file__).parent.parent / "scripts" / "compute_sanitizer.sh"
+    script = Path(__file__).parents[2] / "scripts" / "compute_sanitizer.sh"
     done = subprocess.run(["sh", script, "--cpu"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("1200 combinations, no error found") == 2
@@ -235,8 +235,8 @@ def test_choosing_it(monkeypatch):
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match=r"--trainer cuda: .*no CUDA device") as raised:
             trainers.choose(recipes, "cuda")
-        native = "" if trainers.native.availability() else ", native"
-        assert str(raised.value).endswith(f"; valid here: auto, torch{native}")
+        other = "" if native.availability() else ", native"
+        assert str(raised.value).endswith(f"; valid here: auto, torch{other}")
     with pytest.raises(ConfigError, match="--trainer cuda: it does not run on device cpu"):
         trainers.choose(recipes, "cuda", "cpu")
 
@@ -265,7 +265,7 @@ def test_choosing_it(monkeypatch):
     chosen, notices = trainers.choose(recipes)
     assert chosen["a"].name == "torch"
     assert "The cuda trainer is not available (no compiler)" in notices[0]
-    monkeypatch.setattr(trainers.native, "availability", lambda: None)
+    monkeypatch.setattr(native, "availability", lambda: None)
     _, notices = trainers.choose(recipes)
     assert notices[0].endswith("the native trainer may be faster: --device cpu.")
 

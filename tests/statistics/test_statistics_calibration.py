@@ -196,7 +196,7 @@ def test_interval_of_the_factorial_interaction_covers():
 @pytest.fixture
 def sequential_coverage(monkeypatch):
     """The benchmark whose table stands in docs/statistics.md."""
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     import sequential_coverage
 
     return sequential_coverage

@@ -2,7 +2,7 @@
 
 `golden/keys.json` was computed once. A key that changes makes every store train its runs again, so
 a difference here is a mistake in the code, not in the file. New cases may be added to the file:
-`python tests/test_golden_keys.py` writes those that it lacks.
+`python tests/plan/test_golden_keys.py` writes those that it lacks.
 """
 
 import json
@@ -19,7 +19,7 @@ from lecun_ablate.plan.plan import Plan
 from lecun_ablate.registry import registry
 from lecun_ablate.trainers.base import Identity
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent / "golden"
 KEYS = GOLDEN / "keys.json"
 OWN = str(GOLDEN / "golden.py")  # a component that is not built in

@@ -1,8 +1,8 @@
 """Make store.tar.xz: an MLflow store, an Optuna storage, and the files that filled them.
 
-It was run once, with the first version of the package, as `python tests/stored/make.py` (commit
-2a5156b, MLflow 3.17, Optuna 5.0), and is kept to show how the file came about. A later version of
-the package must read that file, not a new one.
+It was run once, as `python tests/tracking/stored/make.py`, with the first version of the package
+(commit 2a5156b, MLflow 3.17, Optuna 5.0), and shows how the file came about. A later version of the
+package must read that file, not a new one.
 """
 
 import contextlib

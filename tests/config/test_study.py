@@ -8,7 +8,7 @@ from lecun_ablate.config.experiment import load_experiment
 from lecun_ablate.config.study import Range, SearchStudy, SeedStudy, load_study
 from lecun_ablate.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted((ROOT / "studies").rglob("*.yaml"))
 SEARCH = """name: x
 arms: [{activation: tanh}, {activation: relu}]

@@ -15,7 +15,7 @@ import pytest
 import study_world
 from mlflow_view import View
 from optuna.trial import TrialState
-from study_world import PRUNED, STUDY, drive, made_up_digits, spawner  # noqa: F401
+from study_world import PRUNED, STUDY, drive, made_up_digits
 
 from lecun_ablate.errors import ConfigError, LecunAblateError
 from lecun_ablate.studies import search_report
@@ -544,7 +544,7 @@ def killed(context, folder: Path, file: Path, storage: str, writes: int) -> bool
 
 
 @pytest.mark.parametrize(("text", "storage"), [(PRUNED, SQLITE), (STUDY, JOURNAL)])
-def test_kills_change_neither_the_trials_nor_the_winner(place, spawner, text, storage):  # noqa: F811
+def test_kills_change_neither_the_trials_nor_the_winner(place, spawner, text, storage):
     file = place(text.replace("trials: 14", "trials: 8"))
     expected, records, _ = drive(file, "studies/undisturbed.journal")
     trials = told(records)
@@ -595,7 +595,7 @@ def test_a_line_that_a_kill_left_unfinished_is_cut_off_a_journal(place):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("writes", range(1, 400, 3))
-def test_a_kill_after_any_write_is_survived(place, spawner, writes):  # noqa: F811
+def test_a_kill_after_any_write_is_survived(place, spawner, writes):
     file = place(PRUNED)
     expected, records, _ = drive(file, "studies/undisturbed.journal")
     killed(spawner, Path.cwd(), file, SQLITE, writes)
@@ -629,7 +629,7 @@ def postgres():
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_a_study_on_postgresql_survives_a_kill(place, postgres, spawner):  # noqa: F811
+def test_a_study_on_postgresql_survives_a_kill(place, postgres, spawner):
     file = place(STUDY.replace("trials: 14", "trials: 3"))
     assert killed(spawner, Path.cwd(), file, postgres, writes=45)
     result, records, _ = drive(file, postgres)
@@ -641,7 +641,7 @@ def test_a_study_on_postgresql_survives_a_kill(place, postgres, spawner):  # noq
 
 
 @pytest.mark.slow
-def test_a_postgresql_server_gives_the_same_trials(finished, place, postgres, spawner):  # noqa: F811
+def test_a_postgresql_server_gives_the_same_trials(finished, place, postgres, spawner):
     _, first, _, _, before = finished
     file = place(STUDY)
     kills = 0

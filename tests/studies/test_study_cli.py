@@ -14,7 +14,7 @@ import numpy as np
 import optuna
 import pytest
 from mlflow_view import View
-from study_world import command_line, spawner  # noqa: F401
+from study_world import command_line
 
 import lecun_ablate
 from lecun_ablate import api, statistics
@@ -539,7 +539,7 @@ def test_a_study_from_python(files):
     assert len(frame) == 6
 
 
-def test_a_killed_command_goes_on(files, spawner):  # noqa: F811
+def test_a_killed_command_goes_on(files, spawner):
     """The real command on real digits, killed when the storage holds trials, then run again."""
     study = STUDY.replace("data: tiny", "data: digits").replace("trials: 3", "trials: 4")
     Path("studies/rates.yaml").write_text(study)

@@ -15,7 +15,7 @@ from lecun_ablate.config.experiment import load_experiment
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted((ROOT / "experiments").rglob("*.yaml"))
 
 
