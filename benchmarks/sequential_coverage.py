@@ -32,6 +32,7 @@ from lecun_ablate.statistics import (
     interval_with_failures,
     seed_interval,
 )
+from lecun_ablate.statistics.stopping import FIRST_LOOK
 
 HALFWIDTH = 0.002  # 0.2 points
 AT_MOST = 100
@@ -153,7 +154,7 @@ def settings() -> Iterator[tuple[str, Draw, float, tuple[float, float]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--experiments", type=int, default=4000)
-    parser.add_argument("--at-least", type=int, default=UntilNarrow(1, 100).at_least)
+    parser.add_argument("--at-least", type=int, default=FIRST_LOOK)
     given = parser.parse_args()
     rule = UntilNarrow(HALFWIDTH, AT_MOST, given.at_least)
     print(

@@ -35,19 +35,22 @@ class Until(BaseModel):
 
     halfwidth: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]  # points of error
     at_most: Annotated[int, Field(ge=2, le=100_000, strict=True)]  # seeds
-    # seeds; failures that so many have not met are bounded at about 3 / at_least
-    at_least: Annotated[int, Field(ge=20, strict=True)] = 20
+    # seeds before the first look; None: 20. Failures that so many have not met are rarer than 1 in
+    # a third of them
+    at_least: Annotated[int, Field(ge=20, strict=True)] | None = None
 
     @model_validator(mode="after")
     def _in_order(self) -> Until:
-        if "at_least" in self.model_fields_set and self.at_least > self.at_most:
+        if self.at_least is not None and self.at_least > self.at_most:
             raise ValueError(f"at_least is {self.at_least}, above at_most, {self.at_most}")
         return self
 
     @property
     def first(self) -> int:
         """The seeds before the first look at the intervals."""
-        return min(self.at_least, self.at_most)
+        from lecun_ablate.statistics.stopping import FIRST_LOOK  # heavy
+
+        return min(self.at_least or FIRST_LOOK, self.at_most)
 
 
 @dataclass(frozen=True)

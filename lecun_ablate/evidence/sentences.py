@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lecun_ablate.evidence.weighing import Evidence, ended
 from lecun_ablate.statistics import BOTH_DIVERGED, PairResult, Runs, rank
-from lecun_ablate.statistics.wording import at_most, count, percent, points, share, span
+from lecun_ablate.statistics.wording import at_most, count, percent, points, span
 
 MOST_NAMED = 5  # arms that the answer names with one verdict
 
@@ -53,8 +53,8 @@ def _sentences(found: str, pairs: Sequence[PairResult]) -> str:
     if failed:
         sentences.append(f"Runs failed: {_listed(failed)}")
     elif called:
-        most = max(rate.at_most for rate in rates.values())
-        sentences.append(f"No run failed, which leaves failure rates of up to {share(most)} open")
+        most = max(rates.values(), key=lambda rate: rate.at_most)
+        sentences.append(f"No run failed, so {most.bound} of an arm's runs do")
     return ". ".join(sentences) + "."
 
 

@@ -61,7 +61,7 @@ def arms(evidence: Evidence) -> Table:
                 "train error": percentage(row["train_error_mean"]),
                 "diverged": str(row["diverged"]),
                 "collapsed": str(row["collapsed"]),
-                "failed": row["failures"] or NONE,
+                "failed": NONE if pd.isna(row["failures"]) else row["failures"],
                 "lr": f"{row['lr']:.4g}",
                 "tuned": "yes" if row["tuned_by"] else "no",
                 "trainer": row["trainer"],

@@ -263,7 +263,7 @@ def _details(
     """Return what else is known of a comparison, each with its name."""
     one, joint = pair.counted, pair.joint
     seeds = statistics.count(one.n, "seed")
-    details = [("P(better)", f"{probability(one)} with one more seed, 95 % interval by Wilson")]
+    details = [("P(better)", f"{probability(one)} with one more seed, with Wilson's interval")]
     if one.interval:
         bca = f"; {span(one.bca)} by the BCa bootstrap, a cross-check" if one.bca else ""
         details.append(("over seeds", f"{span(one.interval)} by {one.interval.method}{bca}"))

@@ -99,7 +99,14 @@ def compare_all(
         effects = [
             effect.beside(without, number) for effect, without in zip(effects, left, strict=True)
         ]
-    return ExperimentResult(tuple(results), tuple(effects), rules.alpha, look, over_all.correction)
+    return ExperimentResult(
+        tuple(results),
+        tuple(effects),
+        rules.alpha,
+        rules.next_alpha,
+        look,
+        over_all.correction,
+    )
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,16 @@ class FailureRate:
         return self.failed / self.runs
 
     @property
+    def bound(self) -> str:
+        """The upper bound in words, rounded up so that it still is one: "at most 26 %"."""
+        return f"at most {_rounded_up(self.at_most)} %"
+
+    @property
     def text(self) -> str:
         """The count and its bounds: "0 of 10: at most 26 %", "2 of 20: 10 % [1, 32]"."""
         counted = f"{self.failed} of {self.runs}"
         if self.failed == 0:
-            return f"{counted}: at most {_rounded_up(self.at_most)} %"
+            return f"{counted}: {self.bound}"
         if self.failed == self.runs:
             return f"{counted}: at least {100 - _rounded_up(1 - self.at_least)} %"
         low, high = 100 - _rounded_up(1 - self.interval.low), _rounded_up(self.interval.high)

@@ -165,13 +165,15 @@ def analyse_power(
     effect: float,
     *,
     alpha: float = ALPHA,
+    next_alpha: float | None = None,
     target: float = POWER,
     comparisons: int = 1,
 ) -> PowerAnalysis:
     """Return the power analysis of a comparison for a true `effect` (a fraction, like errors).
 
-    `comparisons` is how many the experiment makes, for which p is corrected. Raises ValueError
-    for a comparison of one seed (its spread is unknown) or an effect <= 0.
+    `comparisons` is how many the experiment makes, for which p is corrected; `alpha` the level of
+    this look, `next_alpha` the one at which more seeds would be looked at (None: `alpha`). Raises
+    ValueError for a comparison of one seed (its spread is unknown) or an effect <= 0.
     """
     if comparison.n < 2:
         raise ValueError("one seed says nothing about the spread over seeds: run at least two")
@@ -180,7 +182,12 @@ def analyse_power(
 
     def needed(spread: float, paired: bool = True) -> int:
         return seeds_needed(
-            effect, spread, alpha=alpha, target=target, paired=paired, comparisons=comparisons
+            effect,
+            spread,
+            alpha=alpha if next_alpha is None else next_alpha,
+            target=target,
+            paired=paired,
+            comparisons=comparisons,
         )
 
     low, high = sd_interval(sd, n) or (sd, sd)

@@ -100,20 +100,20 @@ class PairResult:
         if kind == "undecided":
             return ""
         # by how much the arms would have to differ in failures, and which of them would have to
+        arm, baseline = self.failures.arm, self.failures.baseline
         if kind == "no difference":
-            rate = outweighing_rate(self.margin, max(one.arm_mean, one.baseline_mean))
-            bound = max(self.failures.arm.at_most, self.failures.baseline.at_most)
+            outweighing = outweighing_rate(self.margin, max(one.arm_mean, one.baseline_mean))
+            rate = max(arm, baseline, key=lambda rate: rate.at_most)
             effect = "more in one arm would matter"
         else:
-            better = kind == "better"
-            rate = outweighing_rate(
-                abs(one.difference), one.arm_mean if better else one.baseline_mean
-            )
-            bound = (self.failures.arm if better else self.failures.baseline).at_most
+            mean, rate = one.arm_mean, arm
+            if kind == "worse":
+                mean, rate = one.baseline_mean, baseline
+            outweighing = outweighing_rate(abs(one.difference), mean)
             effect = "would outweigh it"
-        if bound <= rate:
+        if rate.at_most <= outweighing:
             return ""
-        return f" while no run fails (at most {share(bound)} do; {share(rate)} {effect})"
+        return f" while no run fails ({rate.bound} do; {share(outweighing)} {effect})"
 
     @property
     def failure_note(self) -> str | None:
@@ -151,6 +151,7 @@ class ExperimentResult:
     pairs: tuple[PairResult, ...]
     effects: tuple[Effect, ...]
     alpha: float  # of the family at this look
+    next_alpha: float  # at the next look
     look: int | None  # at growing data: 1, 2, ...; None: a number of seeds fixed in advance
     correction: (
         Correction  # "step-down max-t"; "Holm" where a run failed or seeds differ; "none" of one
@@ -206,7 +207,11 @@ class ExperimentResult:
         Raises ValueError for a comparison of one seed.
         """
         return analyse_power(
-            pair.counted, effect, alpha=self.alpha, comparisons=max(1, self.family)
+            pair.counted,
+            effect,
+            alpha=self.alpha,
+            next_alpha=self.next_alpha,
+            comparisons=max(1, self.family),
         )
 
     @property

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lecun_ablate.statistics.arrays import DIVERGED_ERROR, check_errors, check_mask
 

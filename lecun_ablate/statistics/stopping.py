@@ -23,19 +23,21 @@ class UntilNarrow:
 
     halfwidth: float  # of every comparison's seed interval, a fraction of the images
     at_most: int  # seeds
-    at_least: int = FIRST_LOOK  # seeds; or `at_most`, where that is fewer
+    at_least: int | None = None  # seeds; None: FIRST_LOOK, or `at_most`, where that is fewer
 
     def __post_init__(self) -> None:
         if not self.halfwidth > 0:
             raise ValueError(f"halfwidth is {self.halfwidth}; expected a positive difference")
         if self.at_most < 2:
             raise ValueError(f"at_most is {self.at_most}; expected 2 seeds or more")
+        if self.at_least is None:
+            return
         if self.at_least < FIRST_LOOK:
             raise ValueError(
                 f"at_least is {self.at_least}; expected {FIRST_LOOK} seeds or more: a sample that "
                 "looks calm by luck would stop sooner"
             )
-        if self.at_least > max(self.at_most, FIRST_LOOK):
+        if self.at_least > self.at_most:
             raise ValueError(f"at_least is {self.at_least}, above at_most, {self.at_most}")
 
     def seeds_to_add(self, n: int, halfwidths: Iterable[float]) -> int:
@@ -45,8 +47,9 @@ class UntilNarrow:
         """
         if n >= self.at_most:
             return 0
-        if n < self.at_least:
-            return min(self.at_least, self.at_most) - n
+        first = min(self.at_least or FIRST_LOOK, self.at_most)
+        if n < first:
+            return first - n
         # `not <=`: a comparison without an interval is not narrow
         if any(not width <= self.halfwidth for width in halfwidths):
             return min(BLOCK, self.at_most - n)

@@ -18,12 +18,13 @@ from lecun_ablate.terminal.console import console, duration
 from lecun_ablate.terminal.tables import print_table
 from lecun_ablate.tracking.records import OtherPlan
 
-SHOWN = ("arm", "runs", "test error", "best (seed)", "worst (seed)", "train error", "failed")
+SHOWN = ("arm", "runs", "test error", "best (seed)", "worst (seed)", "train error")
 # columns that stand in a line below the table if they are the same for every arm; the line on
 # tuning names the rates
 SAID_BELOW = {
     "diverged": "{} diverged",
     "collapsed": "{} collapsed",
+    "failed": "failed {}",
     "lr": "",
     "tuned": "",
     "trainer": "trainer {}",
