@@ -5,6 +5,14 @@ the last epoch, one per seed; differences are arm minus baseline, so negative me
 """
 
 from lecun_ablate.statistics.arrays import DIVERGED_ERROR, misses
+from lecun_ablate.statistics.choosing import (
+    JudgedChoice,
+    expected_best,
+    finalists,
+    interval_over_searches,
+    judge_choice,
+    prudent_choice,
+)
 from lecun_ablate.statistics.comparisons import compare_all
 from lecun_ablate.statistics.correction import holm, step_down
 from lecun_ablate.statistics.factors import Contrast, Effect, contrasts, factorial
@@ -70,6 +78,7 @@ from lecun_ablate.statistics.wording import (
     signed,
     span,
 )
+from lecun_ablate.statistics.worth import Contribution, Share, shapley, variance_shares
 
 __all__ = [
     "ALPHA",
@@ -78,6 +87,7 @@ __all__ = [
     "MARGIN",
     "Comparison",
     "Contrast",
+    "Contribution",
     "Description",
     "Effect",
     "ExperimentResult",
@@ -85,11 +95,13 @@ __all__ = [
     "FailureRate",
     "Interval",
     "JointComparison",
+    "JudgedChoice",
     "PairResult",
     "PowerAnalysis",
     "Ranking",
     "Runs",
     "SeedsNeeded",
+    "Share",
     "TwoRuns",
     "UntilNarrow",
     "VarianceSplit",
@@ -112,12 +124,16 @@ __all__ = [
     "difference_interval",
     "effect_size",
     "equivalence_power",
+    "expected_best",
     "factorial",
     "failure_rate",
     "fewest_seeds",
+    "finalists",
     "holm",
     "interval_ends",
+    "interval_over_searches",
     "interval_with_failures",
+    "judge_choice",
     "look_level",
     "mcnemar",
     "minimum_detectable_effect",
@@ -129,6 +145,7 @@ __all__ = [
     "power",
     "probability",
     "probability_of_improvement",
+    "prudent_choice",
     "rank",
     "sd_interval",
     "second_sentence",
@@ -136,6 +153,7 @@ __all__ = [
     "seeds_for_equivalence",
     "seeds_needed",
     "seeds_table",
+    "shapley",
     "share",
     "shown_when_called",
     "sign_flip_test",
@@ -146,4 +164,5 @@ __all__ = [
     "step_down",
     "t_interval",
     "t_power",
+    "variance_shares",
 ]

@@ -147,7 +147,9 @@ def test_effects_without_diverged_runs_are_on_the_page():
     }
     misses = {arm: [count + 2 * k for count in BASE] for k, arm in enumerate(arms)}
     files = report(misses, overrides=arms, factors=levels, status={("relu 0", 5): "diverged"})
-    words = "with 1 seed a run failed (one that diverged counts as error 0.9); without: +2.00 points"
+    words = (
+        "with 1 seed a run failed (one that diverged counts as error 0.9); without: +2.00 points"
+    )
     for name in ("report.html", "report.md"):
         assert words in files[name].decode().replace("\N{MINUS SIGN}", "-")
     effects = table(files, "effects.csv")
