@@ -60,16 +60,19 @@ class Idle:
 
     torch_device = torch.device("cpu")
     instruction_set = "none"
-    resident = 528
 
-    def kernels(self, choices):
+    def kernels(self, choices, pairs):
         """Return itself for any choices."""
         return self
 
-    def train(self, networks, *arguments):
+    def resident(self, pairs):
+        """Return how many networks an H100 trains at a time."""
+        return 528
+
+    def train(self, networks, pairs, *arguments):
         """Do nothing."""
 
-    def evaluate(self, blocks, *arguments):
+    def evaluate(self, blocks, pairs, *arguments):
         """Do nothing."""
 
 

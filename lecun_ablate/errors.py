@@ -8,13 +8,13 @@ from pathlib import Path
 
 
 class LecunAblateError(Exception):
-    """Something failed; the message says what, where, and what would help."""
+    """Something failed. The message says what, where, and what would help."""
 
     exit_status = 1
 
 
 class NoStoreYet(LecunAblateError):
-    """There is no MLflow store, since nothing has been run."""
+    """There is no MLflow store, because nothing has been run."""
 
 
 class ConfigError(LecunAblateError):
@@ -34,7 +34,7 @@ class DataError(LecunAblateError):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return the words that point from a wrong `name` to the valid ones."""
+    """Return a hint at the valid name nearest to a wrong one, and all valid names."""
     valid = [str(option) for option in valid]
     close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
@@ -42,7 +42,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def neighbours(file: str | Path, pattern: str) -> str:
-    """Return the words, in brackets, that point from a missing file to those beside it, if any."""
+    """Return a hint, in brackets, at the files beside a missing one; empty if there are none."""
     folder = Path(file).parent
     names = sorted(str(path) for path in folder.glob(pattern)) if folder.is_dir() else []
     return f" ({nearest(str(file), names)})" if names else ""

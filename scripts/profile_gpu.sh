@@ -3,13 +3,15 @@
 #
 #     scripts/profile_gpu.sh [NETWORKS]     default 528, four blocks on each of 132 multiprocessors
 #
-# Writes gpu_profile.ncu-rep (open it with ncu-ui) and prints its summary.
+# Writes gpu_profile.ncu-rep into the folder OUT, by default this one (open it with ncu-ui), and
+# prints its summary.
 set -eu
 cd "$(dirname "$0")/.."
 command -v ncu >/dev/null || {
     echo "ncu is not installed: it comes with NVIDIA Nsight Compute" >&2
     exit 1
 }
+report=${OUT:-.}/gpu_profile.ncu-rep
 short='
 import sys
 import numpy as np
@@ -23,5 +25,5 @@ runs = [Run(Recipe(epochs=2), seed) for seed in range(int(sys.argv[1]))]
 list(CudaTrainer(threads=1).train(runs, fit, {"test": test}))  # one batch, which fills the GPU
 '
 ncu --set full --clock-control none --kernel-name 'regex:train|evaluate' --launch-count 4 \
-    --force-overwrite --export gpu_profile "${PYTHON:-python}" -c "$short" "${1:-528}"
-ncu --import gpu_profile.ncu-rep --page details
+    --force-overwrite --export "$report" "${PYTHON:-python}" -c "$short" "${1:-528}"
+ncu --import "$report" --page details

@@ -19,14 +19,32 @@ struct Result {
     bool operator==(const Result&) const = default;
 };
 
+// Two thirds of all pairs, as trainers/cuda.py lists them.
+void connect(Connections& connections) {
+    int pairs = 0;
+    for (int in = 0; in < kPlanes; ++in) {
+        for (int out = 0; out < kPlanes; ++out)
+            if ((in + out) % 3 != 0) {
+                connections.h1_of[pairs] = in;
+                connections.h2_of[pairs++] = out;
+            }
+        connections.first_of_h1[in + 1] = pairs;
+    }
+    int listed = 0;
+    for (int out = 0; out < kPlanes; ++out) {
+        for (int pair = 0; pair < pairs; ++pair)
+            if (connections.h2_of[pair] == out) connections.by_h2[listed++] = pair;
+        connections.first_of_h2[out + 1] = listed;
+    }
+}
+
 template <class T>
 std::vector<Settings<T>> settings_of(int networks) {
     std::vector<Settings<T>> settings(networks);
     for (auto& own : settings) {
         for (int i = 0; i < 10; ++i) own.targets[i][i] = 1;
         own.learning_rate = T(0.01), own.momentum = T(0.5), own.padding = T(-1);
-        for (int i = 0; i < kPlanes; ++i)
-            for (int j = 0; j < kPlanes; ++j) own.connected[i][j] = (i + j) % 3 != 0;
+        connect(own.connections);
     }
     return settings;
 }
@@ -35,7 +53,7 @@ template <class T>
 Result<T> begin(int networks, int patterns, int chunks, std::mt19937& random) {
     std::uniform_real_distribution<double> uniform(-0.1, 0.1);
     Result<T> result;
-    result.parameters.resize(networks * kParameters<T>);
+    result.parameters.resize(networks * kParameters);
     for (T& x : result.parameters) x = T(uniform(random));
     result.velocity.resize(result.parameters.size());
     result.predictions.assign(networks * patterns, 77);

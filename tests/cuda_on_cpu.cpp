@@ -8,6 +8,7 @@
 // The choices that a kernel is compiled for are variables here: one call at a time.
 #include <algorithm>
 #include <barrier>
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <random>
@@ -39,20 +40,58 @@ struct Choices {
     }
 };
 
-struct Ordered {
+// What all teams here have in common; `Own` is the team itself.
+template <class Own>
+struct Team {
+    using Beside = Own;
+
+    template <int n, class Scalar, class Wanted, class Sum, class Finish>
+    void each_shared(int count, Wanted wanted, Sum sum, Finish finish) const {
+        own().each(count, [=](int task) {
+            if (!wanted(task)) return;
+            Scalar sums[2][n] = {};
+            for (int part = 0; part < 2; ++part) sum(task, part, sums[part]);
+            for (int part = 0; part < 2; ++part) {
+                Scalar total[n / 2];
+                for (int k = 0; k < n / 2; ++k)
+                    total[k] = sums[0][part * n / 2 + k] + sums[1][part * n / 2 + k];
+                finish(task, part, total);
+            }
+        });
+    }
+    template <class Value>
+    void copy(Value* to, const Value* from) const {
+        *to = *from;
+    }
+    void copied() const {}
+    Own beside() const { return own(); }
+    Own from(int) const { return own(); }
+
+private:
+    const Own& own() const { return static_cast<const Own&>(*this); }
+};
+
+struct Ordered : Team<Ordered> {
+    using Narrow = Ordered;
+
     template <class Task>
     void each(int count, Task task) const {
         for (int i = 0; i < count; ++i) task(i);
     }
     void barrier() const {}
-    void prefetch(const void*, int) const {}
+    template <class Body>
+    void narrow(Body body) const {
+        body(*this);
+    }
 };
 
 // A barrier that is left out, but for the very first, and after how many it comes again; -1: none.
 int left_out = -1, period = 1;
 
 // Collects the tasks between two barriers and runs them in another order.
-struct Disordered {
+struct Disordered : Team<Disordered> {
+    using Narrow = Disordered;
+
     std::vector<std::function<void()>>* tasks;
     std::mt19937* random;  // null: in reverse
     int* barriers;         // how many there have been
@@ -74,10 +113,15 @@ struct Disordered {
         for (const auto& task : *tasks) task();
         tasks->clear();
     }
-    void prefetch(const void*, int) const {}
+    template <class Body>
+    void narrow(Body body) const {
+        body(*this);
+    }
 };
 
-struct Threads {
+struct Threads : Team<Threads> {
+    using Narrow = Ordered;
+
     int thread, threads;
     std::barrier<>* all;
 
@@ -86,7 +130,10 @@ struct Threads {
         for (int i = thread; i < count; i += threads) task(i);
     }
     void barrier() const { all->arrive_and_wait(); }
-    void prefetch(const void*, int) const {}
+    template <class Body>
+    void narrow(Body body) const {
+        if (thread == 0) body(Ordered());
+    }
 };
 
 // Calls body(team) as `schedule` says.
@@ -98,7 +145,7 @@ void with_team(int schedule, Body body) {
         std::vector<std::function<void()>> tasks;
         std::mt19937 random(schedule);
         int barriers = 0;
-        const Disordered team = {&tasks, schedule > 1 ? &random : nullptr, &barriers};
+        const Disordered team = {{}, &tasks, schedule > 1 ? &random : nullptr, &barriers};
         body(team);
         team.flush();
     } else {
@@ -106,9 +153,27 @@ void with_team(int schedule, Body body) {
         std::barrier<> all(threads);
         std::vector<std::jthread> running;
         for (int i = 0; i < threads; ++i)
-            running.emplace_back([&, i] { body(Threads{i, threads, &all}); });
+            running.emplace_back([&, i] { body(Threads{{}, i, threads, &all}); });
     }
 }
+
+// A block's memory, of exactly the bytes that a launch gives it: the weights are cut off after the
+// last pair of planes, and velocities follow.
+template <class Memory, class T>
+class BlockMemory {
+public:
+    BlockMemory(const Settings<T>& settings, bool momentum) {
+        const int pairs = settings.connections.pairs();
+        const int weights = sizeof(Weights<T>) / sizeof(T) - (kMostPairs - pairs) * kTaps;
+        const int cut_off = (kMostPairs - pairs) * kTaps * sizeof(T);
+        const int bytes = sizeof(Memory) - cut_off + momentum * weights * sizeof(T);
+        bytes_ = std::make_unique<std::byte[]>(bytes);  // aligned as `new` aligns: 16
+    }
+    Memory& operator*() { return *reinterpret_cast<Memory*>(bytes_.get()); }
+
+private:
+    std::unique_ptr<std::byte[]> bytes_;
+};
 
 template <class T>
 void train(Named named, int schedule, int networks, T* parameters, T* velocity,
@@ -116,12 +181,10 @@ void train(Named named, int schedule, int networks, T* parameters, T* velocity,
            const int* order_rows, int steps) {
     Choices<T>::set(named);
     for (int network = 0; network < networks; ++network) {
-        const auto memory = std::make_unique<TrainingMemory<T>>();
-        const auto fast_velocity = std::make_unique<Parameters<T>>();
+        BlockMemory<TrainingMemory<T>, T> memory(settings[network], named.momentum);
         with_team(schedule, [&](auto team) {
-            train_network<Choices<T>>(team, network, *memory, reinterpret_cast<T*>(&*fast_velocity),
-                                      parameters, velocity, settings, images, labels, orders,
-                                      order_rows, steps);
+            train_network<Choices<T>>(team, network, *memory, parameters, velocity, settings,
+                                      images, labels, orders, order_rows, steps);
         });
     }
 }
@@ -131,8 +194,9 @@ void evaluate(Named named, int schedule, int blocks, const T* parameters,
               const Settings<T>* settings, const T* images, const int* labels, int patterns,
               const int* order_rows, unsigned char* predictions, double* losses) {
     Choices<T>::set(named);
+    const int chunks = (patterns + kImagesPerBlock - 1) / kImagesPerBlock;
     for (int block = 0; block < blocks; ++block) {
-        const auto memory = std::make_unique<EvaluationMemory<T>>();
+        BlockMemory<EvaluationMemory<T>, T> memory(settings[block / chunks], false);
         with_team(schedule, [&](auto team) {
             evaluate_network<Choices<T>>(team, block, *memory, parameters, settings, images, labels,
                                          patterns, order_rows, predictions, losses);
@@ -184,7 +248,7 @@ extern "C" void sizes(int* bytes) {
         sizeof(TrainingMemory<float>),    sizeof(TrainingMemory<double>),
         sizeof(EvaluationMemory<float>),  sizeof(EvaluationMemory<double>),
         sizeof(Settings<float>),          sizeof(Settings<double>),
-        kParameters<double>,              kImagesPerBlock,
+        kParameters,                      kImagesPerBlock,
     };
     std::copy(std::begin(known), std::end(known), bytes);
 }

@@ -62,13 +62,13 @@ class Cpu:
         self.schedule = schedule
         self.resident = resident
 
-    def kernels(self, choices: Choices) -> "Kernels":
+    def kernels(self, choices: Choices, pairs: int) -> "Kernels":
         return Kernels(choices, self.schedule, self.resident)
 
 
 class Kernels:
     def __init__(self, choices: Choices, schedule: int, resident: int):
-        self.resident = resident
+        self._resident = resident
         self._type = C_NAMES[choices.dtype]
         self._first = (
             Named(
@@ -80,10 +80,13 @@ class Kernels:
             schedule,
         )
 
-    def train(self, networks, *arguments):
+    def resident(self, pairs):
+        return self._resident
+
+    def train(self, networks, pairs, *arguments):
         self._call("train", networks, arguments)
 
-    def evaluate(self, blocks, *arguments):
+    def evaluate(self, blocks, pairs, *arguments):
         self._call("evaluate", blocks, arguments)
 
     def _call(self, name, blocks, arguments):

@@ -33,13 +33,13 @@ class Arm:
     name: str
     overrides: dict[str, Any]
     recipe: Recipe
-    tuning: Tuning | None = None  # None: nobody has tuned it
+    tuning: Tuning | None = None  # None: it has not been tuned
 
 
 def parse_arms(
     yaml: YamlFile, forced: dict[str, Any]
 ) -> tuple[list[Arm], dict[str, list[Any]] | None]:
-    """Return the arms of whatever in the file can be understood, noting problems on the way."""
+    """Return the arms and factors of a file, as far as they are valid; note what is not."""
     content = yaml.content
     given = [key for key in ("vary", "arms", "ladder") if content.get(key) is not None]
     for key in ("vary", "arms", "ladder"):
@@ -111,7 +111,7 @@ def _listed(yaml: YamlFile, key: str, items: list[Any]) -> list[tuple[Keys, str,
 
 
 def arm_name(overrides: Mapping[str, Any]) -> str:
-    """Return the name of an arm that gives none: its value, or field=value where it has several."""
+    """Return the name of an arm without one: its value, or field=value if it has several."""
     if not overrides:
         return "unchanged"
     if len(overrides) == 1:

@@ -1,4 +1,4 @@
-"""A command line of the package: the words of it, written out where it is shown or stored."""
+"""A command line of the package: a list of words, rendered only when it is shown or stored."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from lecun_ablate.errors import ConfigError, nearest
 
 
 class Until(BaseModel):
-    """When seeds are enough: every comparison's seed interval is narrow, or there are many."""
+    """When to stop adding seeds: once all seed intervals are narrow, or at a number of seeds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -69,10 +69,10 @@ class Experiment:
     factors: dict[str, list[Any]] | None = None  # the lists under `vary`
     file: Path | None = None
     tuned: Path | None = None  # the study whose winners the arms train with
-    until: Until | None = None  # then `seeds` are those so far
+    until: Until | None = None  # `seeds` are then those so far
     command: Command | None = None  # that runs it
     components: list[str] | None = None  # the files that it loads
-    stated: dict[str, str] | None = None  # recipe field -> where it has been given a value
+    stated: dict[str, str] | None = None  # recipe field -> where it is given a value
 
     @property
     def comparisons(self) -> list[tuple[str, str]]:
@@ -217,7 +217,7 @@ def _until(yaml: YamlFile) -> Until | None:
 
 
 def _stated(yaml: YamlFile, forced: Mapping[str, Any]) -> dict[str, str]:
-    """Return which recipe fields are given values, for any arm, and the first place of each."""
+    """Return the recipe fields that are given a value for any arm, each with the first place."""
     content = yaml.content
     places = {field: f"--{field}" for field in forced}
     given: list[tuple[Keys, Any]] = [((key,), content.get(key)) for key in ("recipe", "vary")]

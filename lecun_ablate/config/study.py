@@ -374,7 +374,7 @@ def _search(yaml: YamlFile, content: Any) -> dict[str, Range | Alternatives]:
 def _check_space(
     yaml: YamlFile, arms: list[Arm], search: Mapping[str, Range | Alternatives]
 ) -> None:
-    """Note arms that the search makes the same, and choices that do not go together."""
+    """Note arms that the search makes the same, and values that do not go together."""
     seen: dict[str, str] = {}
     for arm in arms:
         rest = {k: v for k, v in arm.recipe.model_dump().items() if k not in search}
@@ -390,7 +390,7 @@ def _check_space(
 
 
 def combinations(search: Mapping[str, Range | Alternatives]) -> list[dict[str, Any]]:
-    """Return every combination of the choices of a search space, its ranges left out."""
+    """Return every combination of the values that a search tries one by one."""
     choices = {field: values for field, values in search.items() if isinstance(values, tuple)}
     return [
         dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())

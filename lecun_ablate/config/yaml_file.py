@@ -61,7 +61,7 @@ class YamlFile:
                 f"{path}:{line}: not a YAML file: the character {character} is not allowed"
             ) from None
         except RecursionError:
-            raise ConfigError(f"{path}: not a YAML file to be used: nested too deeply") from None
+            raise ConfigError(f"{path}: nested too deeply to be read") from None
         except (YAMLError, ValueError) as error:
             raise ConfigError(f"{path}: not a YAML file: {error}") from None
         if not isinstance(self._marked, CommentedMap):
@@ -76,7 +76,7 @@ class YamlFile:
         self.check()
 
     def _refuse_oddities(self, marked: Any, keys: Keys) -> None:
-        """Note tags, and keys that are no texts."""
+        """Note tags, and keys that are not texts."""
         if tag := _tag(marked):
             self.problem(keys, f"expected a plain value, got one with the tag {tag}")
         elif isinstance(marked, dict | list):
@@ -186,7 +186,7 @@ _PLAIN_WORDS = {  # by the type of pydantic's error
 
 
 def _plain_words(problem: Mapping[str, Any]) -> str:
-    """Return what pydantic expected, in words that do not speak of Python."""
+    """Return what pydantic expected, in words that do not mention Python."""
     if problem["type"] in _PLAIN_WORDS:
         return f"expected {_PLAIN_WORDS[problem['type']]}"
     words = re.sub(
@@ -241,7 +241,7 @@ def _tag(node: Any) -> str | None:
 
 
 def parse_scalar(text: str) -> Any:
-    """Read one YAML value, as after the '=' of an option; a text that is no YAML stays a text."""
+    """Read one YAML value, such as the one after the '=' of --set; other text stays as it is."""
     try:
         marked = YAML(typ="rt").load(text)
         return text if _tag(marked) else _plain(marked)
@@ -252,8 +252,8 @@ def parse_scalar(text: str) -> Any:
 def find_file(name: str | Path, file: Path | None) -> Path:
     """Return the file that a YAML file names.
 
-    Names start at the working directory; what is not there is sought in the project, the folder
-    above the YAML file's own. Raises ConfigError where neither has it.
+    Names start at the working directory; a file that is not there is looked for in the project, the
+    folder above the YAML file's own. Raises ConfigError if it is in neither.
     """
     here = Path.cwd()
     project = Path(os.path.abspath(file)).parent.parent if file else here

@@ -9,8 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lecun_ablate.cuda.kept import Kept
 from lecun_ablate.errors import LecunAblateError
+from lecun_ablate.network.initial import PARAMETERS
 
 HERE = Path(__file__).parent
 SOURCES = (
@@ -19,16 +22,21 @@ SOURCES = (
     HERE / "step.hpp",
     HERE / "kernels.cu",
 )
-THREADS = 256  # per block; no phase of a step has more tasks that take long
-PARAMETERS = 10_960
+THREADS = 192  # per block: as many as most phases of a step have tasks
+TAPS = 25  # weights of a pair of connected planes
+PAIRS = (
+    96,
+    144,
+)  # of connected planes, for which a block may have room: as the paper has it, or all
 # what the functions of formulas.hpp cover; the names are those of components
 ACTIVATIONS = ("tanh", "scaled_tanh", "lisht", "sigmoid", "relu", "leaky_relu", "softsign", "gelu",
                "silu", "identity")  # fmt: skip
 LOSSES = ("mse", "half_sum_squares", "cross_entropy")
 SCALARS = {"float32": "float", "float64": "double"}
-# shared memory of a block in bytes, without velocities; kernels.cu checks it
-TRAINING_BYTES = {"float32": 57_008, "float64": 113_872}
-EVALUATION_BYTES = {"float32": 56_592, "float64": 110_224}
+# shared memory of a block in bytes, with room for all pairs and without velocities; kernels.cu
+# checks it
+TRAINING_BYTES = {"float32": 61_872, "float64": 123_248}
+EVALUATION_BYTES = {"float32": 60_464, "float64": 117_648}
 
 
 @dataclass(frozen=True)
@@ -41,16 +49,20 @@ class Choices:
     loss: str
     momentum: bool  # whether there is any
 
-    @property
-    def training_bytes(self) -> int:
-        """The shared memory that a network in training takes: with momentum, velocities too."""
-        scalar = 4 if self.dtype == "float32" else 8
-        return TRAINING_BYTES[self.dtype] + self.momentum * PARAMETERS * scalar
+    def training_bytes(self, pairs: int) -> int:
+        """Return the shared memory that a network in training takes; velocities are in it, too."""
+        left_out = (PAIRS[-1] - pairs) * TAPS
+        velocities = self.momentum * (PARAMETERS - left_out)
+        return TRAINING_BYTES[self.dtype] + (velocities - left_out) * self._scalar_bytes
+
+    def evaluation_bytes(self, pairs: int) -> int:
+        """Return the shared memory that a network in evaluation takes."""
+        left_out = (PAIRS[-1] - pairs) * TAPS
+        return EVALUATION_BYTES[self.dtype] - left_out * self._scalar_bytes
 
     @property
-    def evaluation_bytes(self) -> int:
-        """The shared memory that a network in evaluation takes."""
-        return EVALUATION_BYTES[self.dtype]
+    def _scalar_bytes(self) -> int:
+        return np.dtype(self.dtype).itemsize
 
 
 def compile_kernels(

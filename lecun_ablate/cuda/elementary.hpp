@@ -92,12 +92,19 @@ private:
         return {rest == rest ? int(n) : 0, rest};
     }
 
-    // exp(r) - 1 by its Taylor series, r (1 + r/2 (1 + r/3 (...))), for |r| <= log(2) / 2
+    // exp(r) - 1 by its Taylor series, for |r| <= log(2) / 2
     LECUN_FORMULA static T expm1_reduced(T r) {
-        T series = 1;
-#pragma unroll
-        for (int k = kDouble ? 14 : 8; k > 1; --k) series = fused(series * r, T(1.0 / k), T(1));
-        return r * series;
+        if constexpr (kDouble) {
+            constexpr T inverse_factorials[] = {
+                1.0, 1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320,
+                1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800,
+                1.0 / 87178291200};
+            return r * polynomial(r, inverse_factorials);
+        } else {
+            constexpr T inverse_factorials[] = {1.0f,        1.0f / 2,   1.0f / 6,    1.0f / 24,
+                                                1.0f / 120, 1.0f / 720, 1.0f / 5040, 1.0f / 40320};
+            return r * polynomial(r, inverse_factorials);
+        }
     }
 
     // 2^n for n in the range of normal numbers

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lecun_ablate.cuda.compiler import THREADS, Choices, compile_kernels, first_line
+from lecun_ablate.cuda.compiler import PAIRS, THREADS, Choices, compile_kernels, first_line
 from lecun_ablate.errors import LecunAblateError
 
 DRIVER = 13_000  # the least that a driver must be made for: CUDA 13.0
@@ -64,18 +64,19 @@ class Gpu:
         self.instruction_set = f"sm_{major}{minor}"
         self._modules: dict[Choices, Kernels] = {}
 
-    def kernels(self, choices: Choices) -> Kernels:
+    def kernels(self, choices: Choices, pairs: int) -> Kernels:
         """Return the kernels for some choices, compiled on first use.
 
-        Raises LecunAblateError where they cannot be compiled or loaded, or take more shared memory
-        than a block of this GPU may have.
+        `pairs` is for how many connected pairs of planes a block needs room; see PAIRS. Raises
+        LecunAblateError where the kernels cannot be compiled or loaded, or where a network takes
+        more shared memory than a block of this GPU may have.
         """
         most = self._device.properties.max_shared_memory_per_block_optin
-        if choices.training_bytes > most:
+        if choices.training_bytes(pairs) > most:
             raise LecunAblateError(
                 f"a network in {choices.dtype}{' with momentum' * choices.momentum} takes "
-                f"{choices.training_bytes:,} bytes of shared memory; {self._device.name} has "
-                f"{most:,} for a block"
+                f"{choices.training_bytes(pairs):,} bytes of shared memory; {self._device.name} "
+                f"has {most:,} for a block"
             )
         if choices not in self._modules:
             self._modules[choices] = self._load(choices)
@@ -103,13 +104,14 @@ class Kernels:
         self._train = code.get_kernel("train")
         self._evaluate = code.get_kernel("evaluate")
         self._choices = choices
-        self._prepare(self._train, choices.training_bytes)
-        self._prepare(self._evaluate, choices.evaluation_bytes)
+        self._prepare(self._train, choices.training_bytes(PAIRS[-1]))
+        self._prepare(self._evaluate, choices.evaluation_bytes(PAIRS[-1]))
 
     def _prepare(self, kernel: Any, shared: int) -> None:
         """Let a kernel have more shared memory than the 48 KB that any may have."""
         from cuda.bindings import driver
 
+        shared = min(shared, self._device.properties.max_shared_memory_per_block_optin)
         attributes = driver.CUfunction_attribute
         most = attributes.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         status = self._set(kernel, most, shared)
@@ -130,21 +132,20 @@ class Kernels:
         )
         return status
 
-    @property
-    def resident(self) -> int:
-        """How many networks the GPU trains at a time."""
+    def resident(self, pairs: int) -> int:
+        """Return how many networks the GPU trains at a time."""
         per_sm = self._train.occupancy.max_active_blocks_per_multiprocessor(
-            THREADS, self._choices.training_bytes
+            THREADS, self._choices.training_bytes(pairs)
         )
         return per_sm * self._device.properties.multiprocessor_count
 
-    def train(self, networks: int, *arguments: torch.Tensor | int) -> None:
+    def train(self, networks: int, pairs: int, *arguments: torch.Tensor | int) -> None:
         """Launch `train` (see kernels.cu) on one block per network."""
-        self._launch(self._train, networks, self._choices.training_bytes, arguments)
+        self._launch(self._train, networks, self._choices.training_bytes(pairs), arguments)
 
-    def evaluate(self, blocks: int, *arguments: torch.Tensor | int) -> None:
+    def evaluate(self, blocks: int, pairs: int, *arguments: torch.Tensor | int) -> None:
         """Launch `evaluate` (see kernels.cu) on one block per network and chunk of images."""
-        self._launch(self._evaluate, blocks, self._choices.evaluation_bytes, arguments)
+        self._launch(self._evaluate, blocks, self._choices.evaluation_bytes(pairs), arguments)
 
     def _launch(self, kernel: Any, blocks: int, shared: int, arguments: Any) -> None:
         from cuda.core import LaunchConfig, Stream, launch

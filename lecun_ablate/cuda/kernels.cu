@@ -12,26 +12,86 @@ struct Choices {
     static constexpr bool momentum = MOMENTUM;
 };
 
-struct Block {
+// Read afresh for every phase: else the compiler keeps the places of all phases' tasks in registers
+// throughout, and has none left for the sums.
+__device__ int thread_index() {
+    int thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    return thread;
+}
+
+// `threads` threads of the block from `begin` on; the first task goes to their `first`.
+template <int begin, int threads>
+struct Group {
+    int first = 0;
+
     template <class Task>
     __device__ void each(int count, Task task) const {
-        // Read afresh for every phase: else the compiler keeps the places of all phases' tasks in
-        // registers throughout, and has none left for the sums.
-        int thread;
-        asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+        int i = thread_index() - begin;
+        if (i < 0 || i >= threads) return;
+        i -= first;
+        if (i < 0) i += threads;
 #pragma unroll 1
-        for (int i = thread; i < count; i += kThreads) task(i);
+        for (; i < count; i += threads) task(i);
     }
+
+    // Two neighbours share a task: each calls sum(task, part, its n sums), and finish(task, part,
+    // the half of the totals that is its part). Tasks that are not `wanted` are left out.
+    template <int n, class Scalar, class Wanted, class Sum, class Finish>
+    __device__ void each_shared(int count, Wanted wanted, Sum sum, Finish finish) const {
+        each(2 * count, [=](int i) {
+            const int task = i / 2, part = i % 2;
+            if (!wanted(task)) return;
+            Scalar own[n] = {}, total[n / 2];
+            sum(task, part, own);
+            const unsigned both = 3u << (thread_index() & 30);
+#pragma unroll
+            for (int k = 0; k < n / 2; ++k) {
+                const Scalar kept = part ? own[k + n / 2] : own[k];
+                total[k] = kept + __shfl_xor_sync(both, part ? own[k] : own[k + n / 2], 1);
+            }
+            finish(task, part, total);
+        });
+    }
+
+    // Starts to copy a value from global memory into shared memory; `copied` waits for this
+    // thread's copies.
+    template <class Value>
+    __device__ void copy(Value* to, const Value* from) const {
+#if __CUDA_ARCH__ >= 800
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(
+                         unsigned(__cvta_generic_to_shared(to))),
+                     "l"(__cvta_generic_to_global(from)), "n"(sizeof(Value))
+                     : "memory");
+#else
+        *to = *from;
+#endif
+    }
+    __device__ void copied() const {
+#if __CUDA_ARCH__ >= 800
+        asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+    }
+};
+
+constexpr int kWarp = 32;
+
+struct Warp : Group<0, kWarp> {
+    __device__ void barrier() const { __syncwarp(); }
+};
+
+struct Block : Group<0, THREADS> {
+    using Narrow = Warp;
+    using Beside = Group<kWarp, THREADS - kWarp>;
+
     __device__ void barrier() const { __syncthreads(); }
 
-    // Asks for values that the next step reads, one cache line of 128 bytes per thread.
-    template <class Value>
-    __device__ void prefetch(const Value* values, int count) const {
-        const int at = threadIdx.x * int(128 / sizeof(Value));
-        if (at < count)
-            asm volatile("prefetch.global.L1 [%0];" ::"l"(__cvta_generic_to_global(values + at)));
+    template <class Body>
+    __device__ void narrow(Body body) const {
+        if (thread_index() < kWarp) body(Warp());
     }
-    static constexpr int kThreads = THREADS;
+    __device__ Beside beside() const { return {}; }
+    __device__ Group<0, THREADS> from(int thread) const { return {thread % THREADS}; }
 };
 
 using T = Choices::Scalar;
@@ -50,9 +110,8 @@ train(T* parameters, T* velocity, const Settings<T>* settings, const T* images, 
       const int* orders, const int* order_rows, int steps) {
     extern __shared__ __align__(16) char shared[];
     auto& memory = *reinterpret_cast<TrainingMemory<T>*>(shared);
-    T* fast_velocity = reinterpret_cast<T*>(&memory + 1);  // there only with momentum
-    train_network<Choices>(Block(), blockIdx.x, memory, fast_velocity, parameters, velocity,
-                           settings, images, labels, orders, order_rows, steps);
+    train_network<Choices>(Block(), blockIdx.x, memory, parameters, velocity, settings, images,
+                           labels, orders, order_rows, steps);
 }
 
 extern "C" __global__ void

@@ -13,77 +13,144 @@
 // added in a fixed order; so the results do not depend on the number of threads, and with a team
 // of one this is an ordinary C++ function.
 //
-// On a GPU the loads from shared memory are what costs most, so a task computes a small tile of
-// results in registers and uses every value that it loads several times.
+// A team has smaller ones: `team.narrow(body)` calls body(one warp), whose barriers cost less, and
+// `team.beside()` is all other threads. `team.from(n)` gives the first task to thread n, so that two
+// rows of tasks in one phase go to different threads. In `each_shared` two neighbouring threads
+// share a task.
+//
+// A GPU's multiprocessor does 128 multiply-adds per clock but loads only 32 words from shared
+// memory, so loads are what limits it. A task therefore computes a tile of results in registers and
+// uses every value that it loads several times. Strides are chosen so that the threads of a warp
+// rarely need different words of one bank; docs/cuda.md counts both.
 #pragma once
 
 #include "elementary.hpp"
 
 namespace lecun_ablate {
 
-constexpr int kPlanes = 12, kKernel = 5, kStride = 2, kPad = 2;
-constexpr int kImage = 16, kPixels = kImage * kImage;
-constexpr int kH1 = 8;
+constexpr int kPlanes = 12, kKernel = 5, kStride = 2, kPad = 2, kTaps = kKernel * kKernel;
+constexpr int kImage = 16, kPixels = kImage * kImage, kPaddedImage = kImage + kPad + 1;
+constexpr int kH1 = 8, kH1Row = kH1 + 2 * kPad, kH1Units = kPlanes * kH1 * kH1;
 constexpr int kH2 = 4, kH2Map = kH2 * kH2, kH2Units = kPlanes * kH2Map;
 constexpr int kH3 = 30;
-constexpr int kTile = 4;                                     // units of a row computed together
-constexpr int kTileInputs = kStride * (kTile - 1) + kKernel;  // what they see of an input row
+constexpr int kMostPairs = kPlanes * kPlanes;  // of a plane of H2 and a plane of H1 that it sees
 
-// The layout of initial.SHAPES, tensor after tensor.
+// A network in global memory: the layout of initial.SHAPES, tensor after tensor.
+constexpr int kH1Parameters = kPlanes * kTaps + kH1Units;
+constexpr int kH2Weights = kMostPairs * kTaps;  // [H2 plane][H1 plane]; 0 where unconnected
+constexpr int kDenseParameters = kH2Units + kH2Units * kH3 + kH3 + kH3 * kOutputs + kOutputs;
+constexpr int kParameters = kH1Parameters + kH2Weights + kDenseParameters;
+static_assert(kParameters == 10960, "one number per trainable tensor element, no gaps");
+
+// The same network in fast memory. Only connected pairs of planes have weights there, so this is
+// cut off after the last pair.
 template <class T>
-struct Parameters {
-    T h1_weight[kPlanes][kKernel][kKernel];
-    T h1_bias[kPlanes][kH1][kH1];
-    T h2_weight[kPlanes][kPlanes][kKernel][kKernel];  // [H2 plane][H1 plane]; 0 where unconnected
+struct Weights {
+    T h1_weight[kPlanes][kTaps];
+    T h1_bias[kH1Units];  // in the order of h1_place
     T h2_bias[kH2Units];
     T h3_weight[kH2Units][kH3];
     T h3_bias[kH3];
     T out_weight[kH3][kOutputs];
     T out_bias[kOutputs];
+    T h2_weight[kMostPairs][kTaps];  // [pair]
 };
 
-template <class T>
-constexpr int kParameters = sizeof(Parameters<T>) / sizeof(T);
-static_assert(kParameters<float> == 10960, "one number per trainable tensor element, no gaps");
+// Which planes of H2 see which of H1, as a list of pairs sorted by the plane of H1.
+struct Connections {
+    unsigned char h1_of[kMostPairs], h2_of[kMostPairs];  // [pair]
+    unsigned char by_h2[kMostPairs];  // the pairs, sorted by the plane of H2
+    unsigned char first_of_h1[kPlanes + 1], first_of_h2[kPlanes + 1];  // the last: all pairs
+
+    LECUN_FORMULA int pairs() const { return first_of_h1[kPlanes]; }
+};
 
 // What a run is told, beside its weights: read from global memory.
 template <class T>
 struct Settings {
     double targets[10][kOutputs];  // [label][output]
     T learning_rate, momentum, padding;
-    bool connected[kPlanes][kPlanes];  // [H2 plane][H1 plane]
+    Connections connections;
 };
 
-constexpr int kH2Slices = 3, kSlicePlanes = kPlanes / kH2Slices;  // H1 planes of one partial sum
-constexpr int kH3Slices = 6, kSliceUnits = kH2Units / kH3Slices;
+// Where the units of half a row of H1 are, four neighbours. Even rows come before odd ones, and from
+// plane to plane and row to row things move on, so that tasks for all rows, and tasks for the even
+// or the odd rows of several planes, find them in different banks.
+LECUN_FORMULA int h1_place(int plane, int y, int half) {
+    constexpr int quads = kH1 * kH1 / 4;
+    const int quad = 2 * (y / 2 + y % 2 * (kH1 / 2)) + (half ^ (y & 1));
+    return (plane * quads + (quad + plane) % quads) * 4;
+}
 
-// The fast memory of a forward pass.
+// Neighbouring numbers that are loaded or stored at once. They start at a multiple of n.
+template <int n, class T>
+struct alignas(n * sizeof(T) < 16 ? n * sizeof(T) : 16) Pack {
+    T at[n];
+
+    LECUN_FORMULA static Pack load(const T* from) { return *reinterpret_cast<const Pack*>(from); }
+    LECUN_FORMULA void store(T* to) const { *reinterpret_cast<Pack*>(to) = *this; }
+};
+
+// One row of a padded plane of H1, in registers.
 template <class T>
-struct alignas(16) ForwardMemory {
-    Parameters<T> weights;
-    T image[kImage + kPad + 1][kImage + 2 * kPad];
-    // Padded planes one below the other; the padding below a plane is the padding above the next.
-    T h1[kPlanes * (kH1 + kPad) + 1][kH1 + 2 * kPad];
-    T h2_sums[kH2Slices][kH2Units];  // the units' partial sums, then in the first row their values
-    T h3[kH3];
-    T out[kOutputs];
-    bool connected[kPlanes][kPlanes];
+LECUN_FORMULA void load_h1_row(const T* from, T (&row)[kH1Row]) {
+#pragma unroll
+    for (int x = 0; x < kH1Row; x += 4) {
+        const auto pack = Pack<4, T>::load(from + x);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) row[x + i] = pack.at[i];
+    }
+}
 
-    LECUN_FORMULA T* h2() { return h2_sums[0]; }
-    LECUN_FORMULA T* h3_sums() { return h2_sums[2]; }  // free again by then
-    LECUN_FORMULA T (*h1_plane(int plane))[kH1 + 2 * kPad] { return h1 + plane * (kH1 + kPad); }
+constexpr int kH1Group = 2;   // planes of H1 computed together
+constexpr int kH2Slices = 4;  // of the planes that a plane of H2 sees: one partial sum each
+constexpr int kH3Slices = 12, kSliceUnits = kH2Units / kH3Slices;
+constexpr int kOutSlices = 3, kSliceH3 = kH3 / kOutSlices;
+
+// The fast memory of a forward pass. What a step needs of the next one is double: the image.
+template <class T>
+struct ForwardMemory {
+    // Padded planes one below the other; the padding below a plane is that above the next. Four
+    // more numbers between planes put neighbouring planes into different banks.
+    static constexpr int kH1Plane = (kH1 + kPad) * kH1Row + 4;
+    // A row of zeros above each plane of deltas, and one below the last.
+    static constexpr int kH2Plane = (kH2 + 1) * kH2;
+
+    alignas(16) T h1[kPlanes * kH1Plane + kPad * kH1Row];
+    alignas(16) T h2_sums[kH2Slices][kH2Units];  // in the order of Network::h2_sum
+    alignas(16) T h2[kH2Units];
+    alignas(16) T h3[kH3];
+    T out[kOutputs];
+    T targets[10][kOutputs];
+    T images[2][kPaddedImage][kPaddedImage];
+    int labels[2];
+    Connections connections;
+
+    LECUN_FORMULA T (*h3_sums())[kH3] { return reinterpret_cast<T(*)[kH3]>(h2_sums[0]); }
+    LECUN_FORMULA T (*out_sums())[kOutputs] {
+        return reinterpret_cast<T(*)[kOutputs]>(h2_sums[2]);
+    }
+    LECUN_FORMULA T* h1_row(int plane, int y) { return h1 + plane * kH1Plane + y * kH1Row; }
 };
+static_assert(kH3Slices * kH3 <= 2 * kH2Units, "the sums of H3 end before those of the outputs");
 
 // The deltas: derivatives of the loss by the units' weighted inputs. The forward pass leaves the
 // slopes of the activations in their places.
 template <class T>
 struct TrainingMemory : ForwardMemory<T> {
     static constexpr bool kTraining = true;
-    T h1_delta[kPlanes][kH1][kH1];
-    T h3_delta[kH3];
-    T out_delta[kOutputs];
+    using Forward = ForwardMemory<T>;
 
-    LECUN_FORMULA T* h2_delta() { return this->h2_sums[1]; }
+    alignas(16) T h1_delta[kH1Units];  // in the order of h1_place
+    alignas(16) T h2_delta[kPlanes * Forward::kH2Plane + kH2];
+    alignas(16) T h3_delta[kH3];
+    alignas(16) T out_delta[kOutputs];
+    alignas(16) Weights<T> weights;  // at the end, since it may be cut off
+
+    // The row of units; -1 and 4 are zeros.
+    LECUN_FORMULA T* h2_delta_row(int plane, int y) {
+        return h2_delta + plane * Forward::kH2Plane + (y + 1) * kH2;
+    }
 };
 
 constexpr int kImagesPerBlock = 32;  // that one team evaluates
@@ -91,8 +158,10 @@ constexpr int kImagesPerBlock = 32;  // that one team evaluates
 template <class T>
 struct EvaluationMemory : ForwardMemory<T> {
     static constexpr bool kTraining = false;
-    double outputs[kImagesPerBlock][kOutputs];
+
+    alignas(16) double outputs[kImagesPerBlock][kOutputs];
     double losses[kImagesPerBlock];  // always computed in double precision
+    alignas(16) Weights<T> weights;
 };
 
 // `Choices` holds what a kernel is compiled for: the type Scalar, and the values hidden, output
@@ -103,102 +172,180 @@ class Network {
     using Math = ElementaryMath<T>;
 
 public:
-    LECUN_FORMULA Network(Team team, Memory& memory, T* velocity, const Settings<T>& settings)
+    LECUN_FORMULA Network(Team team, Memory& memory, const Settings<T>& settings)
         : team_(team),
           m_(memory),
-          velocity_(velocity),
-          settings_(settings),
+          // behind the weights, where these are cut off
+          velocity_(flat(memory.weights) + kH1Parameters + kDenseParameters +
+                    settings.connections.pairs() * kTaps),
           rate_(-settings.learning_rate),
           momentum_(settings.momentum) {}
 
-    // Fills the memory that every step finds as it is: weights, connections, padding.
-    LECUN_FORMULA void load(const T* parameters, const T* velocity) {
-        team_.each(kParameters<T>, [=, this](int i) {
-            flat(m_.weights)[i] = parameters[i];
-            if (Choices::momentum && Memory::kTraining) velocity_[i] = velocity[i];
+    // Fills the memory that every step finds as it is: weights, connections, targets, padding.
+    LECUN_FORMULA void load(const T* parameters, const T* velocity, const Settings<T>& settings) {
+        each_parameter(settings.connections, [=, this](int fast, int global) {
+            flat(m_.weights)[fast] = parameters[global];
+            if constexpr (Memory::kTraining)
+                if (Choices::momentum) velocity_[fast] = velocity[global];
         });
-        team_.each(kPlanes * kPlanes, [=, this](int i) {
-            const int out = i / kPlanes, in = i % kPlanes;
-            m_.connected[out][in] = settings_.connected[out][in];
+        team_.each(sizeof(Connections), [=, this, &settings](int i) {
+            reinterpret_cast<unsigned char*>(&m_.connections)[i] =
+                reinterpret_cast<const unsigned char*>(&settings.connections)[i];
         });
-        team_.each(sizeof m_.image / sizeof(T),
-                   [=, this](int i) { flat(m_.image)[i] = settings_.padding; });
-        team_.each(sizeof m_.h1 / sizeof(T),
-                   [=, this](int i) { flat(m_.h1)[i] = settings_.padding; });
+        team_.each(10 * kOutputs, [=, this, &settings](int i) {
+            m_.targets[i / kOutputs][i % kOutputs] = T(settings.targets[i / kOutputs][i % kOutputs]);
+        });
+        const T padding = settings.padding;
+        team_.each(sizeof m_.images / sizeof(T),
+                   [=, this](int i) { flat(m_.images)[i] = padding; });
+        team_.each(sizeof m_.h1 / sizeof(T), [=, this](int i) { m_.h1[i] = padding; });
+        if constexpr (Memory::kTraining)
+            team_.each(sizeof m_.h2_delta / sizeof(T), [=, this](int i) { m_.h2_delta[i] = 0; });
         team_.barrier();
     }
 
     LECUN_FORMULA void store(T* parameters, T* velocity) {
-        team_.each(kParameters<T>, [=, this](int i) {
-            parameters[i] = flat(m_.weights)[i];
-            if (Choices::momentum) velocity[i] = velocity_[i];
+        each_parameter(m_.connections, [=, this](int fast, int global) {
+            parameters[global] = flat(m_.weights)[fast];
+            if (Choices::momentum) velocity[global] = velocity_[fast];
         });
         team_.barrier();
     }
 
-    // image: (16, 16)
-    LECUN_FORMULA void forward(const T* image) {
-        team_.each(kPixels, [=, this](int i) {
-            m_.image[i / kImage + kPad][i % kImage + kPad] = image[i];
+    // Starts to copy a pattern into one of the two places for images. It is there after
+    // `team.copied()` and a barrier.
+    template <class Some>
+    LECUN_FORMULA void fetch(Some some, int place, const T* image, const int* label) {
+        some.each(kPixels, [=, this](int i) {
+            some.copy(&m_.images[place][i / kImage + kPad][i % kImage + kPad], image + i);
         });
-        team_.barrier();
-        h1_forward();
-        team_.barrier();
+        some.each(1, [=, this](int) { some.copy(&m_.labels[place], label); });
+    }
+
+    // From H1 to what H3 and the outputs are made of.
+    LECUN_FORMULA void forward() {
         h2_partial_sums();
         team_.barrier();
         team_.each(kH2Units, [=, this](int i) {
             T sum = m_.weights.h2_bias[i];
 #pragma unroll
-            for (int slice = 0; slice < kH2Slices; ++slice) sum += m_.h2_sums[slice][i];
+            for (int slice = 0; slice < kH2Slices; ++slice)
+                sum += *h2_sum(slice, i / kH2Map, i % kH2Map);
             const auto unit = activate<Math>(Choices::hidden, sum);
-            m_.h2()[i] = unit.value;
-            if constexpr (Memory::kTraining) m_.h2_delta()[i] = unit.slope;
+            m_.h2[i] = unit.value;
+            if constexpr (Memory::kTraining) *h2_delta_of(i) = unit.slope;
         });
         team_.barrier();
-        team_.each(kH3Slices * kH3, [=, this](int task) {
-            const int first = task / kH3 * kSliceUnits, unit = task % kH3;
-            T sum = 0;
-#pragma unroll 8
-            for (int i = 0; i < kSliceUnits; ++i)
-                sum = fused(m_.h2()[first + i], m_.weights.h3_weight[first + i][unit], sum);
-            m_.h3_sums()[task] = sum;
-        });
-        team_.barrier();
-        team_.each(kH3, [=, this](int i) {
-            T sum = m_.weights.h3_bias[i];
-#pragma unroll
-            for (int slice = 0; slice < kH3Slices; ++slice) sum += m_.h3_sums()[slice * kH3 + i];
-            const auto unit = activate<Math>(Choices::hidden, sum);
-            m_.h3[i] = unit.value;
-            if constexpr (Memory::kTraining) m_.h3_delta[i] = unit.slope;
-        });
-        team_.barrier();
-        team_.each(kOutputs, [=, this](int i) {
-            T sum = m_.weights.out_bias[i];
-#pragma unroll 10
-            for (int j = 0; j < kH3; ++j) sum = fused(m_.h3[j], m_.weights.out_weight[j][i], sum);
-            const auto unit = activate<Math>(Choices::output, sum);
-            m_.out[i] = unit.value;
-            if constexpr (Memory::kTraining) m_.out_delta[i] = unit.slope;
-        });
+        h3_partial_sums();
         team_.barrier();
     }
 
     // One pattern: forward, backward, update. A layer's deltas are taken with the weights above it
-    // before these change.
-    LECUN_FORMULA void train(const T* image, int label) {
-        forward(image);
-        output_deltas(label);
+    // before these change. `fetch_next(some)` starts to copy the next pattern.
+    template <class Fetch>
+    LECUN_FORMULA void train(int place, Fetch fetch_next) {
+        h1_forward(team_, place);
         team_.barrier();
-        dense_backward(m_.out_delta, m_.weights.out_weight, m_.h3, m_.h3_delta, m_.weights.h3_bias);
+        forward();
+        team_.narrow([=, this](typename Team::Narrow narrow) {
+            h3_and_outputs(narrow);
+            output_deltas(narrow, m_.labels[place]);
+            narrow.barrier();
+            narrow.each(kH3, [=, this](int i) {
+                m_.h3_delta[i] = dense_backward(m_.out_delta, m_.weights.out_weight[i], m_.h3[i],
+                                                m_.h3_delta[i], m_.weights.h3_bias[i]);
+            });
+        });
+        fetch_next(team_.beside());
         team_.barrier();
-        dense_backward(m_.h3_delta, m_.weights.h3_weight, m_.h2(), m_.h2_delta(),
-                       m_.weights.h2_bias);
+        team_.each(kH2Units, [=, this](int i) {
+            T* delta = h2_delta_of(i);
+            *delta = dense_backward(m_.h3_delta, m_.weights.h3_weight[i], m_.h2[i], *delta,
+                                    m_.weights.h2_bias[i]);
+        });
         team_.barrier();
         h1_deltas();
         team_.barrier();
-        update_kernels();
+        update_kernels(place);
+        team_.copied();
         team_.barrier();
+    }
+
+    // A task: half a row of two planes. The threads of a warp have different rows or planes.
+    template <class Some>
+    LECUN_FORMULA void h1_forward(Some some, int place) {
+        constexpr int tile = 4, halves = kH1 / tile, group = kH1Group;
+        constexpr int inputs = kStride * (tile - 1) + kKernel;
+        some.each(halves * kPlanes / group * kH1, [=, this](int task) {
+            const int half = task / (kPlanes / group * kH1), y = task % kH1;
+            const int first = task / kH1 % (kPlanes / group) * group;
+            T sum[group][tile] = {};
+#pragma unroll
+            for (int ky = 0; ky < kKernel; ++ky) {
+                T row[inputs];
+#pragma unroll
+                for (int x = 0; x < inputs; ++x)
+                    row[x] = m_.images[place][kStride * y + ky][kStride * tile * half + x];
+#pragma unroll
+                for (int plane = 0; plane < group; ++plane)
+#pragma unroll
+                    for (int kx = 0; kx < kKernel; ++kx) {
+                        const T w = m_.weights.h1_weight[first + plane][ky * kKernel + kx];
+#pragma unroll
+                        for (int x = 0; x < tile; ++x)
+                            sum[plane][x] = fused(row[kStride * x + kx], w, sum[plane][x]);
+                    }
+            }
+#pragma unroll
+            for (int plane = 0; plane < group; ++plane) {
+                const auto bias = Pack<tile, T>::load(m_.weights.h1_bias + h1_place(first + plane, y, half));
+                Pack<tile, T> slope;
+                Pack<2, T> value[tile / 2];
+#pragma unroll
+                for (int x = 0; x < tile; ++x) {
+                    const auto unit = activate<Math>(Choices::hidden, sum[plane][x] + bias.at[x]);
+                    value[x / 2].at[x % 2] = unit.value;
+                    slope.at[x] = unit.slope;
+                }
+#pragma unroll
+                for (int x = 0; x < tile; x += 2)
+                    value[x / 2].store(m_.h1_row(first + plane, y + kPad) + kPad + tile * half + x);
+                if constexpr (Memory::kTraining)
+                    slope.store(m_.h1_delta + h1_place(first + plane, y, half));
+            }
+        });
+    }
+
+    // H3 and the outputs are little work in many phases.
+    template <class Narrow>
+    LECUN_FORMULA void h3_and_outputs(Narrow narrow) {
+        narrow.each(kH3, [=, this](int i) {
+            T sum = m_.weights.h3_bias[i];
+#pragma unroll
+            for (int slice = 0; slice < kH3Slices; ++slice) sum += m_.h3_sums()[slice][i];
+            const auto unit = activate<Math>(Choices::hidden, sum);
+            m_.h3[i] = unit.value;
+            if constexpr (Memory::kTraining) m_.h3_delta[i] = unit.slope;
+        });
+        narrow.barrier();
+        narrow.each(kOutSlices * kOutputs, [=, this](int task) {
+            const int slice = task / kOutputs, i = task % kOutputs;
+            T sum = 0;
+#pragma unroll
+            for (int j = slice * kSliceH3, n = 0; n < kSliceH3; ++j, ++n)
+                sum = fused(m_.h3[j], m_.weights.out_weight[j][i], sum);
+            m_.out_sums()[slice][i] = sum;
+        });
+        narrow.barrier();
+        narrow.each(kOutputs, [=, this](int i) {
+            T sum = m_.weights.out_bias[i];
+#pragma unroll
+            for (int slice = 0; slice < kOutSlices; ++slice) sum += m_.out_sums()[slice][i];
+            const auto unit = activate<Math>(Choices::output, sum);
+            m_.out[i] = unit.value;
+            if constexpr (Memory::kTraining) m_.out_delta[i] = unit.slope;
+        });
+        narrow.barrier();
     }
 
 private:
@@ -207,211 +354,310 @@ private:
         return reinterpret_cast<T*>(&tensors);
     }
 
+    // Planes are neighbours, and so are the halves of a plane.
+    LECUN_FORMULA T* h2_sum(int slice, int plane, int unit) {
+        constexpr int half = kH2Map / 2;
+        return m_.h2_sums[slice] + (unit % half * 2 + unit / half) * kPlanes + plane;
+    }
+
+    LECUN_FORMULA T* h2_delta_of(int unit) {
+        return m_.h2_delta_row(unit / kH2Map, 0) + unit % kH2Map;
+    }
+
+    // Calls visit(its place in Weights, its place in global memory) for every parameter.
+    template <class Visit>
+    LECUN_FORMULA void each_parameter(const Connections& connections, Visit visit) {
+        team_.each(kPlanes * kTaps, [=](int i) { visit(i, i); });
+        team_.each(kH1Units, [=](int i) {
+            const int plane = i / (kH1 * kH1), y = i / kH1 % kH1, x = i % kH1;
+            const int place = h1_place(plane, y, x / 4) + x % 4;
+            visit(kPlanes * kTaps + place, kPlanes * kTaps + i);
+        });
+        team_.each(kDenseParameters,
+                   [=](int i) { visit(kH1Parameters + i, kH1Parameters + kH2Weights + i); });
+        team_.each(connections.pairs() * kTaps, [=, &connections](int i) {
+            const int pair = i / kTaps, tap = i % kTaps;
+            const int dense = connections.h2_of[pair] * kPlanes + connections.h1_of[pair];
+            visit(kH1Parameters + kDenseParameters + i, kH1Parameters + dense * kTaps + tap);
+        });
+    }
+
     // w -= lr v with v = momentum v + gradient
     LECUN_FORMULA void update(T& weight, T gradient) {
+        weight = update(&weight, Pack<1, T>{weight}, Pack<1, T>{gradient}).at[0];
+    }
+
+    // The same for neighbours, which have been loaded from `place` and shall be stored there.
+    template <int n>
+    LECUN_FORMULA Pack<n, T> update(const T* place, Pack<n, T> weight, Pack<n, T> gradient) {
         if (Choices::momentum) {
-            T& velocity = velocity_[&weight - flat(m_.weights)];
-            velocity = fused(momentum_, velocity, gradient);
+            T* velocities = velocity_ + (place - flat(m_.weights));
+            auto velocity = Pack<n, T>::load(velocities);
+#pragma unroll
+            for (int i = 0; i < n; ++i)
+                velocity.at[i] = fused(momentum_, velocity.at[i], gradient.at[i]);
+            velocity.store(velocities);
             gradient = velocity;
         }
-        weight = fused(rate_, gradient, weight);
+#pragma unroll
+        for (int i = 0; i < n; ++i) weight.at[i] = fused(rate_, gradient.at[i], weight.at[i]);
+        return weight;
     }
 
-    // Adds to each sum[x] what one row of a kernel makes of one row of inputs, from 2 x on.
-    LECUN_FORMULA static void convolve_row(T (&sum)[kTile], const T* row, const T* weight) {
-        T in[kTileInputs];
-#pragma unroll
-        for (int x = 0; x < kTileInputs; ++x) in[x] = row[x];
-#pragma unroll
-        for (int kx = 0; kx < kKernel; ++kx) {
-            const T w = weight[kx];
-#pragma unroll
-            for (int x = 0; x < kTile; ++x) sum[x] = fused(in[kStride * x + kx], w, sum[x]);
-        }
-    }
-
-    // A task: half a row of one plane.
-    LECUN_FORMULA void h1_forward() {
-        constexpr int halves = kH1 / kTile;
-        team_.each(kPlanes * kH1 * halves, [=, this](int task) {
-            const int plane = task / (kH1 * halves), y = task / halves % kH1;
-            const int x0 = task % halves * kTile;
-            T sum[kTile] = {};
-#pragma unroll
-            for (int ky = 0; ky < kKernel; ++ky)
-                convolve_row(sum, m_.image[kStride * y + ky] + kStride * x0,
-                             m_.weights.h1_weight[plane][ky]);
-#pragma unroll
-            for (int x = 0; x < kTile; ++x) {
-                const T input = sum[x] + m_.weights.h1_bias[plane][y][x0 + x];
-                const auto unit = activate<Math>(Choices::hidden, input);
-                m_.h1_plane(plane)[y + kPad][x0 + x + kPad] = unit.value;
-                if constexpr (Memory::kTraining) m_.h1_delta[plane][y][x0 + x] = unit.slope;
-            }
-        });
-    }
-
-    // A task: a row of one plane, over a third of the planes of H1.
+    // A task: two rows of one plane, over a quarter of the planes of H1 that it sees. Planes of H2
+    // that see the same planes are neighbours in a warp, in the paper's scheme, and load the same.
     LECUN_FORMULA void h2_partial_sums() {
-        team_.each(kH2Slices * kPlanes * kH2, [=, this](int task) {
-            const int slice = task / (kPlanes * kH2), plane = task / kH2 % kPlanes, y = task % kH2;
-            T sum[kTile] = {};
+        constexpr int tile = 2, halves = kH2 / tile, rows = kStride * (tile - 1) + kKernel;
+        team_.each(kPlanes * kH2Slices * halves, [=, this](int task) {
+            const int half = task % halves, plane = task / halves % kPlanes;
+            const int slice = task / (halves * kPlanes);
+            const int begin = m_.connections.first_of_h2[plane];
+            const int seen = m_.connections.first_of_h2[plane + 1] - begin;
+            T sum[tile][kH2] = {};
 #pragma unroll 1
-            for (int in = slice * kSlicePlanes; in < (slice + 1) * kSlicePlanes; ++in) {
-                if (!m_.connected[plane][in]) continue;
+            for (int k = seen * slice / kH2Slices; k < seen * (slice + 1) / kH2Slices; ++k) {
+                const int pair = m_.connections.by_h2[begin + k];
+                const T* inputs = m_.h1_row(m_.connections.h1_of[pair], kStride * tile * half);
+                T weight[kTaps];
 #pragma unroll
-                for (int ky = 0; ky < kKernel; ++ky)
-                    convolve_row(sum, m_.h1_plane(in)[kStride * y + ky],
-                                 m_.weights.h2_weight[plane][in][ky]);
+                for (int tap = 0; tap < kTaps; ++tap) weight[tap] = m_.weights.h2_weight[pair][tap];
+#pragma unroll
+                for (int r = 0; r < rows; ++r) {
+                    T row[kH1Row];
+                    load_h1_row(inputs + r * kH1Row, row);
+#pragma unroll
+                    for (int y = 0; y < tile; ++y) {
+                        const int ky = r - kStride * y;
+                        if (ky < 0 || ky >= kKernel) continue;
+#pragma unroll
+                        for (int kx = 0; kx < kKernel; ++kx)
+#pragma unroll
+                            for (int x = 0; x < kH2; ++x)
+                                sum[y][x] = fused(row[kStride * x + kx], weight[ky * kKernel + kx],
+                                                  sum[y][x]);
+                    }
+                }
             }
 #pragma unroll
-            for (int x = 0; x < kTile; ++x)
-                m_.h2_sums[slice][plane * kH2Map + y * kH2 + x] = sum[x];
+            for (int y = 0; y < tile; ++y)
+#pragma unroll
+                for (int x = 0; x < kH2; ++x)
+                    *h2_sum(slice, plane, (half * tile + y) * kH2 + x) = sum[y][x];
         });
     }
 
-    LECUN_FORMULA void output_deltas(int label) {
-        team_.each(kOutputs, [=, this](int i) {
-            T targets[kOutputs], gradient[kOutputs];
+    // A task: two units, over a slice of the units of H2. Each half of a warp has a slice.
+    LECUN_FORMULA void h3_partial_sums() {
+        constexpr int tile = 2, tiles = kH3 / tile, half_warp = 16;
+        team_.each(kH3Slices * half_warp, [=, this](int task) {
+            if (task % half_warp >= tiles) return;
+            const int slice = task / half_warp, first = slice * kSliceUnits;
+            const int unit = task % half_warp * tile;
+            T sum[tile] = {};
 #pragma unroll
-            for (int k = 0; k < kOutputs; ++k) targets[k] = T(settings_.targets[label][k]);
-            loss_gradient<Math>(Choices::loss, m_.out, targets, gradient);
-            T own = 0;
+            for (int i = 0; i < kSliceUnits; i += 4) {
+                const auto value = Pack<4, T>::load(m_.h2 + first + i);
 #pragma unroll
-            for (int k = 0; k < kOutputs; ++k)  // gradient[i], but kept in registers
-                if (k == i) own = gradient[k];
-            m_.out_delta[i] *= own;
+                for (int j = 0; j < 4; ++j) {
+                    const auto weight =
+                        Pack<tile, T>::load(&m_.weights.h3_weight[first + i + j][unit]);
+#pragma unroll
+                    for (int k = 0; k < tile; ++k)
+                        sum[k] = fused(value.at[j], weight.at[k], sum[k]);
+                }
+            }
+            Pack<tile, T>{sum[0], sum[1]}.store(&m_.h3_sums()[slice][unit]);
+        });
+    }
+
+    template <class Narrow>
+    LECUN_FORMULA void output_deltas(Narrow narrow, int label) {
+        narrow.each(kOutputs, [=, this](int i) {
+            const T* targets = m_.targets[label];
+            const LossSlope<Math> slope(Choices::loss, m_.out, targets);
+            m_.out_delta[i] *= slope(m_.out[i], targets[i]);
             update(m_.weights.out_bias[i], m_.out_delta[i]);
         });
     }
 
-    // Updates the weights between a layer and the one above, whose deltas are known, and the
-    // layer's own biases, and makes deltas of the layer's slopes. A task: a unit of the layer.
-    template <int units, int above>
-    LECUN_FORMULA void dense_backward(const T* above_delta, T (&weights)[units][above],
-                                      const T* value, T* delta, T* bias) {
-        T (*weight)[above] = weights;
-        team_.each(units, [=, this](int i) {
-            // Loaded once: for all the compiler knows, a stored weight could change any of them.
-            const T own = value[i];
-            T sum = 0;
-#pragma unroll 10
-            for (int k = 0; k < above; ++k) {
-                const T delta_above = above_delta[k];
-                sum = fused(weight[i][k], delta_above, sum);
-                update(weight[i][k], own * delta_above);
+    // Updates the weights from one unit, of value `value`, to the layer above, whose deltas are
+    // known, and the unit's bias. Returns the unit's delta.
+    template <int above>
+    LECUN_FORMULA T dense_backward(const T* above_delta, T (&weights)[above], T value, T slope,
+                                   T& bias) {
+        using Pair = Pack<2, T>;
+        constexpr int chunk = 5;  // pairs
+        Pair sum = {};  // of the even and of the odd units above
+#pragma unroll 1
+        for (int first = 0; first < above; first += 2 * chunk) {
+            // All are loaded before the first is stored: for all the compiler knows, a stored
+            // weight could change any of them.
+            Pair weight[chunk], gradient[chunk];
+#pragma unroll
+            for (int k = 0; k < chunk; ++k) {
+                weight[k] = Pair::load(weights + first + 2 * k);
+                const Pair delta = Pair::load(above_delta + first + 2 * k);
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    sum.at[i] = fused(weight[k].at[i], delta.at[i], sum.at[i]);
+                    gradient[k].at[i] = value * delta.at[i];
+                }
             }
-            delta[i] *= sum;
-            update(bias[i], delta[i]);
-        });
+#pragma unroll
+            for (int k = 0; k < chunk; ++k)
+                update(weights + first + 2 * k, weight[k], gradient[k]).store(weights + first + 2 * k);
+        }
+        const T delta = slope * (sum.at[0] + sum.at[1]);
+        update(bias, delta);
+        return delta;
     }
 
     // The unit of H1 at (y, x) reaches the units of H2 at (v, u) through the tap
-    // (y + 2 - 2 v, x + 2 - 2 u). A task: the units at y = 2 a, 2 a + 1 in half a row of a plane.
+    // (y + 2 - 2 v, x + 2 - 2 u): even rows through even ky alone, odd rows through odd ky. A task:
+    // the two even or the two odd rows in half a plane; of its two threads, each sums over half of
+    // the planes of H2 and ends one row. Even and odd rows are different code, so warps have either.
     LECUN_FORMULA void h1_deltas() {
-        constexpr int halves = kH1 / kTile, pairs = kH1 / 2;
-        constexpr int near = 3, wide = kTile / 2 + 2;  // the units of H2 in reach: 3 rows of 4
-        team_.each(kPlanes * pairs * halves, [=, this](int task) {
-            const int plane = task / (pairs * halves), a = task / halves % pairs;
-            const int half = task % halves;
-            T sum[2][kTile] = {};
+        constexpr int tasks = 2 * kPlanes, apart = 32;
+        team_.template each_shared<2 * kH1, T>(
+            apart + tasks, [=](int task) { return task % apart < tasks; },
+            [=, this](int task, int part, T (&sum)[2 * kH1]) {
+                const int plane = task % apart / 2, half = task % 2;
+                if (task < apart)
+                    sum_h1_delta<0>(plane, half, part, sum);
+                else
+                    sum_h1_delta<1>(plane, half, part, sum);
+            },
+            [=, this](int task, int part, const T (&sum)[kH1]) {
+                const int plane = task % apart / 2, half = task % 2;
+                end_h1_delta(plane, 2 * (2 * half + part) + task / apart, sum);
+            });
+    }
+
+    // sum: (2, 8), the two rows
+    template <int odd>
+    LECUN_FORMULA void sum_h1_delta(int plane, int half, int part, T (&sum)[2 * kH1]) {
+        constexpr int tile = 2;  // rows, which see tile + 2 rows of H2, or one less from odd ky
+        const int first = m_.connections.first_of_h1[plane];
+        const int seen_by = m_.connections.first_of_h1[plane + 1] - first;
 #pragma unroll 1
-            for (int out = 0; out < kPlanes; ++out) {
-                if (!m_.connected[out][plane]) continue;
-                T delta[near][wide];
+        for (int pair = first + seen_by * part / 2; pair < first + seen_by * (part + 1) / 2; ++pair) {
+            const int out = m_.connections.h2_of[pair];
+            Pack<kH2, T> delta[tile + 2];
 #pragma unroll
-                for (int p = 0; p < near; ++p)
+            for (int v = odd; v < tile + 2; ++v)
+                delta[v] = Pack<kH2, T>::load(m_.h2_delta_row(out, half * tile - 1 + v));
 #pragma unroll
-                    for (int q = 0; q < wide; ++q) {
-                        const int v = a - 1 + p, u = half * kTile / 2 - 1 + q;
-                        const bool inside = 0 <= v && v < kH2 && 0 <= u && u < kH2;
-                        delta[p][q] = inside ? m_.h2_delta()[out * kH2Map + v * kH2 + u] : T(0);
+            for (int near = odd; near < 3; ++near) {
+                const int ky = 4 + odd - 2 * near;
+#pragma unroll
+                for (int kx = 0; kx < kKernel; ++kx) {
+                    const T w = m_.weights.h2_weight[pair][ky * kKernel + kx];
+#pragma unroll
+                    for (int u = 0; u < kH2; ++u) {
+                        const int x = 2 * u + kx - kPad;
+                        if (x < 0 || x >= kH1) continue;
+#pragma unroll
+                        for (int y = 0; y < tile; ++y)
+                            sum[y * kH1 + x] =
+                                fused(w, delta[y + near].at[u], sum[y * kH1 + x]);
                     }
+                }
+            }
+        }
+    }
+
+    // From what reaches a row of H1 to its deltas and the updates of its biases.
+    LECUN_FORMULA void end_h1_delta(int plane, int y, const T (&sum)[kH1]) {
 #pragma unroll
-                for (int ky = 0; ky < kKernel; ++ky)
+        for (int half = 0; half < 2; ++half) {
+            T* place = m_.h1_delta + h1_place(plane, y, half);
+            T* bias = m_.weights.h1_bias + h1_place(plane, y, half);
+            auto delta = Pack<4, T>::load(place);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) delta.at[i] *= sum[4 * half + i];
+            delta.store(place);
+            update(bias, Pack<4, T>::load(bias), delta).store(bias);
+        }
+    }
+
+    // Updates the weights of both convolutions. A task: the kernel between a plane of H2 and one of
+    // H1; or one row of the kernels of two planes of H1, where each of two threads sums over half of
+    // the rows of units and updates one plane.
+    LECUN_FORMULA void update_kernels(int place) {
+        constexpr int warp = 32;
+        const int pairs = m_.connections.pairs();
+        team_.each(pairs, [=, this](int pair) { update_h2_kernel(pair); });
+        team_.from((pairs + warp - 1) / warp * warp).template each_shared<2 * kKernel, T>(
+            kPlanes / 2 * kKernel, [](int) { return true; },
+            [=, this](int task, int part, T (&sum)[2 * kKernel]) {
+                sum_h1_kernels(place, task / kKernel * 2, task % kKernel, part, sum);
+            },
+            [=, this](int task, int part, const T (&sum)[kKernel]) {
+                T* weights = m_.weights.h1_weight[task / kKernel * 2 + part];
+#pragma unroll
+                for (int kx = 0; kx < kKernel; ++kx)
+                    update(weights[task % kKernel * kKernel + kx], sum[kx]);
+            });
+    }
+
+    LECUN_FORMULA void update_h2_kernel(int pair) {
+        constexpr int rows = kStride * (kH2 - 1) + kKernel;
+        const T* inputs = m_.h1_row(m_.connections.h1_of[pair], 0);
+        T delta[kH2][kH2], sum[kTaps] = {};
+#pragma unroll
+        for (int y = 0; y < kH2; ++y) {
+            const auto pack = Pack<kH2, T>::load(m_.h2_delta_row(m_.connections.h2_of[pair], y));
+#pragma unroll
+            for (int x = 0; x < kH2; ++x) delta[y][x] = pack.at[x];
+        }
+#pragma unroll
+        for (int r = 0; r < rows; ++r) {
+            T row[kH1Row];
+            load_h1_row(inputs + r * kH1Row, row);
+#pragma unroll
+            for (int y = 0; y < kH2; ++y) {
+                const int ky = r - kStride * y;
+                if (ky < 0 || ky >= kKernel) continue;
+#pragma unroll
+                for (int x = 0; x < kH2; ++x)
 #pragma unroll
                     for (int kx = 0; kx < kKernel; ++kx) {
-                        const T w = m_.weights.h2_weight[out][plane][ky][kx];
-                        // even taps reach the even rows, odd taps the odd rows; so with columns
-                        const int dy = ky % 2, p = (dy + 4 - ky) / 2;
-#pragma unroll
-                        for (int x = kx % 2; x < kTile; x += 2)
-                            sum[dy][x] = fused(w, delta[p][(x + 4 - kx) / 2], sum[dy][x]);
+                        T& tap = sum[ky * kKernel + kx];
+                        tap = fused(row[kStride * x + kx], delta[y][x], tap);
                     }
             }
-#pragma unroll
-            for (int dy = 0; dy < 2; ++dy)
-#pragma unroll
-                for (int x = 0; x < kTile; ++x) {
-                    const int row = 2 * a + dy, column = half * kTile + x;
-                    T& delta = m_.h1_delta[plane][row][column];
-                    delta *= sum[dy][x];
-                    update(m_.weights.h1_bias[plane][row][column], delta);
-                }
-        });
-    }
-
-    // Updates the weights of both convolutions. A task: one row of the kernels between 4 planes of
-    // H2 and one of H1, or one row of a kernel of H1.
-    LECUN_FORMULA void update_kernels() {
-        constexpr int group = 4, h2_tasks = kPlanes / group * kPlanes * kKernel;
-        team_.each(h2_tasks + kPlanes * kKernel, [=, this](int task) {
-            if (task < h2_tasks)
-                update_h2_kernels<group>(task / (kPlanes * kKernel) * group,
-                                         task / kKernel % kPlanes, task % kKernel);
-            else
-                update_h1_kernel((task - h2_tasks) / kKernel, task % kKernel);
-        });
-    }
-
-    template <int group>
-    LECUN_FORMULA void update_h2_kernels(int first, int in, int ky) {
-        T sum[group][kKernel] = {};
-#pragma unroll 1
-        for (int y = 0; y < kH2; ++y) {
-            T row[kTileInputs];
-#pragma unroll
-            for (int x = 0; x < kTileInputs; ++x) row[x] = m_.h1_plane(in)[kStride * y + ky][x];
-#pragma unroll
-            for (int out = 0; out < group; ++out)
-#pragma unroll
-                for (int x = 0; x < kH2; ++x) {
-                    const T delta = m_.h2_delta()[(first + out) * kH2Map + y * kH2 + x];
-#pragma unroll
-                    for (int kx = 0; kx < kKernel; ++kx)
-                        sum[out][kx] = fused(row[kStride * x + kx], delta, sum[out][kx]);
-                }
         }
 #pragma unroll
-        for (int out = 0; out < group; ++out)
-            if (m_.connected[first + out][in])
-#pragma unroll
-                for (int kx = 0; kx < kKernel; ++kx)
-                    update(m_.weights.h2_weight[first + out][in][ky][kx], sum[out][kx]);
+        for (int tap = 0; tap < kTaps; ++tap) update(m_.weights.h2_weight[pair][tap], sum[tap]);
     }
 
-    LECUN_FORMULA void update_h1_kernel(int plane, int ky) {
-        T sum[kKernel] = {};
+    // sum: (2, 5), a row of the kernels of planes `first` and `first` + 1
+    LECUN_FORMULA void sum_h1_kernels(int place, int first, int ky, int part,
+                                      T (&sum)[2 * kKernel]) {
+        constexpr int rows = kH1 / 2;
 #pragma unroll 1
-        for (int y = 0; y < kH1; ++y) {
-            const T* row = m_.image[kStride * y + ky];
+        for (int y = part * rows; y < (part + 1) * rows; ++y) {
+            const T* row = m_.images[place][kStride * y + ky];
 #pragma unroll
-            for (int x = 0; x < kH1; ++x) {
-                const T delta = m_.h1_delta[plane][y][x];
+            for (int half = 0; half < 2; ++half)
 #pragma unroll
-                for (int kx = 0; kx < kKernel; ++kx)
-                    sum[kx] = fused(row[kStride * x + kx], delta, sum[kx]);
-            }
+                for (int plane = 0; plane < 2; ++plane) {
+                    const auto delta =
+                        Pack<4, T>::load(m_.h1_delta + h1_place(first + plane, y, half));
+#pragma unroll
+                    for (int i = 0; i < 4; ++i)
+#pragma unroll
+                        for (int kx = 0; kx < kKernel; ++kx) {
+                            T& tap = sum[plane * kKernel + kx];
+                            tap = fused(row[kStride * (4 * half + i) + kx], delta.at[i], tap);
+                        }
+                }
         }
-#pragma unroll
-        for (int kx = 0; kx < kKernel; ++kx)
-            update(m_.weights.h1_weight[plane][ky][kx], sum[kx]);
     }
 
     Team team_;
     Memory& m_;
-    T* velocity_;
-    const Settings<T>& settings_;
+    T* velocity_;  // laid out as Weights; there only with momentum
     const T rate_, momentum_;
 };
 
@@ -422,24 +668,25 @@ private:
 template <class Choices, class Team>
 LECUN_FORMULA void train_network(
     Team team, unsigned network, TrainingMemory<typename Choices::Scalar>& memory,
-    typename Choices::Scalar* fast_velocity, typename Choices::Scalar* parameters,
-    typename Choices::Scalar* velocity, const Settings<typename Choices::Scalar>* settings,
-    const typename Choices::Scalar* images, const int* labels, const int* orders,
-    const int* order_rows, int steps) {
+    typename Choices::Scalar* parameters, typename Choices::Scalar* velocity,
+    const Settings<typename Choices::Scalar>* settings, const typename Choices::Scalar* images,
+    const int* labels, const int* orders, const int* order_rows, int steps) {
     using T = typename Choices::Scalar;
     if (order_rows[network] < 0) return;
     const int* order = orders + (long long)order_rows[network] * steps;
-    const long long offset = (long long)network * kParameters<T>;
+    const long long offset = (long long)network * kParameters;
     T* own_velocity = Choices::momentum ? velocity + offset : nullptr;
-    Network<Choices, Team, TrainingMemory<T>> net(team, memory, fast_velocity, settings[network]);
-    net.load(parameters + offset, own_velocity);
-    for (int step = 0; step < steps; ++step) {
-        const int next = order[step + 1 < steps ? step + 1 : step];
-        team.prefetch(images + (long long)next * kPixels, kPixels);
-        team.prefetch(labels + next, 1);
-        const int pattern = order[step];
-        net.train(images + (long long)pattern * kPixels, labels[pattern]);
-    }
+    Network<Choices, Team, TrainingMemory<T>> net(team, memory, settings[network]);
+    net.load(parameters + offset, own_velocity, settings[network]);
+    const auto image_of = [=](int step) { return images + (long long)order[step] * kPixels; };
+    net.fetch(team, 0, image_of(0), labels + order[0]);
+    team.copied();
+    team.barrier();
+    for (int step = 0; step < steps; ++step)
+        net.train(step % 2, [=, &net](typename Team::Beside beside) {
+            const int next = step + 1;
+            if (next < steps) net.fetch(beside, next % 2, image_of(next), labels + order[next]);
+        });
     net.store(parameters + offset, own_velocity);
 }
 
@@ -464,13 +711,31 @@ LECUN_FORMULA void evaluate_network(
     if (order_rows[network] < 0) return;
     const int count = patterns - first < kImagesPerBlock ? patterns - first : kImagesPerBlock;
     const Settings<T>& own = settings[network];
-    Network<Choices, Team, EvaluationMemory<T>> net(team, memory, nullptr, own);
-    net.load(parameters + (long long)network * kParameters<T>, nullptr);
-    for (int image = 0; image < count; ++image) {
-        net.forward(images + (long long)(first + image) * kPixels);
-        team.each(kOutputs, [=, &memory](int i) { memory.outputs[image][i] = memory.out[i]; });
-    }
+    Network<Choices, Team, EvaluationMemory<T>> net(team, memory, own);
+    net.load(parameters + (long long)network * kParameters, nullptr, own);
+    // The first layer of an image is computed beside the last ones of the image before.
+    const T* chunk_images = images + (long long)first * kPixels;
+    net.fetch(team, 0, chunk_images, labels + first);
+    team.copied();
     team.barrier();
+    net.h1_forward(team, 0);
+    if (count > 1) net.fetch(team, 1, chunk_images + kPixels, labels + first + 1);
+    team.copied();
+    team.barrier();
+    for (int image = 0; image < count; ++image) {
+        net.forward();
+        team.narrow([=, &net, &memory](typename Team::Narrow narrow) {
+            net.h3_and_outputs(narrow);
+            narrow.each(kOutputs,
+                        [=, &memory](int i) { memory.outputs[image][i] = memory.out[i]; });
+        });
+        if (image + 1 < count) net.h1_forward(team.beside(), (image + 1) % 2);
+        const int next = image + 2;
+        if (next < count)
+            net.fetch(team.beside(), next % 2, chunk_images + next * kPixels, labels + first + next);
+        team.copied();
+        team.barrier();
+    }
     team.each(count, [=, &memory, &own](int image) {
         const double* out = memory.outputs[image];
         memory.losses[image] = image_loss(Choices::loss, out, own.targets[labels[first + image]]);

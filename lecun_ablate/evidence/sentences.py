@@ -68,7 +68,7 @@ def _ranked(evidence: Evidence) -> str:
 
 
 def warning(evidence: Evidence) -> str | None:
-    """Return what else a reader must know of the comparisons, where the answer does not say it."""
+    """Return what a reader must know of the comparisons, unless the answer says it."""
     return None if _too_few(evidence) else evidence.comparisons.warning
 
 

@@ -158,22 +158,37 @@ LECUN_FORMULA typename Math::Scalar loss_value(Loss kind, const typename Math::S
     return kind == Loss::mse ? sum / kOutputs : sum / 2;
 }
 
-// Its derivative by each output. outputs, targets, gradient: (10,)
+// What the derivative by one output needs of all ten.
+template <class Math>
+struct LossSlope {
+    using Scalar = typename Math::Scalar;
+
+    Loss kind;
+    SoftmaxTerms<Scalar> terms = {};
+    Scalar mass = 0;  // of the targets: 1 where they are probabilities
+
+    // outputs, targets: (10,)
+    LECUN_FORMULA LossSlope(Loss loss, const Scalar* outputs, const Scalar* targets) : kind(loss) {
+        if (kind != Loss::cross_entropy) return;
+        terms = softmax_terms<Math>(outputs);
+        for (int i = 0; i < kOutputs; ++i) mass += targets[i];
+    }
+
+    LECUN_FORMULA Scalar operator()(Scalar output, Scalar target) const {
+        if (kind == Loss::cross_entropy)
+            return Math::exp_one(output - terms.max) / terms.sum * mass - target;
+        const Scalar scale = kind == Loss::mse ? Scalar(2) / kOutputs : Scalar(1);
+        return scale * (output - target);
+    }
+};
+
+// The derivative of the loss by each output. outputs, targets, gradient: (10,)
 template <class Math>
 LECUN_FORMULA void loss_gradient(Loss kind, const typename Math::Scalar* outputs,
                                  const typename Math::Scalar* targets,
                                  typename Math::Scalar* gradient) {
-    using Scalar = typename Math::Scalar;
-    if (kind == Loss::cross_entropy) {
-        const auto terms = softmax_terms<Math>(outputs);
-        Scalar mass = 0;  // 1 where the targets are probabilities
-        for (int i = 0; i < kOutputs; ++i) mass += targets[i];
-        for (int i = 0; i < kOutputs; ++i)
-            gradient[i] = Math::exp_one(outputs[i] - terms.max) / terms.sum * mass - targets[i];
-        return;
-    }
-    const Scalar scale = kind == Loss::mse ? Scalar(2) / kOutputs : Scalar(1);
-    for (int i = 0; i < kOutputs; ++i) gradient[i] = scale * (outputs[i] - targets[i]);
+    const LossSlope<Math> slope(kind, outputs, targets);
+    for (int i = 0; i < kOutputs; ++i) gradient[i] = slope(outputs[i], targets[i]);
 }
 
 }  // namespace lecun_ablate

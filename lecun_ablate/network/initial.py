@@ -1,13 +1,14 @@
-"""Where a run starts: its connectivity, its weights, and the streams of its random numbers.
+"""How a run starts: its connectivity, its weights, and the streams of its random numbers.
 
 Paired comparisons rest on common random numbers: the same seed gives every arm the same draws.
 The four weight tensors of the notebook's net come first from the seed's own stream, in its order;
-everything that only some arms need has a stream of its own and so disturbs nothing else.
+everything that only some arms need has a stream of its own, and so changes nothing else.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,9 @@ SHAPES = {
 }
 
 
+PARAMETERS = sum(math.prod(shape) for shape in SHAPES.values())  # 10,960: H2 dense
+
+
 @dataclass(frozen=True)
 class Start:
     """A network before its first step."""
@@ -58,7 +62,7 @@ def pattern_order(recipe: Recipe, seed: int, epoch: int, n: int) -> Tensor:
     if not _is_permutation(order, n):
         raise ConfigError(
             f"order {recipe.order!r}: expected a permutation of 0..{n - 1} as int64, "
-            f"came {order.dtype} of shape {tuple(order.shape)}"
+            f"got {order.dtype} of shape {tuple(order.shape)}"
         )
     return order
 
@@ -69,7 +73,7 @@ def _is_permutation(order: Tensor, n: int) -> bool:
     values, seen = order.numpy(), np.zeros(n, bool)
     if not ((values >= 0) & (values < n)).all():
         return False
-    seen[values] = True  # a tenth of the time of sorting: this is done for every run and epoch
+    seen[values] = True  # ten times as fast as sorting, and done for every run and epoch
     return bool(seen.all())
 
 
@@ -80,7 +84,7 @@ def connectivity(recipe: Recipe, seed: int) -> np.ndarray:
     if matrix.shape != (PLANES, PLANES) or not np.isin(matrix, (0, 1)).all():
         raise ConfigError(
             f"connectivity {recipe.connectivity!r}: expected a 12x12 boolean matrix, "
-            f"came {matrix.dtype} of shape {matrix.shape}"
+            f"got {matrix.dtype} of shape {matrix.shape}"
         )
     blind = np.flatnonzero(~matrix.astype(bool).any(axis=1))
     if blind.size:
@@ -137,15 +141,14 @@ def _draw(
     if tuple(weights.shape) != shape or weights.dtype != torch.float64:
         raise ConfigError(
             f"init {init.name!r}: expected a float64 tensor of shape {shape}, "
-            f"came {weights.dtype} of shape {tuple(weights.shape)}"
+            f"got {weights.dtype} of shape {tuple(weights.shape)}"
         )
     return weights
 
 
 def parameter_count(seen: np.ndarray) -> int:
     """Return the number of trainable parameters under a connectivity; 9,760 for 8 planes each."""
-    dense = sum(int(np.prod(shape)) for shape in SHAPES.values())
-    return dense - TAPS * int((~seen).sum())
+    return PARAMETERS - TAPS * int((~seen).sum())
 
 
 def mac_count(seen: np.ndarray) -> int:

@@ -331,7 +331,7 @@ def _rows(names: Sequence[str]) -> tuple[Figure, Axes]:
 
 
 def _beyond(axes: Axes, row: int, text: str, colour: str, *, right: bool) -> None:
-    """Write a number that lies beyond the border where it would come in."""
+    """Write a number that lies outside the axes at the border nearest to it."""
     axes.annotate(
         f"{text}  →" if right else f"←  {text}",
         (0.99 if right else 0.01, row),

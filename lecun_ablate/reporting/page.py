@@ -1,4 +1,4 @@
-"""The report of an experiment: one page that needs nothing else, its Markdown twin, and CSV."""
+"""The report of an experiment: one self-contained page, its Markdown twin, and CSV files."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ MOST_PICTURES = 40  # hard digits of each sort that the page shows; the CSV has 
 def build(evidence: Evidence, digits: Digits | None, stored: Files) -> dict[str, bytes]:
     """Return the files of a report by name: page, twin, figures and tables.
 
-    The same results give the same bytes. Without `digits`, pictures of them are left out, and the
-    page says so. The weights of one run per arm are read from `stored`.
+    The same results give the same bytes. Without `digits`, the page says that pictures of them are
+    left out. The weights of one run per arm are read from `stored`.
     """
     results, plan = evidence.results, evidence.plan
     palette = figures.colours([arm.name for arm in plan.experiment.arms], plan.experiment.baseline)
@@ -167,7 +167,7 @@ def _cell(text: Any) -> str:
 
 
 def _breakable(name: str) -> Markup:
-    """Return a name for HTML that may go on in the next line where its parts end."""
+    """Return a name for HTML that may be broken between its parts."""
     return Markup(re.sub(r"([=_/])", r"\1<wbr>", str(escape(name))))
 
 
@@ -205,7 +205,7 @@ def _figures(evidence: Evidence, palette: dict[str, str]) -> dict[str, str]:
 
 
 def _facts(evidence: Evidence) -> list[str]:
-    """Return what the numbers rest on, a few words each."""
+    """Return what the numbers are based on, a few words each."""
     plan = evidence.plan
     arms = plan.experiment.arms
     epochs = sorted({arm.recipe.epochs for arm in arms})

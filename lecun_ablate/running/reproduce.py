@@ -45,7 +45,7 @@ class Reproduction:
     changes: list[str]  # how the environments differ
     table: pd.DataFrame  # epoch, metric, then, now, difference; a row per metric and epoch
     epochs: tuple[int, int]  # trained then, now
-    bounds: tuple[float, float]  # (relative, of losses; absolute, of errors) where not exact
+    bounds: tuple[float, float]  # (relative, of losses; absolute, of errors) unless exact
     images: dict[str, int]  # of each split, which turn misses into errors
 
     @property

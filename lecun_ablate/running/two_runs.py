@@ -42,7 +42,7 @@ class RunComparison:
 
 
 def compare_runs(store: Store, first_id: str, second_id: str) -> RunComparison:
-    """Compare two seed runs' answers; LecunAblateError where they were tested on other digits."""
+    """Compare two seed runs' answers; LecunAblateError if they were tested on other digits."""
     first, second = store.seed_run(first_id), store.seed_run(second_id)
     if first.params["data_digest"] != second.params["data_digest"]:
         tested = " and ".join(

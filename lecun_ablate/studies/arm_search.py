@@ -39,12 +39,12 @@ INDEX, RETRY_OF, ERRORS, DIVERGED, MLFLOW_RUN = (
     "mlflow_run_id",
 )
 PROGRESS, CONFIRMED = "progress", "confirmed"  # attributes of the study
-OWN = "own"  # stands for an arm's own values where they are not among the trials
+OWN = "own"  # the label of an arm's own values if they are not among the trials
 
 
 @dataclass
 class Replica:
-    """One seed of a trial, as far as it has been trained."""
+    """One seed of a trial, trained up to some epoch."""
 
     arm: Arm
     values: Mapping[str, Any]
@@ -61,7 +61,7 @@ class Replica:
         return self.errors[-1]
 
     def take(self, report: EpochReport) -> None:
-        """Note what an epoch has brought."""
+        """Note the outcome of an epoch."""
         self.diverged = report.diverged
         error = DIVERGED_ERROR if report.diverged else report.scores["validation"].error
         self.errors.append(error)
@@ -118,10 +118,10 @@ class ArmSearch:
         return {i: t for i, t in trials if i < self.study.trials and t.state.is_finished()}
 
     def missing(self) -> int:
-        """Return how many runs are still needed, no fewer than 1 where any is.
+        """Return how many runs are still needed, at least 1 if any is.
 
-        While trials are missing, at most: which are to be confirmed is not known yet, and the
-        arm's own values may turn out to be among them.
+        While trials are missing, this is an upper bound: which trials are to be confirmed is not
+        known yet, and the arm's own values may turn out to be among them.
         """
         study = self.study
         if not self.done:
@@ -136,7 +136,7 @@ class ArmSearch:
 
     @property
     def has_own(self) -> bool:
-        """Whether the arm's own values lie in the search space, and so are its first trial."""
+        """Whether the arm's own values lie in the search space; they are its first trial then."""
         own = self.study.own_values(self.arm)
         return all(own[name] in values for name, values in self.study.search.items())
 

@@ -24,7 +24,7 @@ from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.system.lock import exclusive
 from lecun_ablate.system.passwords import without_passwords
 
-PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}  # where an address names none
+PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}  # if an address has none
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -32,9 +32,9 @@ warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
 
 def file_of(url: str) -> Path | None:
-    """Return the file of a storage, None for a server. What has no '://' is a journal file.
+    """Return the file of a storage, None for a server. Without '://' it is a journal file.
 
-    Raises LecunAblateError where it is no address.
+    Raises LecunAblateError if it is not an address.
     """
     if "://" not in url:
         return Path(url)
@@ -50,7 +50,7 @@ def _parts(url: str) -> URL:
 
 
 def _lock_of(url: str, study: str) -> Path:
-    """Return the lock of a study in a storage, whichever of its addresses names that."""
+    """Return the lock of a study in a storage, the same for all addresses of that storage."""
     file = file_of(url)
     if file is not None:
         study = re.sub(r"[^\w.-]", "_", study)
@@ -64,9 +64,9 @@ def _lock_of(url: str, study: str) -> Path:
 
 
 def open_storage(url: str) -> BaseStorage | None:
-    """Open a storage for reading; None where its file does not exist yet.
+    """Open a storage for reading; None if its file does not exist yet.
 
-    Raises LecunAblateError where it cannot be opened.
+    Raises LecunAblateError if it cannot be opened.
     """
     file = file_of(url)
     if file is not None and not file.exists():
@@ -83,7 +83,7 @@ def open_storage(url: str) -> BaseStorage | None:
 def driving(url: str, study: str) -> Iterator[BaseStorage]:
     """Open a storage, created if need be, as the only driver of a study on this machine.
 
-    Raises LecunAblateError where another process drives it, or the storage cannot be opened.
+    Raises LecunAblateError if another process drives it, or the storage cannot be opened.
     """
     file = file_of(url)
     with exclusive(_lock_of(url, study), f"the study {study}"):
@@ -110,7 +110,7 @@ def explained(url: str) -> Iterator[None]:
 
 
 def _of_storage(error: BaseException) -> bool:
-    """Tell whether an error was raised in Optuna's storages, which raise plain ones, too."""
+    """Tell whether an error was raised in Optuna's storages: not all of theirs have a type."""
     trace = error.__traceback__
     while trace and trace.tb_next:
         trace = trace.tb_next
@@ -135,7 +135,7 @@ def _create_database(database: Path) -> None:
 
 
 def _create_journal(journal: Path) -> None:
-    """Create a journal file, or cut off the line that a killed driver left unfinished."""
+    """Create a journal file, or cut off a line that a killed driver left unfinished."""
     try:
         with open(journal, "a+b") as file:
             file.seek(0)

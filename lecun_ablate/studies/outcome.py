@@ -40,10 +40,10 @@ class ArmOutcome:
     failing: list[Failing]  # of what was confirmed
     confirmed_trials: int  # how many of the best trials were trained again on them
     search_error: float | None  # the winner's score in the search; None: it was not trained there
-    # by numeric field: values no worse than one s.e.; empty where the winner has no score
+    # by numeric field: the values within one s.e.; empty if the winner has no score
     within: dict[str, tuple[float, float]]
     trials: dict[str, int]  # how many were complete, pruned, diverged, collapsed, interrupted
-    importances: dict[str, float]  # of the fields, where there are several
+    importances: dict[str, float]  # of the fields, if there are several
 
     @property
     def error(self) -> float:

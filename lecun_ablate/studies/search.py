@@ -85,7 +85,7 @@ def _train(
     progress: Progress | None,
     ended: Callable[[Replica], None] = lambda replica: None,
 ) -> None:
-    """Train replicas, each from where it is to where it stops next, on the fit split alone."""
+    """Train replicas, each from its current epoch to its next stop, on the fit split alone."""
     groups: dict[int, list[int]] = defaultdict(list)
     for index, replica in enumerate(replicas):
         groups[id(prepared.trainer(replica.arm, replica.values))].append(index)
@@ -112,7 +112,7 @@ def _train(
             progress.end()
 
 
-# ---- where a study stands
+# ---- what is done and what is missing
 
 
 def _definitions(prepared: PreparedSearch) -> dict[str, dict[str, Any]]:

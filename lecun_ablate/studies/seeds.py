@@ -78,12 +78,12 @@ def prepare(
 
 @dataclass(frozen=True)
 class Variant:
-    """What the seed does where it governs some of the random choices. Errors are fractions."""
+    """What the seed does if it governs some of the random choices. Errors are fractions."""
 
     governs: str
     errors: np.ndarray  # (seeds,), of the test split; all below is about these
-    diverged: int  # how many more there are, without an error of their own
-    collapsed: int  # how many of these have learnt nothing
+    diverged: int  # how many more there are, which have no error
+    collapsed: int  # how many of them have learnt nothing
     description: Description
     split: VarianceSplit | None  # None for a single seed
     wrong_ranking: float | None
@@ -154,9 +154,9 @@ def run(
 
 
 def runs_to_do(prepared: PreparedSeeds, url: str, fresh: bool = False) -> list[tuple[str, int]]:
-    """Return the (variant, seed) runs still to be trained; raises ConfigError where `run` would.
+    """Return the (variant, seed) runs still to be trained; raises ConfigError if `run` would.
 
-    A new version trains nothing that the MLflow store has: runs are known by their keys.
+    A new version trains nothing that the MLflow store has, because runs are known by their keys.
     """
     study, plan = prepared.study, prepared.runs.plan
     storage = None if fresh else open_storage(url)

@@ -26,8 +26,8 @@ class NotStudied(LecunAblateError):
 def study_of(experiment: Experiment) -> SearchStudy:
     """Return the study that tunes an experiment.
 
-    Raises ConfigError where it is not there, searches nothing, or searches what the experiment
-    itself gives a value: that would be ignored.
+    Raises ConfigError if it is not there, searches nothing, or searches a field that the experiment
+    itself gives a value, which would be ignored.
     """
     assert experiment.tuned
     try:

@@ -1,6 +1,7 @@
-"""Versions of a study in Optuna's storage: an Optuna study for each arm, and what it was about.
+"""Versions of a study in Optuna's storage: an Optuna study for each arm, and its definition.
 
-A version goes on as long as the study's file asks for trials that compare with those it has.
+A version is continued as long as the trials that the study's file asks for are comparable with
+those that it has.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from lecun_ablate.errors import ConfigError
 
 # attributes of the Optuna studies
 DEFINITION = "definition"  # what must stay the same
-ID = "id"  # of the version in this storage: another storage's version 1 is another one
-TRAINER = "trainer"  # the key of a definition that says who trains
+ID = "id"  # of the version: version 1 in another storage has another
+TRAINER = "trainer"  # the key of a definition that holds the identities of trainers
 
 Records = dict[str, optuna.Study]  # by arm
 Definitions = Mapping[str, dict[str, Any]]
@@ -28,24 +29,24 @@ Definitions = Mapping[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Held:
-    """The latest version of a study that a storage holds, beside what is asked for now."""
+    """The latest version of a study in a storage, compared with what is asked for now."""
 
     version: int  # 0: none yet
     records: Records  # of the arms that are asked for
-    changes: list[str]  # a line for each difference, that of the trainer left out
+    changes: list[str]  # a line for each difference, except those of the trainer
     trainer_changes: list[str]
 
     def refuse_changes(self, file: Path, data: str, finished: bool) -> None:
-        """Raise ConfigError with the differences where trials would mix that do not compare.
+        """Raise ConfigError with the differences if trials would be mixed that are not comparable.
 
-        A finished study gets no more trials, so it does not matter who would train them.
+        A finished study gets no more trials, so it does not matter what would train them.
         """
         changes = self.changes + ([] if finished else self.trainer_changes)
         if changes:
             raise ConfigError(
                 [
                     f"{file}: version {self.version} of this study on {data} was about something "
-                    "else; its trials do not compare with those asked for now:",
+                    "else; its trials are not comparable with those asked for now:",
                     *changes,
                     "--fresh starts a new version, beside the old one",
                 ]
@@ -55,7 +56,7 @@ class Held:
 def latest(storage: BaseStorage, study: str, data: str, definitions: Definitions) -> Held:
     """Return what a storage holds of a study, and how that differs from `definitions`.
 
-    Only the keys that a definition has are compared.
+    Only keys that are in the definitions are compared.
     """
     names = set(optuna.get_all_study_names(storage))
     pattern = re.compile(re.escape(study) + r" v(\d+) on " + re.escape(data) + ": ")
@@ -86,7 +87,7 @@ def open_version(
 ) -> tuple[int, Records]:
     """Return the version to work on, with an Optuna study for every arm, created if need be.
 
-    `fresh` starts a new one. Raises ConfigError where the latest was about something else.
+    `fresh` starts a new one. Raises ConfigError if the latest was about something else.
     """
     held = latest(storage, study, data, definitions)
     version, records = held.version, held.records

@@ -18,8 +18,8 @@ from lecun_ablate.system.passwords import without_passwords
 def exclusive(path: Path, what: str) -> Iterator[None]:
     """Hold the lock file `path` while the body runs; `what` names what it guards.
 
-    Raises LecunAblateError, naming the holder, where another process has it. The file stays;
-    what counts is the lock on it, which the system drops however its holder ends.
+    Raises LecunAblateError, naming the holder, if another process has it. The file stays; what
+    counts is the lock on it, which the system drops however its holder ends.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def _owner(path: Path) -> str:
 
 
 def _private(path: str, flags: int) -> int:
-    """Open a file that nobody else may read: locks of servers lie in the common /tmp."""
+    """Open a file that nobody else may read: the locks of servers are in the shared /tmp."""
     descriptor = os.open(path, flags, 0o600)
     os.fchmod(descriptor, 0o600)
     return descriptor

@@ -1,16 +1,16 @@
-"""Where numbers come from: the machine, the versions, the commit."""
+"""What numbers were computed with: the machine, the versions, the commit."""
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-import lecun_ablate
 from lecun_ablate.system.cores import usable_cores
+
+PACKAGE = Path(__file__).resolve().parents[1]  # the folder of this package
 
 
 def machine() -> str:
@@ -30,9 +30,9 @@ def _cpu() -> str:
 
 @cache
 def git_commit() -> str | None:
-    """Return the commit of the package's own checkout, '-dirty' added where it has changes.
+    """Return the commit of the package's own checkout, with '-dirty' if it has changes.
 
-    None where the package lies in no git repository that tracks it: then its version says it all.
+    None if no git repository tracks the package: its version then says enough.
     """
     try:
         _git("ls-files", "--error-unmatch", "__init__.py")
@@ -43,17 +43,16 @@ def git_commit() -> str | None:
 
 
 def _git(*arguments: str) -> str:
-    folder = os.path.dirname(lecun_ablate.__file__)
-    command = ["git", "-C", folder, *arguments]
+    command = ["git", "-C", str(PACKAGE), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5)
     return done.stdout.strip()
 
 
 @cache
 def environment() -> dict[str, str]:
-    """Return the versions and the machine that a run's numbers and timing may hang on."""
+    """Return the versions and the machine that a run's numbers and timing may depend on."""
     return {
-        "lecun_ablate": lecun_ablate.__version__,
+        "lecun_ablate": version("lecun_ablate"),
         "python": platform.python_version(),
         "torch": version("torch"),
         "numpy": version("numpy"),

@@ -1,4 +1,4 @@
-"""Where the MLflow store is. Imports nothing of MLflow's."""
+"""Where the MLflow store is. Imports nothing from MLflow."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def database_path(uri: str) -> Path | None:
 
 
 def refuse_file_store(uri: str) -> None:
-    """Raise where an old MLflow file store would make the client and the UI fail."""
+    """Raise if an old MLflow file store would make the client and the UI fail."""
     if urlsplit(uri).scheme in ("", "file"):
         raise LecunAblateError(
             f"MLFLOW_TRACKING_URI={uri}: MLflow no longer writes file stores: use "
@@ -44,7 +44,7 @@ def refuse_file_store(uri: str) -> None:
     for meta in folder.glob("*/meta.yaml"):
         if meta.parent.name.isdigit():
             raise LecunAblateError(
-                f"{meta}: {folder} holds a store of an old MLflow, beside which neither MLflow's "
-                f"client nor its UI starts: move {folder} away, or convert it with "
+                f"{meta}: {folder} holds the store of an old MLflow version, which keeps MLflow's "
+                f"client and its UI from starting: move {folder} away, or convert it with "
                 "`mlflow migrate-filestore`"
             )

@@ -21,11 +21,11 @@ _makers: dict[Path, subprocess.Popen[bytes]] = {}  # by the database that they m
 
 
 def begin(uri: str | None = None) -> None:
-    """Have a store made for `create` where there is none yet and a core to make it on."""
+    """Start making a store for `create`, if there is none yet and there is a core to spare."""
     database = database_path(address(uri))
     if database is None or database.exists() or usable_cores() == 1:
         return
-    with contextlib.suppress(OSError):  # no other process may be started: `create` makes it here
+    with contextlib.suppress(OSError):  # if no process can be started, `create` makes it here
         maker = subprocess.Popen(
             [sys.executable, "-m", __name__, str(artifact_folder(database))],
             stdin=subprocess.DEVNULL,
@@ -33,7 +33,7 @@ def begin(uri: str | None = None) -> None:
             stderr=subprocess.DEVNULL,
         )
         _makers[database] = maker
-        atexit.register(maker.terminate)  # where the command ends before it needs a store
+        atexit.register(maker.terminate)  # if the command ends before it needs a store
 
 
 def create(database: Path) -> None:

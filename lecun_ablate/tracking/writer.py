@@ -99,7 +99,7 @@ class Writer:
             yield
 
     def _probe(self) -> None:
-        """Write something that belongs to nobody else and that nobody sees."""
+        """Write something that is the package's own and that nobody sees."""
         found = self.client.get_experiment_by_name(PROBE)
         if found is None:
             experiment_id = self.client.create_experiment(PROBE)

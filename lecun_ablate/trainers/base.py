@@ -125,8 +125,8 @@ class Trainer(Protocol):
 
         Yields one report per run and epoch, as they come; those of one run in the order of their
         epochs. `on_epoch` sees each report before it is yielded, one at a time but perhaps on
-        another thread; where it returns True, that run stops there and the others go on. Only
-        the splits given here are seen: who leaves out the test split never touches it. Closing
-        the generator (or an exception such as KeyboardInterrupt) stops the training within an
-        epoch of one group of runs.
+        another thread; if it returns True, that run stops there and the others go on. Only
+        the splits given here are seen: a caller that leaves out the test split never touches it.
+        Closing the generator (or an exception such as KeyboardInterrupt) stops the training within
+        an epoch of one group of runs.
         """

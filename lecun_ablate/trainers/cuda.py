@@ -19,15 +19,23 @@ import torch
 from torch import Tensor
 
 from lecun_ablate.config.recipe import Recipe
-from lecun_ablate.cuda.compiler import ACTIVATIONS, LOSSES, PARAMETERS, Choices
+from lecun_ablate.cuda.compiler import ACTIVATIONS, LOSSES, PAIRS, Choices
 from lecun_ablate.cuda.gpu import Gpu, availability
 from lecun_ablate.data.digits import Split
 from lecun_ablate.errors import ConfigError, LecunAblateError
 from lecun_ablate.network import initial
+from lecun_ablate.network.initial import PARAMETERS
 from lecun_ablate.trainers.base import EpochReport, Identity, OnEpoch, Run, Scores, State
 from lecun_ablate.trainers.download import download
 from lecun_ablate.trainers.flat import flatten, tensors
 from lecun_ablate.trainers.orders import Orders
+from lecun_ablate.trainers.shared import (
+    begin,
+    epoch_report,
+    refuse_unsupported,
+    targets,
+    unknown_component,
+)
 from lecun_ablate.trainers.workers import Finish, reports_of
 
 # Batches in flight: two, of half the networks that the GPU holds at a time, fill it; the third
@@ -35,19 +43,19 @@ from lecun_ablate.trainers.workers import Finish, reports_of
 # which a batch waits for others.)
 BATCHES = 3
 IMAGES_PER_BLOCK = 32  # as in step.hpp
+CONNECTION_BYTES = 458  # of Connections in step.hpp
 
 
 class Kernels(Protocol):
-    """The two kernels of kernels.cu, for some choices."""
+    """The two kernels of kernels.cu, for some choices; `pairs` is one of PAIRS."""
 
-    @property
-    def resident(self) -> int:
-        """How many networks are trained at a time."""
+    def resident(self, pairs: int) -> int:
+        """Return how many networks are trained at a time."""
 
-    def train(self, networks: int, *arguments: Tensor | int) -> None:
+    def train(self, networks: int, pairs: int, *arguments: Tensor | int) -> None:
         """Start `train` on one block per network."""
 
-    def evaluate(self, blocks: int, *arguments: Tensor | int) -> None:
+    def evaluate(self, blocks: int, pairs: int, *arguments: Tensor | int) -> None:
         """Start `evaluate` on one block per network and chunk of images."""
 
 
@@ -57,7 +65,7 @@ class Launcher(Protocol):
     torch_device: torch.device
     instruction_set: str
 
-    def kernels(self, choices: Choices) -> Kernels:
+    def kernels(self, choices: Choices, pairs: int) -> Kernels:
         """Return the kernels for some choices, or raise LecunAblateError."""
 
 
@@ -69,7 +77,7 @@ class CudaTrainer:
 
     name = "cuda"
     device = "cuda"
-    numerics = 2
+    numerics = 3
 
     def __init__(self, launcher: Launcher | None = None, threads: int = BATCHES):
         if launcher is None:
@@ -88,7 +96,9 @@ class CudaTrainer:
         """Return why the kernels cannot train a recipe, or None.
 
         Inits, connectivities, targets and orders are data to them, so any of these will do. The
-        kernels are compiled here, if they have not been before: that may fail too.
+        kernels are compiled here, if they have not been before: that may fail too. So may a
+        network that takes too much of the GPU's memory; a connectivity that depends on the seed is
+        judged by seed 0.
         """
         known = {
             "activation": ACTIVATIONS,
@@ -96,12 +106,10 @@ class CudaTrainer:
             "loss": LOSSES,
             "optimizer": ("sgd",),
         }
-        for field, names in known.items():
-            component = recipe.component(field)
-            if not component.builtin or component.name not in names:
-                return f"the cuda trainer has no {component.kind} {component.name!r}"
+        if unknown := unknown_component(self.name, recipe, known):
+            return unknown
         try:
-            self.launcher.kernels(_choices(recipe))
+            self.launcher.kernels(_choices(recipe), _pairs(Run(recipe, seed=0)))
         except LecunAblateError as error:
             return str(error)
         return None
@@ -114,9 +122,7 @@ class CudaTrainer:
         on_epoch: OnEpoch | None = None,
     ) -> Iterator[EpochReport]:
         """Train runs on `fit`, scoring each on the splits of `evaluate`; see trainers.base."""
-        for recipe in {run.recipe for run in runs}:
-            if reason := self.unsupported(recipe):
-                raise ConfigError(reason)
+        refuse_unsupported(self, {run.recipe for run in runs})
         place = self.launcher.torch_device
         data = {
             dtype: _Data(_Images.of(fit, dtype, place),
@@ -138,12 +144,12 @@ class CudaTrainer:
         """
         alike: dict[Any, list[int]] = {}
         for index, run in enumerate(runs):
-            begin = run.state.epoch if run.state else 0
-            key = (_choices(run.recipe), begin, run.last_epoch)
+            key = (_choices(run.recipe), _pairs(run), run.first_epoch, run.last_epoch)
             alike.setdefault(key, []).append(index)
         batches = []
-        for (choices, *_), members in alike.items():
-            most = max(1, self.launcher.kernels(choices).resident // min(2, self.threads))
+        for (choices, pairs, *_), members in alike.items():
+            resident = self.launcher.kernels(choices, pairs).resident(pairs)
+            most = max(1, resident // min(2, self.threads))
             parts = -(-len(members) // most)
             batches += [part.tolist() for part in np.array_split(members, parts)]
         return batches
@@ -155,10 +161,9 @@ class CudaTrainer:
         stream = torch.cuda.Stream(place) if place.type == "cuda" else None
         with torch.cuda.stream(stream) if stream else nullcontext():
             with self._making:  # one by one, so that the first starts while the next is drawn
-                batch = _Batch(runs, self.launcher.kernels(_choices(runs[0].recipe)), data, place)
-            begin = runs[0].state.epoch if runs[0].state else 0
+                batch = _Batch(runs, self.launcher, data)
             active = list(range(len(runs)))
-            for epoch in range(begin + 1, runs[0].last_epoch + 1):
+            for epoch in range(runs[0].first_epoch, runs[0].last_epoch + 1):
                 began = time.perf_counter()
                 batch.start_epoch(epoch, active)
                 if epoch < runs[0].last_epoch:
@@ -168,15 +173,18 @@ class CudaTrainer:
                 going_on = []
                 for i in active:
                     state, scores = results.of(i, epoch)
-                    finite = all(np.isfinite(score.loss) for score in scores.values())
-                    diverged = not (finite and np.isfinite(results.parameters[i]).all())
-                    last = diverged or epoch == runs[i].last_epoch
-                    report = EpochReport(members[i], epoch, scores, seconds, diverged, last, state)
+                    report = epoch_report(members[i], runs[i], state, scores, seconds)
                     if not finish(report):
                         going_on.append(i)
                 active = going_on
                 if not active:
                     return
+
+
+def _pairs(run: Run) -> int:
+    """Return the least of PAIRS that holds all pairs of planes that a run connects."""
+    seen = initial.connectivity(run.recipe, run.seed)
+    return next(most for most in PAIRS if seen.sum() <= most)
 
 
 def _choices(recipe: Recipe) -> Choices:
@@ -211,8 +219,8 @@ class _Data:
 class _Results:
     """All that an epoch leaves behind, on the host; the networks come first."""
 
-    parameters: np.ndarray  # (R, 10960)
-    velocity: np.ndarray | None  # (R, 10960)
+    parameters: np.ndarray  # (R, PARAMETERS)
+    velocity: np.ndarray | None  # (R, PARAMETERS)
     answers: Mapping[str, tuple[np.ndarray, np.ndarray]]  # (R, n) digits and (R, chunks) losses
     evaluate: Mapping[str, _Images]
 
@@ -230,27 +238,28 @@ class _Results:
 class _Batch:
     """Networks on the device that one launch advances."""
 
-    def __init__(self, runs: Sequence[Run], kernels: Kernels, data: _Data, place: torch.device):
+    def __init__(self, runs: Sequence[Run], launcher: Launcher, data: _Data):
         self.runs = runs
-        self.kernels = kernels
+        self.pairs = _pairs(runs[0])
         self.data = data
-        self.place = place
+        self.place = launcher.torch_device
         recipe = runs[0].recipe
+        self.kernels = launcher.kernels(_choices(recipe), self.pairs)
         flat = np.empty((len(runs), PARAMETERS), recipe.dtype)
         moving = np.zeros_like(flat) if recipe.momentum else None
         settings = np.zeros(len(runs), _settings_type(recipe.dtype))
         for i, run in enumerate(runs):
-            if run.state is None:
-                begin = initial.start(run.recipe, run.seed)
-                seen, parameters = begin.connectivity, begin.parameters
-            else:
-                seen = initial.connectivity(run.recipe, run.seed)
-                parameters = run.state.parameters
-                if moving is not None and run.state.optimizer:
-                    moving[i] = flatten(run.state.optimizer, recipe.dtype, "velocity/")
-            flat[i] = flatten(parameters, recipe.dtype)
-            targets = run.recipe.component("target")(torch.arange(10)).double().numpy()
-            settings[i] = (targets, run.recipe.lr, run.recipe.momentum, run.recipe.padding, seen)
+            seen, state = begin(run)
+            flat[i] = flatten(state.parameters, recipe.dtype)
+            if moving is not None and state.optimizer:
+                moving[i] = flatten(state.optimizer, recipe.dtype, "velocity/")
+            settings[i] = (
+                targets(run.recipe),
+                run.recipe.lr,
+                run.recipe.momentum,
+                run.recipe.padding,
+                _connections(seen),
+            )
         self.orders = Orders(runs, len(data.fit.labels))
         self.parameters = self._upload(flat)
         self.velocity = None if moving is None else self._upload(moving)
@@ -270,6 +279,7 @@ class _Batch:
         order_rows = self._upload(rows.astype(np.int32))
         self.kernels.train(
             len(self.runs),
+            self.pairs,
             self.parameters,
             self.parameters if self.velocity is None else self.velocity,
             self.settings,
@@ -283,6 +293,7 @@ class _Batch:
             digits, losses = self.answers[name]
             self.kernels.evaluate(
                 losses.numel(),
+                self.pairs,
                 self.parameters,
                 self.settings,
                 split.images,
@@ -311,6 +322,16 @@ class _Batch:
         return torch.from_numpy(array).to(self.place)
 
 
+def _connections(seen: np.ndarray) -> np.ndarray:
+    """Return Connections of step.hpp as bytes. seen: (12, 12) bool, [H2 plane, H1 plane]."""
+    h1, h2 = np.nonzero(seen.T)  # sorted by the plane of H1
+    by_h2 = np.argsort(h2, kind="stable")
+    first_of_h1 = np.append(0, np.cumsum(seen.sum(0)))
+    first_of_h2 = np.append(0, np.cumsum(seen.sum(1)))
+    whole = [np.pad(part, (0, seen.size - len(h1))) for part in (h1, h2, by_h2)]
+    return np.concatenate([*whole, first_of_h1, first_of_h2]).astype(np.uint8)
+
+
 def _settings_type(dtype: str) -> np.dtype:
     """Return the layout of Settings in step.hpp."""
     fields = [
@@ -318,6 +339,6 @@ def _settings_type(dtype: str) -> np.dtype:
         ("learning_rate", dtype),
         ("momentum", dtype),
         ("padding", dtype),
-        ("connected", "?", (12, 12)),
+        ("connections", "u1", CONNECTION_BYTES),
     ]
     return np.dtype(fields, align=True)

@@ -1,4 +1,4 @@
-"""From the device to the host, waiting once."""
+"""Copies from the device to the host, with a single wait."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def download(tensors: Sequence[Tensor]) -> list[np.ndarray]:
-    """Return copies of tensors of one device, once all that its current stream does has ended."""
+    """Return copies of tensors of one device, once its current stream has finished."""
     on_gpu = any(tensor.is_cuda for tensor in tensors)
     copies = [
         torch.empty(t.shape, dtype=t.dtype, pin_memory=on_gpu).copy_(t, non_blocking=on_gpu)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
 from lecun_ablate.network.initial import SHAPES
 
-SIZES = [int(np.prod(shape)) for shape in SHAPES.values()]
+SIZES = [math.prod(shape) for shape in SHAPES.values()]
 
 
 def flatten(tensors: Mapping[str, np.ndarray], dtype: str, prefix: str = "") -> np.ndarray:
-    """Return the tensors as one new array, (10960,); `prefix` begins their names."""
+    """Return the tensors as one new array, (PARAMETERS,); `prefix` begins their names."""
     return np.concatenate([np.asarray(tensors[prefix + name], dtype).ravel() for name in SHAPES])
 
 

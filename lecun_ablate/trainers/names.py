@@ -1,4 +1,4 @@
-"""The trainers and devices that can be asked for, by name; light, for the command line's help."""
+"""The names of trainers and devices. Imports nothing heavy: --help shows them."""
 
 from __future__ import annotations
 

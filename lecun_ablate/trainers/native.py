@@ -8,16 +8,22 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-import torch
 
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.digits import Split
 from lecun_ablate.errors import ConfigError, nearest
-from lecun_ablate.network import initial
+from lecun_ablate.network.initial import pattern_order
 from lecun_ablate.network.reference import predictions
 from lecun_ablate.system.cores import usable_cores
 from lecun_ablate.trainers.base import EpochReport, Identity, OnEpoch, Run, Scores, State
 from lecun_ablate.trainers.flat import flatten, tensors
+from lecun_ablate.trainers.shared import (
+    begin,
+    epoch_report,
+    refuse_unsupported,
+    targets,
+    unknown_component,
+)
 from lecun_ablate.trainers.workers import Finish, Job, reports_of
 
 try:
@@ -40,7 +46,7 @@ class NativeTrainer:
 
     `instruction_set` is one of those that the CPU has ("avx512", "avx2", "baseline" or "neon"),
     by default the fastest. Between instruction sets, results differ in rounding.
-    Raises ConfigError where the kernel or the instruction set is missing.
+    Raises ConfigError if the kernel or the instruction set is missing.
     """
 
     name = "native"
@@ -58,7 +64,7 @@ class NativeTrainer:
         self.instruction_set = instruction_set or kernel.INSTRUCTION_SETS[0]
 
     def identity(self) -> Identity:
-        """Return what of the trainer decides a run's numbers; see trainers.base."""
+        """Return what about the trainer decides a run's numbers; see trainers.base."""
         return Identity(self.name, self.device, self.instruction_set, 2)
 
     def unsupported(self, recipe: Recipe) -> str | None:
@@ -72,11 +78,7 @@ class NativeTrainer:
             "loss": kernel.LOSSES,
             "optimizer": ["sgd"],
         }
-        for field, names in known.items():
-            component = recipe.component(field)
-            if not component.builtin or component.name not in names:
-                return f"the native trainer has no {component.kind} {component.name!r}"
-        return None
+        return unknown_component(self.name, recipe, known)
 
     def train(
         self,
@@ -86,9 +88,7 @@ class NativeTrainer:
         on_epoch: OnEpoch | None = None,
     ) -> Iterator[EpochReport]:
         """Train runs on `fit`, scoring each on the splits of `evaluate`; see trainers.base."""
-        for run in runs:
-            if reason := self.unsupported(run.recipe):
-                raise ConfigError(reason)
+        refuse_unsupported(self, (run.recipe for run in runs))
         splits = {
             dtype: (_convert(fit, dtype), {n: _convert(s, dtype) for n, s in evaluate.items()})
             for dtype in {run.recipe.dtype for run in runs}
@@ -105,11 +105,7 @@ class NativeTrainer:
     ) -> None:
         """Train one run until `finish` says that it ends."""
         recipe = run.recipe
-        if run.state is None:
-            start = initial.start(recipe, run.seed)
-            connected, state = start.connectivity, State(0, start.parameters)
-        else:
-            connected, state = initial.connectivity(recipe, run.seed), run.state
+        connected, state = begin(run)
         parameters = flatten(state.parameters, recipe.dtype)
         velocity = None
         if recipe.momentum:
@@ -123,33 +119,22 @@ class NativeTrainer:
             recipe.lr,
             recipe.momentum,
             recipe.padding,
-            recipe.component("target")(torch.arange(10)).double().numpy(),
+            targets(recipe),
             connected,
         )
-        for epoch in range(state.epoch + 1, run.last_epoch + 1):
-            begin = time.perf_counter()
-            order = initial.pattern_order(recipe, run.seed, epoch, len(fit)).numpy()
+        for epoch in range(run.first_epoch, run.last_epoch + 1):
+            began = time.perf_counter()
+            order = pattern_order(recipe, run.seed, epoch, len(fit)).numpy()
             kernel.train(
                 self.instruction_set, choices, parameters, velocity, fit.images, fit.labels, order
             )
             scores = {
                 name: self._scores(choices, parameters, split) for name, split in evaluate.items()
             }
-            diverged = not (
-                np.isfinite(parameters).all()
-                and all(np.isfinite(score.loss) for score in scores.values())
-            )
             optimizer = {} if velocity is None else tensors(velocity, "velocity/")
-            report = EpochReport(
-                index=index,
-                epoch=epoch,
-                scores=scores,
-                seconds=time.perf_counter() - begin,
-                diverged=diverged,
-                last=diverged or epoch == run.last_epoch,
-                state=State(epoch, tensors(parameters), optimizer),
-            )
-            if finish(report):
+            state = State(epoch, tensors(parameters), optimizer)
+            seconds = time.perf_counter() - began
+            if finish(epoch_report(index, run, state, scores, seconds)):
                 return
 
     def _scores(self, choices: Any, parameters: np.ndarray, split: Split) -> Scores:

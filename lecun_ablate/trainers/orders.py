@@ -1,4 +1,4 @@
-"""In which order each of many runs sees the patterns of an epoch."""
+"""The order in which each of many runs sees the patterns of an epoch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lecun_ablate.trainers.base import Run
 
 
 class Orders:
-    """The orders of runs, epoch by epoch: what is equal is drawn once."""
+    """The orders of runs, epoch by epoch. Equal orders are drawn once."""
 
     def __init__(self, runs: Sequence[Run], n: int):
         self.runs = runs
@@ -20,7 +20,7 @@ class Orders:
         self._ahead: tuple[int, np.ndarray, np.ndarray] | None = None
 
     def draw_ahead(self, epoch: int, active: Sequence[int]) -> None:
-        """Draw the orders of an epoch to come, while the device is busy with another."""
+        """Draw the orders of a later epoch, while the device is busy with this one."""
         self._ahead = (epoch, *self._draw(epoch, active))
 
     def take(self, epoch: int, active: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -150,8 +150,11 @@ class Net:
     def __init__(self, flat: Tensor, connected: Tensor, recipe: Recipe, space: Workspace):
         self.parameters = LAYOUT.views(flat)
         self.connected = connected  # (r, 12, 1, 12), [H2 plane, ., H1 plane]: 0 or 1
-        self.recipe = recipe
         self.space = space
+        self.activation = _apart(recipe.component("activation"))
+        self.output_activation = _apart(recipe.component("output_activation"))
+        self.loss = recipe.component("loss")
+        self.padding = recipe.padding
         r = len(connected)
         self.counted = flat.new_zeros(r + -r % LOSS_ROWS)  # which of the losses are replicas'
         self.counted[:r] = 1
@@ -166,10 +169,7 @@ class Net:
         windows: (r or 1, p, 64, 25), see image_windows. The graph for autograd begins at the sums
         of H1.
         """
-        w, recipe = self.parameters, self.recipe
-        act, output_act = map(
-            _apart, (recipe.component("activation"), recipe.component("output_activation"))
-        )
+        w, act = self.parameters, self.activation
         r, p = len(self.connected), windows.shape[1]
         x = windows.flatten(1, 2).expand(r, -1, -1)  # (r, p 64, 25)
         with torch.no_grad():
@@ -178,14 +178,14 @@ class Net:
             h2_weight = self.space("h2_weight", r, 12, 25, 12)
             torch.mul(w["h2_weight"], self.connected, out=h2_weight)
         h1.requires_grad_(torch.is_grad_enabled())
-        h2 = _H2Sums.apply(act(h1), h2_weight.flatten(2), recipe.padding, self.space)
+        h2 = _H2Sums.apply(act(h1), h2_weight.flatten(2), self.padding, self.space)
         h2 = h2.view(r, 12, p, 16).transpose(1, 2) + w["h2_bias"][:, None]  # (r, p, 12, 16)
         to_h3 = act(h2).reshape(r, p, 192)
         h3 = torch.bmm(to_h3, w["h3_weight"]) + (w["h3_bias"] + self.empty[30])[:, None]
         to_out = act(h3)[..., :30]  # (r, p, 30)
         out = torch.bmm(to_out, w["out_weight"]) + (w["out_bias"] + self.empty[10])[:, None]
         windows = self.space("windows", r * p, 4, 4, 5, 5, 12).view(r, -1, 300)
-        return output_act(out)[..., :10], [x, windows, to_h3, to_out], [h1, h2, h3, out]
+        return self.output_activation(out)[..., :10], [x, windows, to_h3, to_out], [h1, h2, h3, out]
 
     def gradients(self, windows: Tensor, targets: Tensor, into: dict[str, Tensor]) -> None:
         """Write the derivatives of each replica's loss on one pattern by its parameters.
@@ -198,7 +198,7 @@ class Net:
         outputs = outputs[:, 0]
         if spare := -r % LOSS_ROWS:
             outputs, targets = (F.pad(t, (0, 0, 0, spare)) for t in (outputs, targets))
-        losses = self.recipe.component("loss")(outputs, targets)
+        losses = self.loss(outputs, targets)
         d1, d2, d3, d4 = (d[:, 0] for d in torch.autograd.grad(losses, sums, self.counted))
         with torch.no_grad():
             into["h1_weight"].copy_(torch.bmm(d1.transpose(1, 2), x))

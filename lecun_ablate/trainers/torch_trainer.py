@@ -17,12 +17,12 @@ from torch import Tensor
 
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.digits import Split
-from lecun_ablate.network.initial import connectivity, start
 from lecun_ablate.network.reference import NO_DIGIT
 from lecun_ablate.system.cores import usable_cores
 from lecun_ablate.trainers.base import EpochReport, Identity, OnEpoch, Run, Scores, State
 from lecun_ablate.trainers.download import download
 from lecun_ablate.trainers.orders import Orders
+from lecun_ablate.trainers.shared import begin, epoch_report
 from lecun_ablate.trainers.torch_network import LAYOUT, Net, Workspace, image_windows
 from lecun_ablate.trainers.workers import Finish, Job, reports_of
 
@@ -62,7 +62,7 @@ class TorchTrainer:
         self.threads = threads or usable_cores()
 
     def identity(self) -> Identity:
-        """Return what decides the numbers, for the run key."""
+        """Return what about the trainer decides a run's numbers; see trainers.base."""
         if self.device == "cpu":
             chip = torch.backends.cpu.get_cpu_capability().lower()
         else:
@@ -104,8 +104,7 @@ def _groups(runs: Sequence[Run], threads: int, most: Mapping[str, int] = GROUP) 
     alike: dict[Any, list[int]] = {}
     for index, run in enumerate(runs):
         operations = tuple(getattr(run.recipe, field) for field in OPERATIONS)
-        begin = run.state.epoch if run.state else 0
-        alike.setdefault((operations, begin, run.last_epoch), []).append(index)
+        alike.setdefault((operations, run.first_epoch, run.last_epoch), []).append(index)
     groups = []
     for members in alike.values():
         largest = most[runs[members[0]].recipe.dtype]
@@ -159,16 +158,17 @@ class _Group:
         self.runs = runs
         self.splits = splits
         self.recipe = recipe = runs[0].recipe
-        # a user's optimizer may keep its state in new tensors, of which a graph would know nothing
-        self.graph_steps = graph_steps if recipe.component("optimizer").builtin else 0
+        # a user's optimizer may keep its state in new tensors, which a graph would not know
+        self.optimizer = recipe.component("optimizer")
+        self.graph_steps = graph_steps if self.optimizer.builtin else 0
         self.dtype = getattr(torch, recipe.dtype)
         device = splits.device
         rows = np.zeros((len(runs), LAYOUT.width), dtype=recipe.dtype)
         optimizer: dict[str, np.ndarray] = {}
         seen = []
         for row, run in zip(rows, runs, strict=True):
-            seen.append(connectivity(run.recipe, run.seed))
-            state = run.state or State(0, start(run.recipe, run.seed).parameters)
+            connected, state = begin(run)
+            seen.append(connected)
             LAYOUT.pack(state.parameters, row)
         for i, run in enumerate(runs):
             for key, value in (run.state.optimizer if run.state else {}).items():
@@ -199,9 +199,7 @@ class _Group:
         """Present one pattern to every replica; windows: (R or 1, 64, 25), targets: (R, 10)."""
         self.net.gradients(windows, targets, self.gradient_views)
         with torch.no_grad():
-            self.recipe.component("optimizer")(
-                self.weights, self.gradients, self.state, self.lr, self.recipe.momentum
-            )
+            self.optimizer(self.weights, self.gradients, self.state, self.lr, self.recipe.momentum)
 
     def epoch(self, epoch: int) -> None:
         """Present every pattern of the fit split once."""
@@ -255,7 +253,7 @@ class _Group:
     @torch.no_grad()
     def _answers(self, name: str) -> tuple[Tensor, Tensor]:
         """Return each replica's digits, (R, n) uint8, and mean loss, (R,) float64, on a split."""
-        splits, recipe, loss = self.splits, self.recipe, self.recipe.component("loss")
+        splits, recipe = self.splits, self.recipe
         split = splits.evaluate[name]
         at_once, images = EVALUATED_TOGETHER[splits.device.type]
         parts = list(
@@ -273,7 +271,7 @@ class _Group:
             named, sums = [], []
             for windows, labels in parts:
                 outputs = net.forward(windows[None])[0]  # (r, p, 10)
-                lost = loss(outputs.reshape(-1, 10), codes[:, labels].reshape(-1, 10))
+                lost = net.loss(outputs.reshape(-1, 10), codes[:, labels].reshape(-1, 10))
                 named.append(_digits(outputs))
                 sums.append(lost.view(len(codes), -1).double().sum(1))
             digits.append(torch.cat(named, 1))
@@ -327,7 +325,7 @@ class _Presentation:
     def _capture(self, group: _Group) -> None:
         """Record steps without running them.
 
-        Where that fails, as a user's component can make it, the group and what `keep` makes of it
+        If that fails, as a user's component can make it, the group and what `keep` makes of it
         go on without a graph.
         """
         graph = torch.cuda.CUDAGraph()
@@ -336,12 +334,12 @@ class _Presentation:
             with torch.cuda.graph(graph):
                 for _ in range(group.graph_steps):
                     self.step(group)
-        except Exception:  # what is wrong in earnest comes again in the next step
+        except Exception:  # a real fault will show again in the next step
             group.graph_steps = 0
         else:
             self.graph = graph
         finally:
-            torch.cuda.set_stream(stream)  # where ending a capture fails, PyTorch leaves its own
+            torch.cuda.set_stream(stream)  # if ending a capture fails, PyTorch leaves its own
 
 
 def _train_group(
@@ -350,9 +348,8 @@ def _train_group(
     """Train one group to its last epoch, dropping replicas that end earlier."""
     group = _Group(runs, splits, graph_steps)
     members = list(members)
-    first = (runs[0].state.epoch if runs[0].state else 0) + 1
     last_epoch = runs[0].last_epoch
-    for epoch in range(first, last_epoch + 1):
+    for epoch in range(runs[0].first_epoch, last_epoch + 1):
         began = time.perf_counter()
         group.epoch(epoch)
         if epoch < last_epoch:
@@ -361,10 +358,7 @@ def _train_group(
         seconds = (time.perf_counter() - began) / len(members)
         going_on = []
         for replica, (state, scores) in enumerate(results):
-            finite = all(np.isfinite(v).all() for v in state.parameters.values())
-            diverged = not (finite and all(np.isfinite(s.loss) for s in scores.values()))
-            last = diverged or epoch == last_epoch
-            report = EpochReport(members[replica], epoch, scores, seconds, diverged, last, state)
+            report = epoch_report(members[replica], runs[0], state, scores, seconds)
             if not finish(report):
                 going_on.append(replica)
         if not going_on:

@@ -1,4 +1,4 @@
-"""Jobs on threads that report as they go, read as one stream."""
+"""Jobs on threads, whose reports are read as one stream."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def reports_of(
 ) -> Iterator[EpochReport]:
     """Run jobs, `threads` at a time, and yield what they report.
 
-    A job gets a function to call with each of its reports, one after the other; that says whether
-    the run of the report ends there. An exception in a job is raised once the others have ended.
-    Closing the generator makes that function end all runs.
+    A job is given a function to call with each of its reports, one after the other. It returns
+    whether the report's run ends there. An exception in a job is raised once the others have ended.
+    Closing the generator ends all runs.
     """
     waiting: queue.Queue[EpochReport | Exception | None] = queue.Queue(WAITING)
     stop = threading.Event()
@@ -49,7 +49,7 @@ def reports_of(
             if not stop.is_set():
                 job(finish)
             put(None)
-        except Exception as error:  # of a user's component, say; the other jobs go on
+        except Exception as error:  # from a user's component, for example; the other jobs go on
             put(error)
 
     with ThreadPoolExecutor(threads, thread_name_prefix=name) as pool:

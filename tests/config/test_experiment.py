@@ -192,7 +192,7 @@ def test_options_override_the_file():
         ("", "x.yaml:1: expected a YAML mapping of keys to values, got nothing"),
         ("\n- 1\n- 2", "x.yaml:2: expected a YAML mapping of keys to values, got a list"),
         ("name: x\nquestion: \0", "x.yaml:2: not a YAML file: the character U+0000 is not allowed"),
-        (f"name: x\na: {600 * '['}", "x.yaml: not a YAML file to be used: nested too deeply"),
+        (f"name: x\na: {600 * '['}", "x.yaml: nested too deeply to be read"),
         ("name: x\n~: 3", "x.yaml:2: null: expected a text as a key, got null"),
         (
             "name: x\nrecipe:\n  lr: 1\n  2: 3",

@@ -25,6 +25,8 @@ from lecun_ablate.studies.outcome import _held_out
 SQLITE = "sqlite:///studies/optuna.db"
 JOURNAL = "studies/optuna.journal"
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 @pytest.fixture(scope="session")
 def empty_optuna(tmp_path_factory):
@@ -610,7 +612,7 @@ def test_a_kill_after_any_write_is_survived(place, spawner, writes):
 def postgres():
     """The address of a throw-away PostgreSQL server, started by scripts/postgres.sh."""
     pytest.importorskip("psycopg", reason="pip install lecun-ablate[postgres]")
-    script = Path(study_world.ROOT, "scripts/postgres.sh")
+    script = Path(ROOT, "scripts/postgres.sh")
     folder = tempfile.mkdtemp(prefix="postgres")  # where the server's own user may go
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

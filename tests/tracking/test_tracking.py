@@ -285,7 +285,7 @@ def package(tmp_path, monkeypatch):
     folder = tmp_path / "checkout" / "lecun_ablate"
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text("")
-    monkeypatch.setattr(lecun_ablate, "__file__", str(folder / "__init__.py"))
+    monkeypatch.setattr(provenance, "PACKAGE", folder)
     provenance.git_commit.cache_clear()
     yield folder
     provenance.git_commit.cache_clear()

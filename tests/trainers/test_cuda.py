@@ -24,7 +24,7 @@ from cuda_on_cpu import COMPILER, Cpu, library
 
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.cuda import compiler, gpu
-from lecun_ablate.cuda.compiler import ACTIVATIONS, LOSSES, THREADS, Choices, compile_kernels
+from lecun_ablate.cuda.compiler import ACTIVATIONS, LOSSES, PAIRS, THREADS, Choices, compile_kernels
 from lecun_ablate.cuda.gpu import Gpu
 from lecun_ablate.data.digits import Split
 from lecun_ablate.errors import ConfigError, LecunAblateError
@@ -79,7 +79,7 @@ def test_the_order_of_tasks_within_a_phase_does_not_matter(name, dtype):
         assert bits(Cpu(schedule), runs) == expected
 
 
-STEP_BARRIERS = 12  # in Network::train of step.hpp
+STEP_BARRIERS = 12  # in Network::train of step.hpp, those of one warp included
 
 
 @on_cpu
@@ -145,7 +145,7 @@ def test_the_numbers_are_still_the_same(dtype):
         for fields in RECIPES.values():
             recipe = Recipe(**{**fields, "activation": activation, "lr": 0.003}, dtype=dtype)
             sha.update(*bits(Cpu(), [Run(recipe, 5, until=1)]))
-    assert CudaTrainer.numerics == 2
+    assert CudaTrainer.numerics == 3
     assert sha.hexdigest()[:16] == GOLDEN[dtype]
 
 
@@ -222,7 +222,7 @@ def test_unsupported_recipes():
     assert "activation 'own'" in trainer.unsupported(Recipe(activation="own"))
 
     class Small(Cpu):
-        def kernels(self, choices):
+        def kernels(self, choices, pairs):
             raise LecunAblateError("too little shared memory")
 
     assert CudaTrainer(Small()).unsupported(Recipe()) == "too little shared memory"
@@ -328,7 +328,7 @@ def test_kernels_compile_without_spills_for_the_intended_occupancy(name, archite
         assert set(re.findall(r"(\d+) bytes (?:stack frame|spill)", entry)) == {"0"}
         registers = int(re.search(r"Used (\d+) registers", entry).group(1))
         training = "'train'" in entry.splitlines()[0]
-        shared = choices.training_bytes if training else choices.evaluation_bytes
+        shared = (choices.training_bytes if training else choices.evaluation_bytes)(PAIRS[0])
         found = blocks_per_sm(registers, shared, architecture)
         assert found == BLOCKS[name, architecture] or (not training and found > 1)
 
@@ -466,11 +466,11 @@ def fake_gpu(nvrtc, monkeypatch, tmp_path):
 
 
 def test_both_kernels_may_take_all_the_shared_memory(fake_gpu):
-    kernels = Gpu().kernels(NOTEBOOK)
-    assert kernels.resident == 528
+    kernels = Gpu().kernels(NOTEBOOK, 96)
+    assert kernels.resident(96) == 528
     for name, shared in (
-        ("train", NOTEBOOK.training_bytes),
-        ("evaluate", NOTEBOOK.evaluation_bytes),
+        ("train", NOTEBOOK.training_bytes(144)),
+        ("evaluate", NOTEBOOK.evaluation_bytes(144)),
     ):
         start = "CU_FUNC_ATTRIBUTE_"
         assert (name, f"{start}MAX_DYNAMIC_SHARED_SIZE_BYTES", shared) in fake_gpu.attributes
@@ -505,7 +505,7 @@ def test_a_damaged_program_is_compiled_again(fake_gpu, tmp_path):
     (entry,) = (path for path in tmp_path.rglob("entries/**/*") if path.is_file())
     fake_gpu.damaged = b"\x7fELF, cut off"
     entry.write_bytes(fake_gpu.damaged)
-    assert Gpu().kernels(NOTEBOOK).resident == 528
+    assert Gpu().kernels(NOTEBOOK, 96).resident(96) == 528
     assert entry.read_bytes() != fake_gpu.damaged  # nor is it met again
 
 
