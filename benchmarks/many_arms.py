@@ -148,18 +148,23 @@ def inflation(experiments: int) -> Iterator[str]:
         )
 
 
+PARTS = {
+    "corrections": ("arms against one baseline", corrections, 1),
+    "images": ("new images, equal arms", new_images, 4),
+    "factorials": ("factorials without effects", families, 2),
+    "inflation": ("a better arm", inflation, 1),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--experiments", type=int, default=2000)
-    experiments = parser.parse_args().experiments
-    for title, table, scale in (
-        ("arms against one baseline", corrections, 1),
-        ("new images, equal arms", new_images, 4),
-        ("factorials without effects", families, 2),
-        ("a better arm", inflation, 1),
-    ):
-        print(f"{title}, {experiments // scale:,} experiments per row\n")
-        for line in table(experiments // scale):
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    given = parser.parse_args()
+    for part in given.parts:
+        title, table, scale = PARTS[part]
+        print(f"{title}, {given.experiments // scale:,} experiments per row\n")
+        for line in table(given.experiments // scale):
             print(line, flush=True)
         print()
 
