@@ -151,8 +151,8 @@ def _checklist(evidence: Evidence, macros: Macros) -> str:
     sentences = [
         f"Each of {count(len(evidence.arms), 'arm')} was trained with {seeds} seeds, the same for "
         f"all arms ({runs} runs), on {text(plan.data)} "
-        f"(digest \\texttt{{{plan.data_digest[:12]}}}), and scored on {len(evidence.labels):,} test "
-        "images after the last epoch",
+        f"(digest \\texttt{{{plan.data_digest[:12]}}}), and scored on "
+        f"{len(evidence.labels):,} test images after the last epoch",
         "Intervals over seeds capture the random initial weights and order of the patterns on this "
         "test set; intervals with new images capture the test images as well, as crossed random "
         "effects. They do not capture the data set, nor what tuning happened to find",
