@@ -158,7 +158,6 @@ LECUN_FORMULA typename Math::Scalar loss_value(Loss kind, const typename Math::S
     return kind == Loss::mse ? sum / kOutputs : sum / 2;
 }
 
-<<<<<<< HEAD
 // What the derivative by one output needs of all ten.
 template <class Math>
 struct LossSlope {
@@ -183,8 +182,6 @@ struct LossSlope {
     }
 };
 
-=======
->>>>>>> inner
 // The derivative of the loss by each output. outputs, targets, gradient: (10,)
 template <class Math>
 LECUN_FORMULA void loss_gradient(Loss kind, const typename Math::Scalar* outputs,
