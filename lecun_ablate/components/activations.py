@@ -1,7 +1,10 @@
-"""Activations: element by element, used for the hidden layers and for the outputs alike."""
+"""Activations: elementwise functions, for the hidden layers and for the outputs."""
+
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from lecun_ablate.registry import register
@@ -9,7 +12,7 @@ from lecun_ablate.registry import register
 
 @register("activation")
 def tanh(x: Tensor) -> Tensor:
-    """tanh(x): what the notebook trains with. Rumelhart, Hinton, Williams 1986 (sigmoid units)."""
+    """tanh(x), as in the notebook. Rumelhart, Hinton, Williams 1986 (sigmoid units)."""
     return torch.tanh(x)
 
 
@@ -38,9 +41,9 @@ def relu(x: Tensor) -> Tensor:
 
 
 @register("activation")
-def leaky_relu(x: Tensor) -> Tensor:
-    """x where x > 0, else 0.01 x. Maas, Hannun, Ng 2013, ICML workshop."""
-    return F.leaky_relu(x, 0.01)
+def leaky_relu(x: Tensor, *, slope: Annotated[float, Field(ge=0, lt=1)] = 0.01) -> Tensor:
+    """x where x > 0, else `slope` x. Maas, Hannun, Ng 2013, ICML workshop."""
+    return F.leaky_relu(x, slope)
 
 
 @register("activation")
@@ -51,7 +54,7 @@ def softsign(x: Tensor) -> Tensor:
 
 @register("activation")
 def gelu(x: Tensor) -> Tensor:
-    """x Phi(x), Phi the normal distribution function (exact, by erf). Hendrycks, Gimpel 2016."""
+    """x Phi(x), with Phi the normal CDF, computed exactly (erf). Hendrycks, Gimpel 2016."""
     return F.gelu(x)
 
 
@@ -63,5 +66,5 @@ def silu(x: Tensor) -> Tensor:
 
 @register("activation")
 def identity(x: Tensor) -> Tensor:
-    """x itself: for raw outputs under a softmax. Bridle 1990 (logits before the softmax)."""
+    """x itself: raw outputs (logits), as a softmax expects them. Bridle 1990."""
     return x

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pydantic import ValidationError
 
 from lecun_ablate import data as datasets
 from lecun_ablate.config.recipe import Recipe
@@ -82,7 +81,7 @@ def reproduce(
     """
     run = store.seed_run(run_id)
     others = stored_components.load(store, run, trusted)
-    recipe = _recipe(run)
+    recipe = stored_components.recipe_of(run)
     digits = datasets.load_exactly(run.params["data"], run.params["data_digest"], data_dir)
     chosen = _trainer(run, recipe, trainer)
     now = _train(chosen, Run(recipe, run.seed), digits)
@@ -97,18 +96,6 @@ def reproduce(
         bounds=BOUNDS[recipe.dtype],
         images={"train": len(digits.train), "test": len(digits.test)},
     )
-
-
-def _recipe(run: SeedRun) -> Recipe:
-    fields = {name: value for name, value in run.params.items() if name in Recipe.model_fields}
-    try:
-        return Recipe.model_validate_strings(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(
-            f"run {run.run_id}: its recipe is no longer valid: {'.'.join(map(str, first['loc']))}: "
-            f"{first['msg']}; load components of your own with --components"
-        ) from None
 
 
 def _trainer(run: SeedRun, recipe: Recipe, wanted: str | None) -> Trainer:

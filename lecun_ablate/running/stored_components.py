@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
+from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from lecun_ablate.config.recipe import COMPONENT_FIELDS, Recipe
 from lecun_ablate.errors import ConfigError, LecunAblateError
+from lecun_ablate.parameters import parse
 from lecun_ablate.plan.keys import content_hash
 from lecun_ablate.plan.plan import SPLIT
 from lecun_ablate.registry import registry
@@ -52,17 +54,20 @@ def _missing(run: SeedRun) -> dict[str, str]:
     return {
         field: run.params[field]
         for field, kind in COMPONENT_FIELDS.items()
-        if field in run.params and run.params[field] not in registry.names(kind)
+        if field in run.params and _name(run.params[field]) not in registry.names(kind)
     }
+
+
+def _name(text: str) -> str:
+    """Return the name of a component as a recipe writes it, without its parameters."""
+    return parse(text)[0]
 
 
 def _needed(run: SeedRun, digests: Mapping[Path, str], missing: Mapping[str, str]) -> set[Path]:
     """Return the files that the run's key was made with, found without running any."""
-    fields = {name: value for name, value in run.params.items() if name in Recipe.model_fields}
-    for field in missing:  # a built-in name, so that the rest can be read
-        del fields[field]
+    # with built-in components in their places, so that the rest can be read
+    recipe = recipe_of(run, without=missing).model_dump() | dict(missing)
     try:
-        recipe = Recipe.model_validate_strings(fields).model_dump() | dict(missing)
         trainer = {
             "name": run.params["trainer"],
             "device": run.params["device"],
@@ -70,14 +75,14 @@ def _needed(run: SeedRun, digests: Mapping[Path, str], missing: Mapping[str, str
             "numerics": int(run.params["numerics"]),
         }
         data = {"digest": run.params["data_digest"], "split": SPLIT}
-    except (ValidationError, KeyError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise ConfigError(f"run {run.run_id}: its params are not those of a run: {error}") from None
     known = {
-        f"{kind}/{recipe[field]}": registry.get(kind, recipe[field]).digest
+        f"{kind}/{registry.get(kind, recipe[field]).name}": registry.get(kind, recipe[field]).digest
         for field, kind in COMPONENT_FIELDS.items()
         if field not in missing and not registry.get(kind, recipe[field]).builtin
     }
-    names = sorted({f"{COMPONENT_FIELDS[field]}/{name}" for field, name in missing.items()})
+    names = sorted({f"{COMPONENT_FIELDS[field]}/{_name(text)}" for field, text in missing.items()})
     ways = itertools.product(digests, repeat=len(names))
     for way in itertools.islice(ways, MOST_WAYS):
         components = known | {name: digests[file] for name, file in zip(names, way, strict=True)}
@@ -96,6 +101,26 @@ def _needed(run: SeedRun, digests: Mapping[Path, str], missing: Mapping[str, str
         f"run {run.run_id}: {words}: expected a file of components that the run was trained with, "
         f"got {held}: nothing was run. If you have the file, name it with --components"
     )
+
+
+def recipe_of(run: SeedRun, without: Container[str] = ()) -> Recipe:
+    """Return the recipe of a run from its params, which are text; some left at their defaults."""
+    fields: dict[str, Any] = {}
+    name = ""
+    try:
+        for name, field in Recipe.model_fields.items():
+            if name in run.params and name not in without:
+                adapter: TypeAdapter[Any] = TypeAdapter(field.annotation or str)
+                fields[name] = adapter.validate_strings(run.params[name])
+        name = ""
+        return Recipe.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = name or ".".join(map(str, first["loc"]))
+        raise ConfigError(
+            f"run {run.run_id}: its recipe is no longer valid: {place}: {first['msg']}; load "
+            "components of your own with --components"
+        ) from None
 
 
 def _is_here(digest: str) -> bool:
@@ -126,8 +151,8 @@ def _other_code(run: SeedRun, digests: Mapping[Path, str]) -> list[str]:
     then = ", ".join(sorted({file.name for file in digests}))
     found = {}
     for field, kind in COMPONENT_FIELDS.items():
-        name = run.params.get(field)
-        if name is None or name not in registry.names(kind):
+        name = _name(run.params.get(field, "-"))
+        if name not in registry.names(kind):
             continue
         here = registry.get(kind, name)
         if not here.builtin and here.digest not in digests.values():

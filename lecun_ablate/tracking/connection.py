@@ -23,7 +23,7 @@ from lecun_ablate.system.patience import said_if_slow
 from lecun_ablate.tracking.address import DATABASE, address, database_path, sqlite_uri
 from lecun_ablate.tracking.explain import reason, way_out
 from lecun_ablate.tracking.health import refuse_damaged, writable
-from lecun_ablate.tracking.sqlite import keep_artifacts_beside
+from lecun_ablate.tracking.sqlite import keep_artifacts_beside, tables_are_known
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints tracebacks
 
@@ -50,6 +50,11 @@ class Connection:
         if self.database is not None:
             keep_artifacts_beside(self.client, self.database)
         self._infos: dict[str, RunInfo] = {}  # of runs that have been looked up
+
+    @property
+    def has_known_tables(self) -> bool:
+        """Whether the store is an SQLite file whose tables we may use without MLflow's client."""
+        return self.database is not None and tables_are_known(self.client)
 
     @property
     def where(self) -> str:
@@ -109,8 +114,12 @@ class Connection:
 
     def tagged(self, experiment_id: str, tags: Mapping[str, str]) -> Iterator[Run]:
         """Yield an experiment's runs that have the given tags, newest first."""
-        conditions = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
-        return self.runs([experiment_id], " and ".join(conditions))
+        # MLflow's filters have no way to write a quote; such values are compared here
+        plain = {key: value for key, value in tags.items() if not set("'\"\\%`") & set(value)}
+        conditions = [f"tags.`{key}` = '{value}'" for key, value in plain.items()]
+        for run in self.runs([experiment_id], " and ".join(conditions)):
+            if all(run.data.tags.get(key) == value for key, value in tags.items()):
+                yield run
 
     def runs(self, experiment_ids: list[str], condition: str) -> Iterator[Run]:
         """Yield the runs of experiments that meet a condition of MLflow's, newest first."""

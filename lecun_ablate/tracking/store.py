@@ -171,7 +171,13 @@ class Store:
         columns = ["arm", "seed", "epoch", *EPOCH_METRICS, "status", "run_id"]
         frame = frame[columns].reset_index(drop=True)
         return Results(
-            plan, frame, origins, record.run_id, record.experiment_id, left_out=tuple(left_out)
+            plan,
+            frame,
+            origins,
+            record.run_id,
+            record.experiment_id,
+            record.looks,
+            tuple(left_out),
         )
 
     def finished(self, experiment_id: str) -> tuple[Finished, Unusable]:
@@ -225,8 +231,8 @@ class Store:
 
     def _sound_histories(self, run_ids: Sequence[str]) -> tuple[pd.DataFrame, dict[str, str]]:
         """Return the histories of runs that have one, and why the others have none, by run id."""
-        database = self.connection.database
-        points = self._points_of_client if database is None else self._points_of_database
+        direct = self.connection.has_known_tables
+        points = self._points_of_database if direct else self._points_of_client
         long = pd.DataFrame(points(run_ids), columns=["run_id", "epoch", "metric", "value"])
         changed = unsound_histories(long)
         for run_id in set(run_ids) - set(long.run_id):

@@ -15,7 +15,10 @@ from lecun_ablate.tracking.names import (
     ENVIRONMENT,
     KEY,
     LAST_RUN,
+    LOOKS,
+    NOTE,
     PLAN,
+    SEEDS,
     STATUS,
 )
 from lecun_ablate.tracking.records import FinishedRun, PlanRecord, UnusableRun
@@ -25,7 +28,21 @@ def plan_record(run: Run) -> PlanRecord:
     """Return the record of a plan's run."""
     info, last = run.info, run.data.tags.get(LAST_RUN, "")
     when = int(last) if last.isdecimal() else info.start_time
-    return PlanRecord(info.run_id, info.experiment_id, info.run_name, info.status, when)
+    looks = _looks(run.data.tags)
+    return PlanRecord(info.run_id, info.experiment_id, info.run_name, info.status, when, looks)
+
+
+def _looks(tags: dict[str, str]) -> tuple[int, ...]:
+    """Return at which numbers of seeds conclusions have been drawn from a plan.
+
+    Stores written before looks were counted tell of the last one: its note, and the seeds then.
+    """
+    try:
+        if LOOKS in tags:
+            return tuple(int(seeds) for seeds in json.loads(tags[LOOKS]))
+        return (int(tags[SEEDS]),) if NOTE in tags and SEEDS in tags else ()
+    except (ValueError, TypeError):
+        return ()
 
 
 def finished_run(run: Run) -> FinishedRun | UnusableRun:

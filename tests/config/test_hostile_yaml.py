@@ -1,4 +1,4 @@
-"""Files and options that are meant to harm, or hold anything at all: a message, soon, and status 2."""
+"""Files and options that are hostile, or hold anything at all: refused soon, with a message."""
 
 import subprocess
 import sys
