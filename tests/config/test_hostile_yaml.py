@@ -127,8 +127,22 @@ PIECES = st.sampled_from(
         "|",
         ">",
         "%",
+        *(
+            "---\n",
+            "...\n",
+            "\t",
+            "\r\n",
+            "\ufeff",
+            "\x00",
+            "\x1b",
+            "\u2028",
+            "é",
+            "? ",
+            "!",
+            "@",
+            "`",
+        ),
     ]
-    + ["---\n", "...\n", "\t", "\r\n", "\ufeff", "\x00", "\x1b", "\u2028", "é", "? ", "!", "@", "`"]
 )
 JSONLIKE = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
