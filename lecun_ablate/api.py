@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from lecun_ablate.running.two_runs import RunComparison
     from lecun_ablate.statistics import PairResult, PowerAnalysis
     from lecun_ablate.studies.runner import FinishedStudy, StudyPlan
+    from lecun_ablate.tracking.doctor import Finding
     from lecun_ablate.tracking.records import OtherPlan, PlanRecord
     from lecun_ablate.tracking.store import Store
     from lecun_ablate.tracking.writer import Writer
@@ -451,6 +452,28 @@ def reproduce(
     _load(components)
     store = Store(tracking_uri)
     return reproduce.reproduce(store, run_id, _path(data_dir), trainer, trust_components)
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What `doctor` has found."""
+
+    where: str  # the store
+    findings: list[Finding]
+    repaired: int
+
+
+def doctor(*, repair: bool = False, tracking_uri: str | None = None) -> Examination:
+    """Look for everything that is wrong with the store; `repair` mends what is safe to mend.
+
+    Raises LecunAblateError if the store cannot be opened; the message says what can be saved.
+    """
+    from lecun_ablate.tracking import doctor
+    from lecun_ablate.tracking.address import address
+
+    findings = doctor.examine(tracking_uri)
+    repaired = doctor.repair(findings, tracking_uri) if repair else 0
+    return Examination(without_passwords(address(tracking_uri)), findings, repaired)
 
 
 # ---- studies

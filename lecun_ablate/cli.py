@@ -278,6 +278,22 @@ def reproduce(
 
 
 @app.command()
+def doctor(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Mend what can be mended without losing anything.")
+    ] = False,
+) -> None:
+    """Check the store: runs and files that are damaged, doubled, orphaned or left running."""
+    from lecun_ablate import api
+    from lecun_ablate.terminal import listings
+
+    found = api.doctor(repair=repair)
+    listings.findings(found)
+    if len(found.findings) > found.repaired:
+        raise typer.Exit(1)
+
+
+@app.command()
 def data(
     data_dir: DataDir = None,
     sheet: Annotated[
