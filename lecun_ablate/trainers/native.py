@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.config.recipe import ADDED, Recipe
 from lecun_ablate.data.digits import Split
 from lecun_ablate.errors import ConfigError, nearest
 from lecun_ablate.network.initial import pattern_order
@@ -23,6 +23,7 @@ from lecun_ablate.trainers.shared import (
     refuse_unsupported,
     targets,
     unknown_component,
+    unknown_field,
 )
 from lecun_ablate.trainers.workers import Finish, Job, reports_of
 
@@ -78,7 +79,9 @@ class NativeTrainer:
             "loss": kernel.LOSSES,
             "optimizer": ["sgd"],
         }
-        return unknown_component(self.name, recipe, known)
+        return unknown_component(self.name, recipe, known) or unknown_field(
+            self.name, recipe, ADDED
+        )
 
     def train(
         self,
