@@ -24,6 +24,7 @@ SHOWN = ("arm", "runs", "test error", "best (seed)", "worst (seed)", "train erro
 SAID_BELOW = {
     "diverged": "{} diverged",
     "collapsed": "{} collapsed",
+    "failed": "failed {}",
     "lr": "",
     "tuned": "",
     "trainer": "trainer {}",
@@ -77,14 +78,16 @@ def _findings(on: Console, evidence: Evidence) -> None:
     """Print the comparisons, the effects of factors, and the answer."""
     pairs = evidence.comparisons.pairs
     if pairs:
-        print_table(on, evidence_tables.comparisons(evidence).only(COMPARED))
+        failed = ["among sound runs"] if any(pair.failed for pair in pairs) else []
+        columns = [*COMPARED[:5], *failed, *COMPARED[5:]]
+        print_table(on, evidence_tables.comparisons(evidence).only(columns))
     if evidence.effects:
-        print_table(on, evidence_tables.effects(evidence.effects))
-    notes = [warning(evidence), *(pair.divergence_note for pair in pairs)]
+        print_table(on, evidence_tables.effects(evidence))
+    notes = [warning(evidence), *(pair.failure_note for pair in pairs)]
     for effect in evidence.effects:
-        if effect.divergence_note:
+        if effect.failure_note:
             what = f"{' x '.join(effect.factors)}, {' x '.join(map(str, effect.levels))}"
-            notes.append(f"{what}: {effect.divergence_note}")
+            notes.append(f"{what}: {effect.failure_note}")
     for note in notes:
         if note:
             on.print(f"NOTICE: {note}")
@@ -135,6 +138,6 @@ def plan(plan: Plan, todo: Sequence[tuple[str, int]], seconds: float) -> None:
     until = experiment.until
     if until:
         print(
-            f"then more seeds until every 95 % interval is within +-{until.halfwidth:g} points, "
-            f"{until.at_most} at most"
+            "then more seeds until every 95 % interval among sound runs is within "
+            f"+-{until.halfwidth:g} points, {until.at_most} at most"
         )

@@ -32,6 +32,7 @@ from lecun_ablate.tracking.names import (
     KEY,
     LAST_RUN,
     LEVEL,
+    LOOKS,
     NOTE,
     PARENT,
     PLAN,
@@ -42,6 +43,7 @@ from lecun_ablate.tracking.names import (
     Level,
 )
 from lecun_ablate.tracking.records import PlanRecord
+from lecun_ablate.tracking.store import plan_record
 from lecun_ablate.tracking.writer import Contents, Writer
 
 SUMMARISED = ("train_loss", "train_error", "test_loss", "test_error")
@@ -79,6 +81,7 @@ class PlanRun:
         writer.delete(gone)
         self.run_id = ""
         self.arms: dict[str, str] = {}
+        self._looks: tuple[int, ...] = ()
 
     @classmethod
     @contextlib.contextmanager
@@ -117,7 +120,7 @@ class PlanRun:
     def results(self) -> Results:
         """Return the results of all runs of the plan that have finished."""
         name = self.plan.experiment.name
-        record = PlanRecord(self.run_id, self.experiment_id, name, "RUNNING", 0)
+        record = PlanRecord(self.run_id, self.experiment_id, name, "RUNNING", 0, self._looks)
         return self._writer.store.results(record)
 
     def log(
@@ -154,9 +157,11 @@ class PlanRun:
     def conclude(self, results: Results, note: str, summaries: Mapping[str, ArmSummary]) -> None:
         """Write what has been found: a note on the plan's run, a summary on the run of each arm.
 
-        Every seed run that has lost its arm is given to one of these.
+        Every seed run that has lost its arm is given to one of these. The number of seeds is noted
+        as that of a look at the data, whose error cannot be spent again.
         """
-        self._writer.set_tags(self.run_id, {NOTE: note})
+        self._looks = tuple(sorted({*self._looks, len(self.plan.experiment.seeds)}))
+        self._writer.set_tags(self.run_id, {NOTE: note, LOOKS: json.dumps(self._looks)})
         for arm, table in results.frame.groupby("arm", sort=False):
             with held_back():
                 self.arms[arm] = self._summarise(arm, table, summaries[arm])
@@ -173,8 +178,7 @@ class PlanRun:
     def _record(self, key: str) -> PlanRecord | None:
         """Return the run of the plan with a key, if there is one."""
         for run in self._tagged({LEVEL: Level.EXPERIMENT, PLAN: key}):
-            info = run.info
-            return PlanRecord(info.run_id, self.experiment_id, info.run_name, info.status, 0)
+            return plan_record(run)
         return None
 
     def _with_earlier_seeds(self, plan: Plan, notice: Callable[[str], None]) -> Plan:
@@ -207,7 +211,7 @@ class PlanRun:
         with writer.writing():
             same = self._record(plan.key)
             if same:
-                run_id = same.run_id
+                run_id, self._looks = same.run_id, same.looks
                 writer.resume(run_id)
             else:
                 about = {PLAN: plan.key, "question": plan.experiment.question, "data": plan.data}
@@ -219,7 +223,8 @@ class PlanRun:
                 files[plan.experiment.file.name] = plan.experiment.file
             writer.put(run_id, files)
             seeds, now = str(len(plan.experiment.seeds)), str(int(time.time() * 1000))
-            writer.set_tags(run_id, {SEEDS: seeds, LAST_RUN: now})
+            looks = json.dumps(self._looks)
+            writer.set_tags(run_id, {SEEDS: seeds, LAST_RUN: now, LOOKS: looks})
         return run_id
 
     def _dataset(self) -> DatasetInput:
