@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -30,14 +31,11 @@ def shift(
     What leaves on one side comes in on the other; with wrap=false, background (-1) comes in.
     """
     by = torch.randint(-pixels, pixels + 1, (len(images), 2), generator=generator)
-    shifted = images.clone()
-    for down in range(-pixels, pixels + 1):
-        for right in range(-pixels, pixels + 1):
-            here = torch.nonzero((by[:, 0] == down) & (by[:, 1] == right))[:, 0]
-            moved = images[here].roll((down, right), (1, 2))
-            if not wrap:
-                for axis, places in ((1, down), (2, right)):
-                    side = slice(0, places) if places > 0 else slice(16 + places, 16)
-                    moved.narrow(axis, side.start, side.stop - side.start).fill_(BACKGROUND)
-            shifted[here] = moved
-    return shifted
+    margins = (pixels,) * 4
+    if wrap:
+        padded = F.pad(images[:, None], margins, mode="circular")[:, 0]
+    else:
+        padded = F.pad(images, margins, value=BACKGROUND)
+    places = padded.unfold(1, 16, 1).unfold(2, 16, 1)  # (n, row, column, 16, 16)
+    row, column = (pixels - by).T
+    return places[torch.arange(len(images)), row, column]

@@ -69,6 +69,10 @@ void train_by(const Choices& choices, const Method& method, const Tensors<T>& te
     // gradient descent step by step needs no gradient of its own
     const bool plain = method.optimizer == Optimizer::sgd && epoch.batch == 1 &&
                        method.weight_decay == 0 && method.average == 0;
+    const bool scaled = method.optimizer == Optimizer::sdlm && !method.running &&
+                        method.momentum == 0 && epoch.batch == 1 && method.weight_decay == 0 &&
+                        method.average == 0;
+    if (scaled) net->scale_by_curvature(method.mu);
     for (std::ptrdiff_t from = 0, step = 0; from < epoch.count; from += epoch.batch, ++step) {
         const std::ptrdiff_t left = epoch.count - from;
         const std::ptrdiff_t batch = left < epoch.batch ? left : epoch.batch;
@@ -83,11 +87,13 @@ void train_by(const Choices& choices, const Method& method, const Tensors<T>& te
                     net->template train<true>(image, label, kept);
                 else
                     net->template train<false>(image, label, kept);
+            } else if (scaled) {
+                net->train_scaled(image, label, kept, epoch.rates[step]);
             } else {
                 net->add_pattern(image, label, kept, i == 0, method.running);
             }
         }
-        if (!plain) net->step(method, epoch.rates[step], batch);
+        if (!plain && !scaled) net->step(method, epoch.rates[step], batch);
     }
     net->store(tensors);
 }

@@ -22,6 +22,7 @@
 // independent sums, and each loaded value should be used in several of them.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 
 #include "kernel.hpp"
@@ -119,26 +120,39 @@ public:
 
     // Takes a step with what the patterns of the batch have added up to.
     void step(const Method& method, double rate, std::ptrdiff_t patterns) {
-        T* w = values(weights_);
-        T* g = values(more_->gradient);
+        T* __restrict w = values(weights_);
+        T* __restrict g = values(more_->gradient);
         const T share = T(1) / T(patterns), decay = T(method.weight_decay);
-        if (patterns > 1)
-            for (int i = 0; i < kValues; ++i) g[i] *= share;
-        if (method.weight_decay != 0)
-            for (int i = 0; i < kValues; ++i) g[i] += decay * w[i];
+        if (patterns > 1) each_value([&](int i) ALWAYS_INLINE { g[i] *= share; });
+        if (method.weight_decay != 0) each_value([&](int i) ALWAYS_INLINE { g[i] += decay * w[i]; });
         if (method.running) {
-            T* h = values(more_->curvature);
-            const T* now = values(more_->pattern_curvature);
+            T* __restrict h = values(more_->curvature);
+            const T* __restrict now = values(more_->pattern_curvature);
             const T gamma = T(method.gamma);
-            for (int i = 0; i < kValues; ++i) h[i] += gamma * (now[i] * share - h[i]);
+            each_value([&](int i) ALWAYS_INLINE { h[i] += gamma * (now[i] * share - h[i]); });
         }
         apply_optimizer(method, T(rate), w, g);
         if (method.average != 0) {
-            T* mean = values(more_->average);
+            T* __restrict mean = values(more_->average);
             const T keep = T(method.average), rest = T(1 - method.average);
-            for (int i = 0; i < kValues; ++i) mean[i] = keep * mean[i] + rest * w[i];
+            each_value([&](int i) ALWAYS_INLINE { mean[i] = keep * mean[i] + rest * w[i]; });
         }
         weigh_padding();
+    }
+
+    // One pattern of sdlm whose curvature stays: every weight has a rate of its own.
+    void train_scaled(const T* image, int label, const std::uint8_t* kept, double rate) {
+        forward(image, hidden_with_slopes_, output_with_slopes_, kept);
+        output_delta(label, -T(rate));
+        backward(Scaled{}, weights_, more_->second);
+        weigh_padding();
+    }
+
+    // Makes the rates of train_scaled: 1 / (mu + h).
+    void scale_by_curvature(double mu) {
+        T* __restrict scale = values(more_->second);
+        const T* __restrict h = values(more_->curvature);
+        for (int i = 0; i < kValues; ++i) scale[i] = T(1) / (T(mu) + h[i]);
     }
 
     // Writes the mean curvature over the patterns.
@@ -149,10 +163,9 @@ public:
                     output_with_slopes_);
             add_curvature(int(patterns.labels[i]), i == 0);
         }
-        T* sum = values(more_->pattern_curvature);
-        for (int i = 0; i < kValues; ++i) sum[i] /= T(patterns.count);
         for (int i = 0; i < kParameters; ++i) h[i] = 0;  // unconnected weights too
-        visit(more_->pattern_curvature, [&](T& lane, int i) { h[i] = lane; });
+        visit(more_->pattern_curvature,
+              [&](T& lane, int i) { h[i] = lane / T(patterns.count); });
     }
 
     // Makes room for what a method needs.
@@ -212,6 +225,12 @@ private:
         ALWAYS_INLINE void end(V&, V& gradient, V sum) const { gradient = sum; }
     };
 
+    // A gradient times the rates of its weights, which `scale` holds.
+    struct Scaled {
+        ALWAYS_INLINE V begin(V, V) const { return V{}; }
+        ALWAYS_INLINE void end(V& weight, V& scale, V sum) const { weight += scale * sum; }
+    };
+
     // What only some methods need.
     struct More {
         Parameters gradient = {}, second = {}, average = {};
@@ -220,6 +239,21 @@ private:
 
     static constexpr int kValues = sizeof(Parameters) / sizeof(T);
     static T* values(Parameters& p) { return (T*)&p; }
+
+    // Calls f(i) for each place of values() but those of windows that are not open.
+    template <class F>
+    ALWAYS_INLINE void each_value(F f) const {
+        constexpr int window = kTaps * kGroup * lanes;
+        constexpr int first = offsetof(Parameters, h2_weight) / sizeof(T);
+        for (int i = 0; i < first; ++i) f(i);
+        for (int group = 0; group < kGroups; ++group)
+            for (int w = 0; w < kWindows; ++w) {
+                if (!open_[group][w]) continue;
+                const int begin = first + (group * kWindows + w) * window;
+                for (int i = begin; i < begin + window; ++i) f(i);
+            }
+        for (int i = first + kGroups * kWindows * window; i < kValues; ++i) f(i);
+    }
     
     void copy_in(Parameters& to, const T* from) {
         if (from) visit(to, [&](T& lane, int i) { lane = from[i]; });
@@ -718,9 +752,9 @@ private:
     // ---- curvature: the gradient of a network whose weights, inputs and slopes are squared ------
 
     void square_weights() {
-        const T* w = values(weights_);
-        T* squares = values(more_->squares);
-        for (int i = 0; i < kValues; ++i) squares[i] = w[i] * w[i];
+        const T* __restrict w = values(weights_);
+        T* __restrict squares = values(more_->squares);
+        each_value([&](int i) ALWAYS_INLINE { squares[i] = w[i] * w[i]; });
     }
 
     // Adds a pattern's curvature to that of the batch, after its forward pass. The values of the
@@ -771,54 +805,51 @@ private:
         const T shrink = T(1) - rate * T(method.decay);
         switch (method.optimizer) {
             case Optimizer::sdlm:
-                for (int i = 0; i < kValues; ++i) g[i] /= mu + h[i];
+                each_value([&](int i) ALWAYS_INLINE { g[i] /= mu + h[i]; });
                 [[fallthrough]];
             case Optimizer::sgd:
-                for (int i = 0; i < kValues; ++i) {
+                if (method.momentum == 0)
+                    return each_value([&](int i) ALWAYS_INLINE { w[i] -= rate * g[i]; });
+                return each_value([&](int i) ALWAYS_INLINE {
                     first[i] = momentum * first[i] + g[i];
                     w[i] -= rate * first[i];
-                }
-                break;
+                });
             case Optimizer::nesterov:
-                for (int i = 0; i < kValues; ++i) {
+                return each_value([&](int i) ALWAYS_INLINE {
                     first[i] = momentum * first[i] + g[i];
                     w[i] -= rate * (g[i] + momentum * first[i]);
-                }
-                break;
-            case Optimizer::adamw:
-                for (int i = 0; i < kValues; ++i) w[i] *= shrink;
-                [[fallthrough]];
-            case Optimizer::adam: {
+                });
+            case Optimizer::adam:
+            case Optimizer::adamw: {
                 beta1_power_ *= method.beta1;
                 beta2_power_ *= method.beta2;
                 const T scaled = T(double(rate) / (1 - beta1_power_));
                 const T per_root = T(1 / __builtin_sqrt(1 - beta2_power_));
-                for (int i = 0; i < kValues; ++i) {
+                const T left = method.optimizer == Optimizer::adamw ? shrink : T(1);
+                return each_value([&](int i) ALWAYS_INLINE {
                     first[i] = beta1 * first[i] + rest1 * g[i];
                     second[i] = beta2 * second[i] + rest2 * g[i] * g[i];
-                    w[i] -= scaled * first[i] / (square_root(second[i]) * per_root + eps);
-                }
-                break;
+                    w[i] = left * w[i] -
+                           scaled * first[i] / (square_root(second[i]) * per_root + eps);
+                });
             }
             case Optimizer::rmsprop:
-                for (int i = 0; i < kValues; ++i) {
+                return each_value([&](int i) ALWAYS_INLINE {
                     second[i] = beta2 * second[i] + rest2 * g[i] * g[i];
                     w[i] -= rate * g[i] / (square_root(second[i]) + eps);
-                }
-                break;
+                });
             case Optimizer::lion:
-                for (int i = 0; i < kValues; ++i) {
+                return each_value([&](int i) ALWAYS_INLINE {
                     const T mean = beta1 * first[i] + rest1 * g[i];
                     const T sign = mean > 0 ? T(1) : mean < 0 ? T(-1) : mean;  // NaN stays NaN
                     w[i] = shrink * w[i] - rate * sign;
                     first[i] = beta2 * first[i] + rest2 * g[i];
-                }
-                break;
+                });
         }
     }
 
-    static float square_root(float x) { return __builtin_sqrtf(x); }
-    static double square_root(double x) { return __builtin_sqrt(x); }
+    ALWAYS_INLINE static float square_root(float x) { return __builtin_sqrtf(x); }
+    ALWAYS_INLINE static double square_root(double x) { return __builtin_sqrt(x); }
 
     T learning_rate_, momentum_, padding_;
     Loss loss_;

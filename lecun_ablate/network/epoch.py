@@ -23,7 +23,9 @@ def augmented(recipe: Recipe, seed: int, epoch: int, images: Tensor) -> Tensor:
     if recipe.augmentation == "none":
         return images
     generator = stream(_order_seed(recipe, seed), "augmentation", epoch)
-    changed = torch.as_tensor(recipe.component("augmentation")(images.clone(), generator))
+    augmentation = recipe.component("augmentation")
+    own = images if augmentation.builtin else images.clone()  # which a user's may change in place
+    changed = torch.as_tensor(augmentation(own, generator))
     if changed.shape != images.shape or changed.dtype != images.dtype:
         raise ConfigError(
             f"augmentation {recipe.augmentation!r}: expected {images.dtype} images of shape "

@@ -276,7 +276,7 @@ class _Network:
             order,
             min(recipe.batch_size, max(n, 1)),
             np.ascontiguousarray(learning_rates(recipe, epoch, steps_of(recipe, n))),
-            None if kept is None else np.ascontiguousarray(kept, np.uint8),
+            None if kept is None else kept.view(np.uint8),
         )
 
     def _method(self) -> Any:
