@@ -1,11 +1,11 @@
-"""What a whole experiment costs beyond its training: time and memory.
+"""The time and memory that a whole experiment takes beyond its training.
 
     LECUN_ABLATE_DATA=folder python benchmarks/experiment.py
 
-Runs experiments/activation.yaml with 20 seeds per arm (100 runs) as a user does, in a temporary
-folder, and then trains the same runs by the trainer alone: what the command takes longer goes into
-starting, tracking, tables and figures. Memory is the largest resident set of the command, for 100
-and for 1,000 runs of one epoch: it should not grow with the number of runs.
+Runs experiments/activation.yaml with 20 seeds per arm (100 runs) in a temporary folder, as a user
+would, and then trains the same runs with the trainer alone. The difference is the time for
+start-up, tracking, tables and figures. Memory is the largest resident set of the command, for 100
+and for 1,000 runs of one epoch. It should not grow with the number of runs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EXPERIMENT = "experiments/activation.yaml"
 
 
 def command(*options: str) -> tuple[float, float]:
-    """Run the experiment in a folder of its own; return wall seconds and the peak MiB."""
+    """Run the experiment in a folder of its own; return wall seconds and peak memory in MiB."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(ROOT / "experiments", Path(folder) / "experiments")
         begin = time.perf_counter()
@@ -42,12 +42,12 @@ def command(*options: str) -> tuple[float, float]:
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - begin
     if status:
-        raise SystemExit(f"the command ended with status {os.waitstatus_to_exitcode(status)}")
+        raise SystemExit(f"the command failed with status {os.waitstatus_to_exitcode(status)}")
     return seconds, usage.ru_maxrss / 1024
 
 
 def training(seeds: int) -> tuple[float, str]:
-    """Return the seconds that the trainer alone takes for the same runs, and its name."""
+    """Return the seconds that the trainer alone takes for the same runs, and the trainer's name."""
     experiment = load_experiment(ROOT / EXPERIMENT)
     digits = load(experiment.data.name)
     recipes = {arm.name: arm.recipe for arm in experiment.arms}
@@ -62,8 +62,12 @@ def training(seeds: int) -> tuple[float, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=20, help="per arm, of five arms")
-    parser.add_argument("--no-memory", action="store_true", help="leave out the 1,100 short runs")
+    parser.add_argument(
+        "--seeds", type=int, default=20, help="seeds per arm, of five arms (default: 20)"
+    )
+    parser.add_argument(
+        "--no-memory", action="store_true", help="skip the 1,100 short runs that measure memory"
+    )
     options = parser.parse_args()
     wall, peak = command("--seeds", str(options.seeds))
     alone, name = training(options.seeds)

@@ -1,18 +1,19 @@
-"""How fast the trainers are on a GPU, against the number of replicas.
+"""How fast the trainers are on a GPU.
 
     python benchmarks/gpu.py
 
 Trains the notebook's recipe on random images of USPS's number and size (7,291 and 2,007; the
-arithmetic is the same) and prints one table: the notebook's own loop on the GPU, the torch trainer
-with and without CUDA graphs, and the cuda trainer in both dtypes. An epoch is timed within one
-training of 8, by the moments at which its reports arrive while all replicas are at work: the first
-epoch, with drawing, compiling and capturing, does not count, nor does the end, where some have
-finished. All batches of the cuda trainer are in flight for that, not three. Evaluation is what an
-epoch takes longer with it than without. The steps of the torch trainer are timed on two parts of
-the images, and what one takes more than the other goes for the rest. The last rows are no
-estimates: 1,000 complete runs of the cuda trainer in float32, from the first draw to the last
-report, and through the runner and an MLflow store. Meant to end within 8 minutes; without a GPU it
-says so and ends with status 3.
+arithmetic is the same) and prints one table: the notebook's own loop on the GPU, the same network
+batched by torch.func.vmap, which is what one would write for many seeds, the torch trainer with
+and without CUDA graphs, and the cuda trainer. An epoch of a trainer is timed within one training
+of 8, by the moments at which its reports arrive while all replicas are at work: the first epoch,
+with drawing, compiling and capturing, does not count, nor does the end, where some have finished.
+All batches of the cuda trainer are in flight for that, not three. Evaluation is what an epoch takes
+longer with it than without. The steps of the torch trainer are timed on two parts of the images,
+and what one takes more than the other goes for the rest. The last rows are no estimates: complete
+runs of both trainers in float32, from the first draw to the last report, and those of the cuda
+trainer again through the runner and an MLflow store. Takes 2 to 3 minutes; without a GPU it says so
+and ends with status 3.
 """
 
 from __future__ import annotations
@@ -37,7 +38,16 @@ from lecun_ablate.trainers.torch_trainer import GRAPH_STEPS, TorchTrainer
 
 NO_DEVICE = 3
 TIMED = 8  # epochs of a training by which one is timed
-REPLICAS = {"torch, eager": (32, 512), "torch, graph": (32, 128, 512), "cuda": (32, 128, 528, 1000)}
+CASES = (
+    ("cuda", "float32", 132),
+    ("cuda", "float32", 528),
+    ("cuda", "float32", 1000),
+    ("cuda", "float64", 264),
+    ("torch, eager", "float32", 512),
+    ("torch, graph", "float32", 128),
+    ("torch, graph", "float32", 512),
+    ("torch, graph", "float64", 512),
+)
 REST = TRAIN % GRAPH_STEPS  # steps of an epoch that no graph holds
 IMAGES = {  # that are trained on for a time
     "torch, eager": (40, 120),
@@ -72,6 +82,49 @@ def notebook_run() -> float:
     finally:
         torch.set_default_device(None)
     return EPOCHS * TRAIN * step
+
+
+def vmap_run(replicas: int) -> tuple[float, float]:
+    """Return the seconds of runs batched by torch.func.vmap, in float32, and of evaluation in it.
+
+    From 100 steps of all replicas, and one evaluation of 2,000 images.
+    """
+    torch.set_default_device("cuda")
+    try:
+        network = Notebook().float()
+        parameters = {
+            name: value.detach().expand(replicas, *value.shape).clone()
+            for name, value in network.named_parameters()
+        }
+        images = torch.rand(100, 1, 1, 16, 16) * 2 - 1
+        targets = torch.nn.functional.one_hot(torch.randint(10, (100, 1)), 10).float()
+
+        def outputs(own: dict[str, torch.Tensor], batch: torch.Tensor) -> torch.Tensor:
+            return torch.func.functional_call(network, own, (batch,))
+
+        def loss(own, image, target):
+            return torch.mean((outputs(own, image) - target) ** 2)
+
+        gradients = torch.func.vmap(torch.func.grad(loss), (0, None, None))
+
+        def fit(steps: int) -> None:
+            for image, target in zip(images[:steps], targets[:steps], strict=True):
+                for name, gradient in gradients(parameters, image, target).items():
+                    parameters[name] -= 0.03 * gradient
+
+        @torch.no_grad()
+        def evaluate() -> None:
+            for batch in (torch.rand(2000, 1, 16, 16) * 2 - 1).split(200):
+                torch.func.vmap(outputs, (0, None))(parameters, batch)
+
+        fit(20)
+        evaluate()
+        step, evaluation = seconds(lambda: fit(100)) / 100, seconds(evaluate) / 2000
+    finally:
+        torch.set_default_device(None)
+    evaluation *= TRAIN + TEST
+    epoch = TRAIN * step + evaluation
+    return EPOCHS * epoch, evaluation / epoch
 
 
 def complete(
@@ -147,38 +200,45 @@ def main() -> int:
     if absent := cuda.availability():
         print(f"This needs a GPU: {absent}.", file=sys.stderr)
         return NO_DEVICE
-    loop = notebook_run()
-    rows = [("the notebook's loop", "float64", 1, loop, None)]
-    trainers = {
-        "torch, eager": TorchTrainer("cuda", graph_steps=0),
-        "torch, graph": TorchTrainer("cuda"),
-        "cuda": CudaTrainer(threads=max(REPLICAS["cuda"])),  # no batch waits for a thread
-    }
-    for name, counts in REPLICAS.items():
-        for dtype in ("float32", "float64"):
-            for replicas in counts:
-                training, evaluation = epoch_of(trainers[name], dtype, replicas, IMAGES[name])
-                total = EPOCHS * (training + evaluation)
-                rows.append((name, dtype, replicas, total, evaluation / (training + evaluation)))
-    whole = {"train": random_split(TRAIN, 0), "test": random_split(TEST, 1)}
-    total = complete(CudaTrainer(), "float32", 1000, whole["train"], whole)
-    rows.append(("cuda, all of it", "float32", 1000, total, None))
-    tracked = experiment_seconds(CudaTrainer(), 1000, Recipe(lr=0.003))
-    rows.append(("cuda, with tracking", "float32", 1000, tracked, None))
     print(
         f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, PyTorch {torch.__version__}; "
         f"random images, {TRAIN:,} and {TEST:,}, {EPOCHS} epochs.\n"
     )
-    print("| trainer | dtype | replicas | s for all | runs per s | × the loop | of the FMA peak | "
-          "in evaluation |")  # fmt: skip
-    print("|---|---|---:|---:|---:|---:|---:|---:|")
-    for name, dtype, replicas, total, evaluation in rows:
-        rate, peak = replicas / total, peak_flops(dtype)
+    print(
+        "| trainer | dtype | replicas | s for all | runs per s | × the loop | of the FMA peak | "
+        "in evaluation |"
+    )
+    print("|---|---|---:|---:|---:|---:|---:|---:|", flush=True)
+    peaks = {dtype: peak_flops(dtype) for dtype in PER_CLOCK}
+    loop = notebook_run()
+
+    def row(name: str, dtype: str, replicas: int, total: float, evaluation: float | None) -> None:
+        rate, peak = replicas / total, peaks[dtype]
         print(
             f"| {name} | {dtype} | {replicas} | {total:.1f} | {rate:.3g} | {loop * rate:.0f} | "
             f"{f'{rate * RUN_FLOP / peak:.1%}' if peak else ''} | "
-            f"{'' if evaluation is None else f'{evaluation:.0%}'} |"
+            f"{'' if evaluation is None else f'{evaluation:.0%}'} |",
+            flush=True,
         )
+
+    row("the notebook's loop", "float64", 1, loop, None)
+    row("torch.func.vmap", "float32", 512, *vmap_run(512))
+    trainers = {
+        "torch, eager": TorchTrainer("cuda", graph_steps=0),
+        "torch, graph": TorchTrainer("cuda"),
+        "cuda": CudaTrainer(threads=max(replicas for *_, replicas in CASES)),  # none waits for one
+    }
+    for name, dtype, replicas in CASES:
+        training, evaluation = epoch_of(trainers[name], dtype, replicas, IMAGES[name])
+        total = EPOCHS * (training + evaluation)
+        row(name, dtype, replicas, total, evaluation / (training + evaluation))
+    whole = {"train": random_split(TRAIN, 0), "test": random_split(TEST, 1)}
+    total = complete(CudaTrainer(), "float32", 1000, whole["train"], whole)
+    row("cuda, all of it", "float32", 1000, total, None)
+    tracked = experiment_seconds(CudaTrainer(), 1000, Recipe(lr=0.003))
+    row("cuda, with tracking", "float32", 1000, tracked, None)
+    slow = complete(TorchTrainer("cuda"), "float32", 512, whole["train"], whole)
+    row("torch, all of it", "float32", 512, slow, None)
     print(f"\nTracking 1,000 runs takes {tracked - total:.1f} s more than training them.")
     return 0
 

@@ -1,11 +1,11 @@
-"""How far two trainers drift apart on the same runs: where the bounds of `reproduce` come from.
+"""How far the results of two trainers differ for the same runs: the source of `reproduce`'s bounds.
 
     LECUN_ABLATE_DATA=folder python benchmarks/reproduce_bounds.py
 
-Trains every arm of experiments/activation.yaml and experiments/loss.yaml with the native and the
-torch trainer, 23 epochs, and prints the largest differences of any epoch. The two round sums in
-another order, and on-line training lets that grow from step to step. On USPS about twenty minutes
-of an undisturbed core per dtype, on digits (--data digits) four.
+Trains every arm of experiments/activation.yaml and experiments/loss.yaml for 23 epochs with the
+native and the torch trainer, and prints the largest differences over all epochs. The trainers sum
+in different orders, and on-line training amplifies the rounding errors. Takes about 20 minutes of
+an otherwise idle core per dtype on USPS, and 4 minutes on digits (--data digits).
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def histories(trainer: str, recipes: dict[str, Recipe], seeds: int, digits: Digi
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=1, help="per arm")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds per arm (default: 1)")
     parser.add_argument("--epochs", type=int, default=23)
     parser.add_argument("--data", default="usps")
     parser.add_argument("--dtype", nargs="*", default=["float32", "float64"])
-    parser.add_argument("--arm", nargs="*", help="all if none is named")
+    parser.add_argument("--arm", nargs="*", help="the arms to train (default: all)")
     options = parser.parse_args()
     digits = load(options.data)
     print(f"{options.epochs} epochs on {options.data}, {options.seeds} seeds per arm")
@@ -62,7 +62,7 @@ def main() -> None:
             for arm in load_experiment(
                 ROOT / f"experiments/{name}.yaml", epochs=options.epochs, dtype=dtype
             ).arms
-            if arm.name in (options.arm or [arm.name]) and arm.name != "mse"  # that is tanh
+            if arm.name in (options.arm or [arm.name]) and arm.name != "mse"  # the same as tanh
         }
         one, other = (histories(t, arms, options.seeds, digits) for t in ("native", "torch"))
         losses, errors = (

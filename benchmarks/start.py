@@ -1,4 +1,4 @@
-"""How soon the command line answers: --help, and a run without a network.
+"""How long the command line takes to answer: for --help, and for a run without a network.
 
 python benchmarks/start.py
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def seconds(*arguments: str, rounds: int = 5, **environment: str) -> float:
-    """Return the least of several wall times of a command, in a folder of its own."""
+    """Return the shortest of several wall times of a command, in a folder of its own."""
     took = []
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "x.yaml").write_text("name: x\ndata: usps\n")
@@ -34,13 +34,13 @@ def seconds(*arguments: str, rounds: int = 5, **environment: str) -> float:
 
 
 def main() -> None:
-    print(f"--help                        {seconds('--help'):.2f} s, 0.5 at most")
+    print(f"--help                        {seconds('--help'):.2f} s (limit: 0.5)")
     with socket.create_server(("127.0.0.1", 0)) as silent, socket.socket() as refusing:
-        refusing.bind(("127.0.0.1", 0))  # and does not listen
+        refusing.bind(("127.0.0.1", 0))  # without listening
         for name, hub in (("refuses", refusing), ("is silent", silent)):
             endpoint = f"http://127.0.0.1:{hub.getsockname()[1]}"
             took = seconds("run", "x.yaml", HF_ENDPOINT=endpoint)
-            print(f"a run where the Hub {name:9} {took:.2f} s, 3 at most")
+            print(f"a run where the Hub {name:9} {took:.2f} s (limit: 3)")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""How long it takes to write runs to the MLflow store, which must not hold up a fast trainer.
+"""The time to write runs to the MLflow store, which must not slow down a fast trainer.
 
     python benchmarks/tracking.py
     python benchmarks/tracking.py --overlapped
 
-Writes seed runs of the size that experiments have (23 epochs of 7 metrics, the recipe as params,
-the weights and the answers on the test split as artifacts) into a store of its own in a temporary
-folder, and prints the seconds for all of them. --profile adds where the time goes. --overlapped
-runs a whole experiment instead, with the cuda trainer on a device that computes nothing: what is
-left is all that the host does, from the first draw of weights to the last run written.
+Writes seed runs of realistic size (23 epochs of 7 metrics, the recipe as params, the weights and
+the answers on the test split as artifacts) to a store in a temporary folder, and prints the total
+time. --profile also shows where the time is spent. --overlapped runs a whole experiment instead,
+with the cuda trainer on a device that computes nothing. That leaves the work of the host, from
+drawing the first weights to writing the last run.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Idle:
     instruction_set = "none"
 
     def kernels(self, choices, pairs):
-        """Return itself for any choices."""
+        """Return itself, for all choices."""
         return self
 
     def resident(self, pairs):
@@ -77,7 +77,7 @@ class Idle:
 
 
 def experiment_seconds(trainer: Trainer, runs: int, recipe: Recipe) -> float:
-    """Return the seconds of an experiment of one arm, through the runner and a store of its own."""
+    """Return the seconds of an experiment with one arm, with the runner and a store of its own."""
     digits = Digits("usps", random_split(TRAIN, 0), random_split(TEST, 1), "made up")
     plan = made_up_plan(runs, digits, trainer.identity(), recipe)
     with (
@@ -102,15 +102,15 @@ def made_up_run(rng: np.random.Generator) -> tuple[list[dict], dict[str, bytes]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--runs", type=int, default=1000)
-    parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--overlapped", action="store_true")
+    parser.add_argument("--runs", type=int, default=1000, help="number of runs (default: 1000)")
+    parser.add_argument("--profile", action="store_true", help="show where the time is spent")
+    parser.add_argument("--overlapped", action="store_true", help="run a whole experiment")
     options = parser.parse_args()
     if options.overlapped:
         began = time.process_time()
         seconds = experiment_seconds(CudaTrainer(Idle()), options.runs, Recipe())
         cpu = time.process_time() - began
-        print(f"{options.runs} runs in {seconds:.1f} s ({cpu:.1f} s of CPU), training for nothing")
+        print(f"{options.runs} runs in {seconds:.1f} s ({cpu:.1f} s of CPU), without any training")
         return
     images = Split(np.zeros((1, 16, 16)), np.zeros(1, np.int64))
     digits = Digits("usps", images, images, "made up")

@@ -1,13 +1,13 @@
-"""How fast the trainers are on one core: the source of the README's table.
+"""The speed of the trainers on one core: the source of the README's table.
 
     python benchmarks/trainers.py
 
-Trains the notebook's recipe (23 epochs, evaluated on both splits after each) on random images of
-USPS's number and size; the arithmetic is the same. All trainers take turns, round by round, on one
-pinned core; the table shows medians over the rounds. The native trainer trains whole runs; whatever
-is slow trains one epoch on a part of the images and is scaled up. A FLOP is half of a multiply-add
-of the network itself (8 planes of H1 per plane of H2, no padded lanes); activations are not
-counted.
+Trains the notebook's recipe (23 epochs, with an evaluation on both splits after each) on as many
+random images as USPS has; the arithmetic is the same. All trainers take turns, round by round, on
+one pinned core, and the table shows medians over the rounds. The native trainer trains whole runs.
+The slower ones train one epoch on some of the images, and the time is extrapolated. A multiply-add
+counts as 2 FLOP. Only the network's own multiply-adds count (8 planes of H1 per plane of H2, no
+padded lanes), without the activations.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def part(split: Split, fraction: float) -> Split:
 
 
 class Notebook(nn.Module):
-    """The loop as the notebook has it: a module, its optimizer, one pattern at a time, float64."""
+    """The notebook's training loop: a module and its optimizer, one pattern at a time, float64."""
 
     def __init__(self):
         super().__init__()
@@ -79,7 +79,7 @@ class Notebook(nn.Module):
         return torch.tanh(x @ self.outw + self.outb)
 
     def fit(self, images: torch.Tensor, targets: torch.Tensor) -> None:
-        """Take one step per image."""
+        """Train one step per image."""
         for i in range(len(images)):
             loss = torch.mean((self(images[[i]]) - targets[[i]]) ** 2)
             self.optimizer.zero_grad()
@@ -101,7 +101,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def time_notebook(train: Split, test: Split, fraction: float) -> tuple[float, float]:
-    """Return the seconds of one step, and those of a whole run."""
+    """Return the seconds per step and per run."""
     splits = [
         (torch.from_numpy(s.images)[:, None], F.one_hot(torch.from_numpy(s.labels), 10).double())
         for s in (part(train, fraction), part(test, fraction))
@@ -121,7 +121,7 @@ def time_trainer(
     fraction: float = 1,
     epochs: int = EPOCHS,
 ) -> tuple[float, float]:
-    """Return the seconds of one replica's step, and those of a whole run, per replica."""
+    """Return the seconds per step and per run, each of one replica."""
     fit, held = part(train, fraction), part(test, fraction)
     runs = [Run(Recipe(dtype=dtype), seed, until=epochs) for seed in range(replicas)]
 
@@ -133,7 +133,7 @@ def time_trainer(
 
 
 def time_peak(dtype: str, instruction_set: str) -> float:
-    """Return the floating-point operations per second of nothing but multiply-adds."""
+    """Return the peak FLOP per second, measured with multiply-adds only."""
     spin = getattr(kernel, f"multiply_adds_{dtype}")
     begin = time.perf_counter()
     operations = spin(instruction_set, 1_000_000)
@@ -150,8 +150,13 @@ def cpu_name() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15, help="how often all take their turn")
-    parser.add_argument("--core", type=int, default=0, help="the core to run on")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=15,
+        help="rounds in which each trainer takes one turn (default: 15)",
+    )
+    parser.add_argument("--core", type=int, default=0, help="the core to run on (default: 0)")
     options = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {options.core})

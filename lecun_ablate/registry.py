@@ -1,6 +1,6 @@
-"""One registry for every kind of component.
+"""The registry of components, of every kind.
 
-A component is a decorated function, or a small class whose instances can be called:
+A component is a decorated function, or a decorated class whose instances are callable:
 
     from lecun_ablate import register
 
@@ -9,8 +9,8 @@ A component is a decorated function, or a small class whose instances can be cal
         '''(x + sqrt(x^2 + 4)) / 2, Barron 2021, arXiv:2112.11687.'''
         return (x + (x * x + 4).sqrt()) / 2
 
-`KINDS` says what each kind is called with. A component may leave out trailing arguments
-that it has no use for: a fixed connectivity takes none, a random one takes the generator.
+`KINDS` lists the kinds and the arguments of each. A component may leave out trailing arguments
+that it does not need: a fixed connectivity takes none, a random one takes the generator.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from lecun_ablate.errors import ConfigError, nearest, neighbours
 
 
 class NameTaken(ConfigError):
-    """A component whose kind and name another one has already."""
+    """Another component of the same kind already has this name."""
 
     def __init__(self, problem: str, taken: Component):
         super().__init__(problem)
@@ -39,57 +39,59 @@ class NameTaken(ConfigError):
 
 @dataclass(frozen=True)
 class Kind:
-    """A pluggable part of the experiment and the contract its components keep."""
+    """A kind of component, and the contract that its components fulfil."""
 
     name: str
     arguments: tuple[str, ...]
-    required: int  # a component must take at least this many of the arguments
+    required: int  # how many of the arguments a component must take
     contract: str
 
 
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("activation", ("x",), 1, "tensor of any shape -> the same shape, element by element"),
+        Kind(
+            "activation", ("x",), 1, "tensor of any shape -> tensor of the same shape, elementwise"
+        ),
         Kind(
             "init",
             ("generator", "shape", "fan_in", "fan_out"),
             2,
-            "torch.Generator, shape, fan-in (float64 tensor that broadcasts over the shape), "
+            "torch.Generator, shape, fan-in (float64 tensor that broadcasts to the shape), "
             "fan-out (float) -> float64 tensor of that shape",
         ),
         Kind(
             "connectivity",
             ("generator",),
             0,
-            "torch.Generator -> 12x12 boolean matrix, [i, j] true where H2 plane i sees H1 plane j",
+            "torch.Generator -> 12x12 boolean matrix: [i, j] is true if H2 plane i sees H1 plane j",
         ),
         Kind(
             "loss",
             ("outputs", "targets"),
             2,
-            "two tensors (..., 10) -> tensor (...): one loss per pattern, over the last axis",
+            "two tensors (..., 10) -> tensor (...): one loss per pattern",
         ),
         Kind("target", ("labels",), 1, "int64 tensor (n,) of labels 0..9 -> float tensor (n, 10)"),
         Kind(
             "optimizer",
             ("parameters", "gradients", "state", "lr", "momentum"),
             4,
-            "parameters and gradients (replicas, weights), a dict of such tensors that is kept "
-            "between steps, lr (replicas, 1), momentum (float): updates parameters in place",
+            "parameters and gradients (replicas, weights), a dict of such tensors that persists "
+            "between steps, lr (replicas, 1), momentum (float) -> None; updates the parameters",
         ),
         Kind(
             "order",
             ("n", "generator"),
             1,
-            "number of patterns, torch.Generator of this epoch -> int64 tensor (n,), a permutation",
+            "number of patterns n, torch.Generator of the epoch -> int64 permutation (n,)",
         ),
         Kind(
             "data",
             ("folder",),
             0,
-            "folder (Path) that --data-dir or LECUN_ABLATE_DATA names, or None -> data.Digits; "
-            "one that takes no folder has none to be named",
+            "folder (Path) given by --data-dir or LECUN_ABLATE_DATA, or None -> data.Digits; "
+            "without this argument, the data set reads no folder",
         ),
     )
 }
@@ -97,19 +99,19 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Component:
-    """A named part of a recipe. Call it with its kind's arguments, in order."""
+    """A registered component. Call it with the arguments of its kind, in order."""
 
     kind: str
     name: str
     function: Callable[..., Any]
     arity: int
-    origin: str  # where it was registered, for people
-    file: Path | None = None  # the user's file of components it came from
-    digest: str | None = None  # SHA-256 of its source; None for what is built in
-    source: bytes | None = field(default=None, repr=False)  # of that file, as it was run
+    origin: str  # where it was registered, for messages
+    file: Path | None = None  # the component file that registered it, if any
+    digest: str | None = None  # SHA-256 of its source; None if built in
+    source: bytes | None = field(default=None, repr=False)  # the content of `file` when it ran
 
     def __call__(self, *arguments: Any) -> Any:
-        """Call the component without those trailing arguments that it does not take."""
+        """Call the component, without the trailing arguments that it does not take."""
         return self.function(*arguments[: self.arity])
 
     @property
@@ -135,7 +137,7 @@ class Registry:
         return list(self._of(kind))
 
     def get(self, kind: str, name: str) -> Component:
-        """Return a component; a wrong name raises a ConfigError that lists the valid ones."""
+        """Return a component. Raises ConfigError, with the valid names, if there is none."""
         components = self._of(kind)
         if name not in components:
             raise ConfigError(f"unknown {kind} {name!r}: {nearest(name, components)}")
@@ -144,16 +146,17 @@ class Registry:
     def _of(self, kind: str) -> dict[str, Component]:
         if kind not in self._components:
             raise ConfigError(f"unknown kind of component {kind!r}: {nearest(kind, KINDS)}")
-        # what is built in comes first, whoever asks or registers; it takes seconds to import
+        # Built-in components come first, whoever asks or registers. Importing them is slow.
         importlib.import_module(
             "lecun_ablate.data" if kind == "data" else "lecun_ablate.components"
         )
         return self._components[kind]
 
     def register(self, kind: str, name: str | None = None) -> Callable[[Any], Any]:
-        """Return a decorator that enters a function, or a class without arguments, as `name`.
+        """Return a decorator that registers a function, or an instance of a class.
 
-        The name defaults to the function's own. A name that is taken raises NameTaken.
+        The name defaults to that of the function or class. Raises NameTaken if another component
+        has it.
         """
         components = self._of(kind)
 
@@ -170,7 +173,7 @@ class Registry:
                 raise NameTaken(
                     f"{origin}: {kind} {key!r} is already {where}: give yours another name", old
                 )
-            function = thing() if inspect.isclass(thing) else thing
+            function: Any = thing() if inspect.isclass(thing) else thing
             arity = _arity(KINDS[kind], key, function, origin)
             components[key] = Component(kind, key, function, arity, origin, file, digest, source)
             return thing
@@ -178,14 +181,14 @@ class Registry:
         return enter
 
     def _origin(self, thing: Any) -> tuple[str, Path | None, str | None, bytes | None]:
-        """Return where a component comes from: for people, its file, its digest, the source."""
+        """Return a component's origin (for messages), file, digest and source."""
         module = getattr(thing, "__module__", None) or "this session"
         if module.startswith("lecun_ablate."):
             return module, None, None, None
         if self._loading is not None:
             path, digest, source = self._loading
             return str(path), path, digest, source
-        try:  # defined in a session or a script of the user's
+        try:  # defined in an interactive session or a script
             lines, first = inspect.getsourcelines(thing)
         except (OSError, TypeError):
             return module, None, hashlib.sha256(repr(thing).encode()).hexdigest(), None
@@ -193,14 +196,14 @@ class Registry:
         return f"{inspect.getsourcefile(thing)}:{first}", None, digest, None
 
     def load(self, file: str | Path) -> None:
-        """Run a Python file that registers components; loading it again changes nothing.
+        """Run a Python file that registers components. Loading it again changes nothing.
 
-        Raises ConfigError when the file is missing, does not run to its end, or registers nothing;
-        then none of its components is registered.
+        Raises ConfigError if the file is missing, fails, or registers nothing. A file that fails
+        registers nothing at all.
         """
         path = Path(file).resolve()
         if not path.is_file():
-            raise ConfigError(f"{file}: no such file of components{neighbours(file, '*.py')}")
+            raise ConfigError(f"{file}: no such component file{neighbours(file, '*.py')}")
         try:
             source = path.read_bytes()
         except OSError as error:
@@ -210,7 +213,7 @@ class Registry:
             return
         module = ModuleType(f"lecun_ablate_user_{digest[:8]}")
         module.__file__ = str(path)
-        sys.modules[module.__name__] = module  # so that dataclasses and inspect find their source
+        sys.modules[module.__name__] = module  # dataclasses and inspect look there
         before = {kind: dict(components) for kind, components in self._components.items()}
         outer, self._loading = self._loading, (path, digest, source)
         try:
@@ -236,21 +239,21 @@ class Registry:
 
 
 def _failure(file: str | Path, path: Path, error: BaseException) -> str:
-    """Say at which line of a file of components what went wrong."""
+    """Return a message with the line at which a component file failed."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(path)]
     line = lines[-1] if lines else getattr(error, "lineno", None)
     where = f"{file}:{line}" if line else str(file)
     if isinstance(error, SystemExit):
-        return f"{where}: expected a file that runs to its end, came an exit ({error.code})"
+        return f"{where}: expected a file that runs to its end, got an exit ({error.code})"
     return f"{where}: {type(error).__name__}: {error}"
 
 
 def _arity(kind: Kind, name: str, function: Callable[..., Any], origin: str) -> int:
-    """Count the contract's arguments that `function` takes; raise ConfigError if it cannot fit."""
+    """Return how many arguments of its kind `function` takes; ConfigError if it cannot fit."""
     expected = f"expected {kind.name}({', '.join(kind.arguments)})"
     if not callable(function):
-        raise ConfigError(f"{origin}: {kind.name} {name!r} cannot be called: {expected}")
+        raise ConfigError(f"{origin}: {kind.name} {name!r} is not callable: {expected}")
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:  # a C function without a signature, such as torch.tanh
@@ -262,9 +265,9 @@ def _arity(kind: Kind, name: str, function: Callable[..., Any], origin: str) -> 
     arity = min(len(positional), len(kind.arguments))
     keyword_only = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
     if keyword_only or needed > len(kind.arguments) or arity < kind.required:
-        came = f"{name}{inspect.signature(function)}"
+        got = f"{name}{inspect.signature(function)}"
         raise ConfigError(
-            f"{origin}: {kind.name} {name!r} has the wrong arguments: {expected}, came {came}"
+            f"{origin}: {kind.name} {name!r} has the wrong arguments: {expected}, got {got}"
         )
     return arity
 

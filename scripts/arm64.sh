@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The native kernel for arm64 (NEON), cross-compiled and run in an emulator, against the one for any
-# x86-64: they may differ in rounding only. Wants g++, python3, and Debian's g++-aarch64-linux-gnu
-# and qemu-user.
+# Compares the native kernel for arm64 (NEON), cross-compiled and run in an emulator, with the
+# baseline kernel for x86-64. They may differ by rounding errors only. Needs g++, python3, and
+# Debian's packages g++-aarch64-linux-gnu and qemu-user.
 #
 #     scripts/arm64.sh
 set -euo pipefail

@@ -45,7 +45,8 @@ recipes = [
 runs = [Run(recipe, seed) for recipe in recipes for seed in range(3)]
 print(len(list(CudaTrainer().train(runs, fit, {"test": test}))), "reports")
 '
+# Calls that the CUDA driver refuses are not looked at: libraries try which functions it has.
 for tool in memcheck racecheck synccheck; do
     echo "== $tool"
-    compute-sanitizer --tool $tool --error-exitcode 1 "$python" -c "$short"
+    compute-sanitizer --tool $tool --report-api-errors no --error-exitcode 1 "$python" -c "$short"
 done

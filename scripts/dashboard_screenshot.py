@@ -1,8 +1,8 @@
-"""Look at Optuna's dashboard in a real browser: python scripts/dashboard_screenshot.py FOLDER
+"""Take screenshots of Optuna's dashboard: python scripts/dashboard_screenshot.py FOLDER
 
 Starts optuna-dashboard on a storage (default: sqlite:///studies/optuna.db), opens the first study
 (or the one that --study names) in headless Chromium, and writes FOLDER/study.png and
-FOLDER/note.png. Fails where the pages do not show the study's name, its note and its saved plot.
+FOLDER/note.png. Fails if the pages do not show the study's name, its note and its saved plot.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ FLAGS = [
 
 
 def main() -> int:
-    """Look, and return the exit status."""
+    """Take the screenshots and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--storage", default="sqlite:///studies/optuna.db")
-    parser.add_argument("--study", help="name of an Optuna study; default: the first")
+    parser.add_argument("--study", help="name of an Optuna study (default: the first)")
     arguments = parser.parse_args()
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     dashboard = Path(sys.executable).with_name("optuna-dashboard")
     if browser is None or not dashboard.exists():
-        print("needs chromium and optuna-dashboard", file=sys.stderr)
+        print("expected chromium and optuna-dashboard to be installed", file=sys.stderr)
         return 2
     storage = open_storage(arguments.storage)
     names = sorted(optuna.get_all_study_names(storage)) if storage else []
@@ -63,7 +63,7 @@ def main() -> int:
     try:
         base = f"http://127.0.0.1:{port}/dashboard"
         _wait_for(base, server)
-        # "error [%]" is an axis of the saved plot, "wall time" the end of the note
+        # "error [%]" is on an axis of the saved plot, "wall time" at the end of the note
         pages = {
             "study.png": (f"{base}/studies/{study_id}", [name, "error [%]"]),
             "note.png": (f"{base}/studies/{study_id}/note", ["wall time"]),
@@ -71,8 +71,15 @@ def main() -> int:
         missing = []
         for picture, (address, words) in pages.items():
             shown = _look(browser, address, arguments.folder / picture)
-            missing += [f"{address}: does not show {word!r}" for word in words if word not in shown]
-        print("\n".join(missing or [f"{name}: note and plot are shown, see {arguments.folder}"]))
+            missing += [
+                f"{address}: expected it to show {word!r}" for word in words if word not in shown
+            ]
+        print(
+            "\n".join(
+                missing
+                or [f"{name}: note and plot are shown, see the pictures in {arguments.folder}"]
+            )
+        )
         return 1 if missing else 0
     finally:
         server.terminate()
@@ -98,7 +105,7 @@ def _wait_for(address: str, server: subprocess.Popen) -> None:
 
 
 def _look(browser: str, address: str, picture: Path) -> str:
-    """Take a picture of a page once its scripts have settled, and return its text as HTML."""
+    """Take a picture of a page once its scripts have finished, and return its HTML."""
     with tempfile.TemporaryDirectory() as profile:
         common = [
             browser,

@@ -1,5 +1,6 @@
-// A few steps and an evaluation of the native kernel for every activation, three connectivities,
-// with and without momentum: prints the losses and sums over the weights, for scripts/arm64.sh.
+// For scripts/arm64.sh: runs a few steps and an evaluation of the native kernel for every
+// activation and three connectivities, with and without momentum. Prints the losses and sums of the
+// weights.
 #include <cstdio>
 #include <random>
 #include <vector>

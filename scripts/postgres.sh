@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# A throw-away PostgreSQL server of Debian's, for a study or the tests:
+# Starts a temporary PostgreSQL server (Debian's), for a study or for the tests:
 #   scripts/postgres.sh start FOLDER [PORT]    prints the address for --storage
 #   scripts/postgres.sh stop FOLDER
-# FOLDER (an absolute path) is created and holds all of it; connections come from this machine only.
+# Everything is in FOLDER (an absolute path), which is created. Only this machine can connect.
 set -euo pipefail
 
 usage() { sed -n '2,5s/^# //p' "$0" >&2; exit 2; }
@@ -10,7 +10,7 @@ action=${1:-}; folder=${2:-}; port=${3:-54329}
 [[ -n $folder && $folder == /* ]] || usage
 
 bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1)
-[[ -x ${bin:-}/initdb ]] || { echo "no PostgreSQL here: apt-get install postgresql" >&2; exit 1; }
+[[ -x ${bin:-}/initdb ]] || { echo "PostgreSQL is not installed: apt-get install postgresql" >&2; exit 1; }
 
 # PostgreSQL refuses to run as root
 user=$(id -un postgres 2>/dev/null || echo nobody)

@@ -1,7 +1,7 @@
-"""Photograph a report in a browser: python scripts/report_screenshot.py REPORT.html PICTURE.png
+"""Take a screenshot of a report: python scripts/report_screenshot.py REPORT.html PICTURE.png
 
-Opens the page in headless Chromium, light or dark, as wide and high as asked, and writes a PNG. The
-README's picture: --width 1100 --height 1400.
+Opens the page in headless Chromium, light or dark, with the given width and height, and writes a
+PNG. The README's picture has the defaults.
 """
 
 from __future__ import annotations
@@ -27,17 +27,21 @@ FLAGS = [
 
 
 def main() -> int:
-    """Take the picture, and return the exit status."""
+    """Take the screenshot and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("page", type=Path)
     parser.add_argument("picture", type=Path)
-    parser.add_argument("--width", type=int, default=1100, help="390 is a phone")
-    parser.add_argument("--height", type=int, default=1400)
-    parser.add_argument("--dark", action="store_true")
+    parser.add_argument(
+        "--width", type=int, default=1100, help="in pixels (default: 1100; a phone: 390)"
+    )
+    parser.add_argument("--height", type=int, default=1400, help="in pixels (default: 1400)")
+    parser.add_argument("--dark", action="store_true", help="use the dark colour scheme")
     arguments = parser.parse_args()
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None or not arguments.page.is_file():
-        print("needs chromium, and the page of a report", file=sys.stderr)
+        print(
+            f"expected chromium to be installed, and a report at {arguments.page}", file=sys.stderr
+        )
         return 2
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         subprocess.run(

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The native kernel under AddressSanitizer and UndefinedBehaviorSanitizer, with the layouts of all
-# x86-64 instruction sets (compiled for any CPU), over the native trainer's tests. Takes minutes.
+# Runs the native trainer's tests with AddressSanitizer and UndefinedBehaviorSanitizer, on the
+# layouts of all x86-64 instruction sets (compiled for any CPU). Takes minutes.
 #
 #     scripts/sanitize.sh [pytest arguments]
 #
-# Ends with status 0 where nothing was found. The golden bits are left out: without multiply-adds,
-# these layouts round otherwise. Wants GCC, CMake, nanobind and the package installed;
-# tests on USPS run where LECUN_ABLATE_DATA is set.
+# The exit status is 0 if no error was found. The golden test is left out, since these layouts round
+# differently without fused multiply-adds. Needs GCC, CMake, nanobind and the installed package. The
+# tests on USPS run if LECUN_ABLATE_DATA is set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}

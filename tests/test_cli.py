@@ -135,7 +135,7 @@ def test_components_are_listed(command, workplace):
         ((*SMALL, "--epochs", "0"), 2, "--epochs: expected greater than or equal to 1"),
         ((*SMALL, "--seeds", "x"), 2, "--seeds x: expected a number of seeds"),
         ((*SMALL, "--set", "recipe.lr=-1"), 2, "expected greater than 0, got -1"),
-        ((*SMALL, "--components", "none.py"), 2, "none.py: no such file of components"),
+        ((*SMALL, "--components", "none.py"), 2, "none.py: no such component file"),
         ((*SMALL, "--data", "none"), 2, "unknown data 'none'"),
         ((*SMALL, "--device", "cuda"), 2, "--device cuda: this PyTorch finds no CUDA device"),
         (("run", "experiments/activation.yaml", "--data-dir", "none"), 3, "none"),
@@ -159,12 +159,12 @@ def test_mistakes_have_a_message_and_a_status(command, workplace, arguments, sta
 
 BAD_DATA = {
     "missing file": "{train}: cannot be read: does not exist",
-    "truncated": "{train}: truncated: the parquet file breaks off after ",
+    "truncated": "{train}: truncated: the parquet file ends after ",
     "missing column": "{train}: column 'label' is missing: expected the columns 'image' and ",
     "undecodable PNG": "{train}: row 1234: image cannot be decoded as PNG: cannot identify image ",
     "not 16x16": "{train}: row 1234: image: expected 16x16 pixels of 8-bit grayscale",
-    "label": "{train}: row 1234: label: expected an integer from 0 to 9, came 10",
-    "rows": "{train}: expected 7291 rows, came 7290",
+    "label": "{train}: row 1234: label: expected an integer from 0 to 9, got 10",
+    "rows": "{train}: expected 7291 rows, got 7290",
 }
 
 
@@ -303,6 +303,16 @@ def _open_store() -> str:
             return "opened"
     except LecunAblateError as error:
         return str(error)
+
+
+def test_the_package_offers_what_it_says():
+    import lecun_ablate
+    from lecun_ablate import api
+
+    for name in ("run", "study", "report", "load_results"):
+        assert name in lecun_ablate.__all__ and getattr(lecun_ablate, name) is getattr(api, name)
+    with pytest.raises(AttributeError, match="has no attribute 'runs'"):
+        _ = lecun_ablate.runs
 
 
 def test_help_imports_none_of_the_slow_libraries():

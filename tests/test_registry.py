@@ -87,7 +87,7 @@ def test_a_file_is_loaded_once_and_again_when_it_changed(tmp_path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (None, "no such file of components"),
+        (None, "no such component file"),
         ("x = 1", "registers no component"),
         ("x = (", r"mine.py:1: SyntaxError"),
         ("\n\nraise ValueError('no')", r"mine.py:3: ValueError: no"),
@@ -103,7 +103,7 @@ def test_a_file_is_loaded_once_and_again_when_it_changed(tmp_path):
         ),
         (
             "import sys\nsys.exit(0)",
-            r"mine.py:2: expected a file that runs to its end, came an exit",
+            r"mine.py:2: expected a file that runs to its end, got an exit",
         ),
         (
             "from lecun_ablate import register\nregister('activation')(3)",

@@ -110,7 +110,7 @@ def test_other_digits_are_no_test_set_of_these_runs(pair, command, monkeypatch):
     registry.register("data", "digits")(lambda: other)
     status, out, err = command("report", "pair")
     assert status == 3 and out == ""
-    assert f"digest {real.digest}, came others, digest {other.digest}" in err
+    assert f"with digest {real.digest}, got digest {other.digest}" in err
     assert files() == before, "nothing was written"
     assert command("report", "pair", "--no-pictures")[0] == 0
     assert b"The pictures are left out" in files()["report.html"]

@@ -1,4 +1,4 @@
-"""Activations: element by element, used for the hidden layers and for the outputs alike."""
+"""Activations: elementwise functions, for the hidden layers and for the outputs."""
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from lecun_ablate.registry import register
 
 @register("activation")
 def tanh(x: Tensor) -> Tensor:
-    """tanh(x): what the notebook trains with. Rumelhart, Hinton, Williams 1986 (sigmoid units)."""
+    """tanh(x), as in the notebook. Rumelhart, Hinton, Williams 1986 (sigmoid units)."""
     return torch.tanh(x)
 
 
@@ -51,7 +51,7 @@ def softsign(x: Tensor) -> Tensor:
 
 @register("activation")
 def gelu(x: Tensor) -> Tensor:
-    """x Phi(x), Phi the normal distribution function (exact, by erf). Hendrycks, Gimpel 2016."""
+    """x Phi(x), with Phi the normal CDF, computed exactly (erf). Hendrycks, Gimpel 2016."""
     return F.gelu(x)
 
 
@@ -63,5 +63,5 @@ def silu(x: Tensor) -> Tensor:
 
 @register("activation")
 def identity(x: Tensor) -> Tensor:
-    """x itself: for raw outputs under a softmax. Bridle 1990 (logits before the softmax)."""
+    """x itself: raw outputs (logits), as a softmax expects them. Bridle 1990."""
     return x

@@ -1,7 +1,7 @@
-"""Initial weights: uniform in [-bound, bound], the bound set by the number of inputs F.
+"""Inits: weights uniform in [-bound, bound], where the bound depends on the fan-in F.
 
-Every init here makes the same draws from the generator and only scales them, so that arms
-which differ in their init still start from paired random numbers.
+All inits here scale the same draws, so that arms with different inits still share their random
+numbers.
 """
 
 import math
@@ -13,26 +13,26 @@ from lecun_ablate.registry import register
 
 
 def _uniform(generator: torch.Generator, shape: tuple[int, ...], bound: Tensor) -> Tensor:
-    """Return float64 draws of `shape`, uniform in [-bound, bound)."""
+    """Return float64 draws of the given shape, uniform in [-bound, bound)."""
     u = torch.rand(shape, generator=generator, dtype=torch.float64)
     return (u - 0.5) * 2 * bound
 
 
 @register("init")
 def fan_in(generator: torch.Generator, shape: tuple[int, ...], fan_in: Tensor) -> Tensor:
-    """Bound 2.4 / F: the text of the paper. LeCun et al. 1989, Neural Computation 1(4)."""
+    """Bound 2.4 / F, as the paper says. LeCun et al. 1989, Neural Computation 1(4)."""
     return _uniform(generator, shape, 2.4 / fan_in)
 
 
 @register("init")
 def sqrt_fan_in(generator: torch.Generator, shape: tuple[int, ...], fan_in: Tensor) -> Tensor:
-    """Bound 2.4 / sqrt(F): what the notebook runs. Cf. LeCun et al. 1998, "Efficient BackProp"."""
+    """Bound 2.4 / sqrt(F), as in the notebook. Cf. LeCun et al. 1998, "Efficient BackProp"."""
     return _uniform(generator, shape, 2.4 / fan_in.sqrt())
 
 
 @register("init")
 def sqrt_gain_fan_in(generator: torch.Generator, shape: tuple[int, ...], fan_in: Tensor) -> Tensor:
-    """Bound sqrt(2.4 / F): a third reading of LeCun et al. 1989 that is in use elsewhere."""
+    """Bound sqrt(2.4 / F): a third reading of LeCun et al. 1989, also in use."""
     return _uniform(generator, shape, (2.4 / fan_in).sqrt())
 
 
@@ -46,5 +46,5 @@ def xavier(
 
 @register("init")
 def kaiming(generator: torch.Generator, shape: tuple[int, ...], fan_in: Tensor) -> Tensor:
-    """Bound sqrt(6 / F), meant for rectifiers. He, Zhang, Ren, Sun 2015, ICCV."""
+    """Bound sqrt(6 / F), for rectifiers. He, Zhang, Ren, Sun 2015, ICCV."""
     return _uniform(generator, shape, math.sqrt(6) / fan_in.sqrt())

@@ -1,4 +1,4 @@
-"""Losses of one pattern: outputs and targets (..., 10), reduced over the last axis."""
+"""Losses: outputs and targets (..., 10) -> one loss per pattern (...)."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,17 +8,17 @@ from lecun_ablate.registry import register
 
 @register("loss")
 def mse(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean over the 10 outputs of (y - t)^2, no 1/2: the notebook's. LeCun et al. 1989."""
+    """Mean over the 10 outputs of (y - t)^2, without 1/2, as in the notebook. LeCun et al. 1989."""
     return ((outputs - targets) ** 2).mean(-1)
 
 
 @register("loss")
 def half_sum_squares(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Half the sum over the outputs of (y - t)^2: five times mse. Rumelhart et al. 1986."""
+    """Half the sum over the outputs of (y - t)^2; five times mse. Rumelhart et al. 1986."""
     return 0.5 * ((outputs - targets) ** 2).sum(-1)
 
 
 @register("loss")
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """-sum t log softmax(outputs), the softmax taken inside: give it raw outputs. Bridle 1990."""
+    """-sum t log softmax(outputs): expects raw outputs (logits). Bridle 1990."""
     return -(targets * F.log_softmax(outputs, dim=-1)).sum(-1)

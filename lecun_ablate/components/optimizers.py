@@ -1,7 +1,7 @@
-"""Optimizers: one on-line step, for all replicas at once.
+"""Optimizers: one on-line step of all replicas at once.
 
-Parameters and gradients are (replicas, weights): a replica's whole network lies along the last
-axis, so that a step is element by element, or reduces over that axis only.
+Parameters and gradients are (replicas, weights): each row is the whole network of one replica. An
+optimizer works elementwise or reduces over the last axis, so that replicas do not mix.
 """
 
 import torch
@@ -14,7 +14,7 @@ from lecun_ablate.registry import register
 def sgd(
     parameters: Tensor, gradients: Tensor, state: dict[str, Tensor], lr: Tensor, momentum: float
 ) -> None:
-    """w -= lr v with v = momentum v + gradient. Robbins, Monro 1951; Polyak 1964 (momentum)."""
+    """v = momentum v + gradient; w -= lr v. Robbins, Monro 1951; Polyak 1964 (momentum)."""
     if momentum:
         if "velocity" not in state:
             state["velocity"] = torch.zeros_like(parameters)

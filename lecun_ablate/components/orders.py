@@ -1,4 +1,4 @@
-"""Orders: in which sequence an epoch presents the patterns."""
+"""Orders: the sequence in which an epoch presents the patterns."""
 
 import torch
 from torch import Tensor
@@ -14,5 +14,5 @@ def fixed(n: int) -> Tensor:
 
 @register("order")
 def shuffled(n: int, generator: torch.Generator) -> Tensor:
-    """A fresh permutation in every epoch. LeCun et al. 1998, "Efficient BackProp", 4.2."""
+    """A new permutation in every epoch. LeCun et al. 1998, "Efficient BackProp", 4.2."""
     return torch.randperm(n, generator=generator)

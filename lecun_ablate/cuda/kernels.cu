@@ -12,6 +12,8 @@ struct Choices {
     static constexpr bool momentum = MOMENTUM;
 };
 
+constexpr int kWarp = 32;
+
 // Read afresh for every phase: else the compiler keeps the places of all phases' tasks in registers
 // throughout, and has none left for the sums.
 __device__ int thread_index() {
@@ -20,38 +22,44 @@ __device__ int thread_index() {
     return thread;
 }
 
-// `threads` threads of the block from `begin` on; the first task goes to their `first`.
+// `threads` threads of the block from `begin` on; the first task goes to their `first`. All three are
+// whole warps.
 template <int begin, int threads>
 struct Group {
     int first = 0;
 
     template <class Task>
     __device__ void each(int count, Task task) const {
-        int i = thread_index() - begin;
-        if (i < 0 || i >= threads) return;
-        i -= first;
-        if (i < 0) i += threads;
+        const int start = place();
+        if (start < 0) return;
 #pragma unroll 1
-        for (; i < count; i += threads) task(i);
+        for (int i = start; i < count; i += threads) {
+            __builtin_assume(i >= 0);  // or a division of it takes more instructions
+            task(i);
+        }
     }
 
     // Two neighbours share a task: each calls sum(task, part, its n sums), and finish(task, part,
     // the half of the totals that is its part). Tasks that are not `wanted` are left out.
     template <int n, class Scalar, class Wanted, class Sum, class Finish>
     __device__ void each_shared(int count, Wanted wanted, Sum sum, Finish finish) const {
-        each(2 * count, [=](int i) {
+        const int start = place();
+        if (start < 0) return;
+        // The threads of a warp stay together, since all of it takes part in a shuffle.
+#pragma unroll 1
+        for (int i = start; i / kWarp * kWarp < 2 * count; i += threads) {
+            __builtin_assume(i >= 0);
             const int task = i / 2, part = i % 2;
-            if (!wanted(task)) return;
+            const bool active = task < count && wanted(task);
             Scalar own[n] = {}, total[n / 2];
-            sum(task, part, own);
-            const unsigned both = 3u << (thread_index() & 30);
+            if (active) sum(task, part, own);
 #pragma unroll
             for (int k = 0; k < n / 2; ++k) {
                 const Scalar kept = part ? own[k + n / 2] : own[k];
-                total[k] = kept + __shfl_xor_sync(both, part ? own[k] : own[k + n / 2], 1);
+                total[k] = kept + __shfl_xor_sync(~0u, part ? own[k] : own[k + n / 2], 1);
             }
-            finish(task, part, total);
-        });
+            if (active) finish(task, part, total);
+        }
     }
 
     // Starts to copy a value from global memory into shared memory; `copied` waits for this
@@ -72,9 +80,15 @@ struct Group {
         asm volatile("cp.async.wait_all;" ::: "memory");
 #endif
     }
-};
 
-constexpr int kWarp = 32;
+private:
+    // The number of this thread, counted from the first; -1 where it is not one of the group.
+    __device__ int place() const {
+        const int i = thread_index() - begin;
+        if (i < 0 || i >= threads) return -1;
+        return i < first ? i - first + threads : i - first;
+    }
+};
 
 struct Warp : Group<0, kWarp> {
     __device__ void barrier() const { __syncwarp(); }

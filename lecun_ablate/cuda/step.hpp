@@ -227,10 +227,11 @@ public:
         h2_partial_sums();
         team_.barrier();
         team_.each(kH2Units, [=, this](int i) {
+            constexpr int half = kH2Map / 2;
             T sum = m_.weights.h2_bias[i];
 #pragma unroll
             for (int slice = 0; slice < kH2Slices; ++slice)
-                sum += *h2_sum(slice, i / kH2Map, i % kH2Map);
+                sum += h2_sum(slice, i / kH2Map, i / half % 2)[i % half * 2 * kPlanes];
             const auto unit = activate<Math>(Choices::hidden, sum);
             m_.h2[i] = unit.value;
             if constexpr (Memory::kTraining) *h2_delta_of(i) = unit.slope;
@@ -354,10 +355,9 @@ private:
         return reinterpret_cast<T*>(&tensors);
     }
 
-    // Planes are neighbours, and so are the halves of a plane.
-    LECUN_FORMULA T* h2_sum(int slice, int plane, int unit) {
-        constexpr int half = kH2Map / 2;
-        return m_.h2_sums[slice] + (unit % half * 2 + unit / half) * kPlanes + plane;
+    // The first unit of half a plane; the next are 2 kPlanes apart, for all planes lie between.
+    LECUN_FORMULA T* h2_sum(int slice, int plane, int half) {
+        return m_.h2_sums[slice] + half * kPlanes + plane;
     }
 
     LECUN_FORMULA T* h2_delta_of(int unit) {
@@ -442,7 +442,7 @@ private:
             for (int y = 0; y < tile; ++y)
 #pragma unroll
                 for (int x = 0; x < kH2; ++x)
-                    *h2_sum(slice, plane, (half * tile + y) * kH2 + x) = sum[y][x];
+                    h2_sum(slice, plane, half)[(y * kH2 + x) * 2 * kPlanes] = sum[y][x];
         });
     }
 
@@ -486,7 +486,7 @@ private:
     LECUN_FORMULA T dense_backward(const T* above_delta, T (&weights)[above], T value, T slope,
                                    T& bias) {
         using Pair = Pack<2, T>;
-        constexpr int chunk = 5;  // pairs
+        constexpr int chunk = above % 15 ? 5 : 15;  // pairs
         Pair sum = {};  // of the even and of the odd units above
 #pragma unroll 1
         for (int first = 0; first < above; first += 2 * chunk) {
@@ -603,32 +603,40 @@ private:
     LECUN_FORMULA void update_h2_kernel(int pair) {
         constexpr int rows = kStride * (kH2 - 1) + kKernel;
         const T* inputs = m_.h1_row(m_.connections.h1_of[pair], 0);
-        T delta[kH2][kH2], sum[kTaps] = {};
+        Pack<kH2, T> delta[kH2];
 #pragma unroll
-        for (int y = 0; y < kH2; ++y) {
-            const auto pack = Pack<kH2, T>::load(m_.h2_delta_row(m_.connections.h2_of[pair], y));
+        for (int y = 0; y < kH2; ++y)
+            delta[y] = Pack<kH2, T>::load(m_.h2_delta_row(m_.connections.h2_of[pair], y));
+        // Even rows of inputs meet even rows of the kernel alone. One after the other takes fewer
+        // registers.
 #pragma unroll
-            for (int x = 0; x < kH2; ++x) delta[y][x] = pack.at[x];
-        }
+        for (int odd = 0; odd < 2; ++odd) {
+            T sum[kTaps] = {};
 #pragma unroll
-        for (int r = 0; r < rows; ++r) {
-            T row[kH1Row];
-            load_h1_row(inputs + r * kH1Row, row);
+            for (int r = odd; r < rows; r += kStride) {
+                T row[kH1Row];
+                load_h1_row(inputs + r * kH1Row, row);
 #pragma unroll
-            for (int y = 0; y < kH2; ++y) {
-                const int ky = r - kStride * y;
-                if (ky < 0 || ky >= kKernel) continue;
+                for (int y = 0; y < kH2; ++y) {
+                    const int ky = r - kStride * y;
+                    if (ky < 0 || ky >= kKernel) continue;
 #pragma unroll
-                for (int x = 0; x < kH2; ++x)
+                    for (int x = 0; x < kH2; ++x)
 #pragma unroll
-                    for (int kx = 0; kx < kKernel; ++kx) {
-                        T& tap = sum[ky * kKernel + kx];
-                        tap = fused(row[kStride * x + kx], delta[y][x], tap);
-                    }
+                        for (int kx = 0; kx < kKernel; ++kx) {
+                            T& tap = sum[ky * kKernel + kx];
+                            tap = fused(row[kStride * x + kx], delta[y].at[x], tap);
+                        }
+                }
             }
-        }
 #pragma unroll
-        for (int tap = 0; tap < kTaps; ++tap) update(m_.weights.h2_weight[pair][tap], sum[tap]);
+            for (int ky = odd; ky < kKernel; ky += kStride)
+#pragma unroll
+                for (int kx = 0; kx < kKernel; ++kx) {
+                    const int tap = ky * kKernel + kx;
+                    update(m_.weights.h2_weight[pair][tap], sum[tap]);
+                }
+        }
     }
 
     // sum: (2, 5), a row of the kernels of planes `first` and `first` + 1

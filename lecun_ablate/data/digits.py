@@ -1,4 +1,4 @@
-"""The one type that every data set has."""
+"""The types that every data set has in common."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from lecun_ablate.errors import ConfigError
 
-# what a hold-out takes by default: 1,000 of USPS's 7,291 training images, of others as large a part
+# The default share of the hold-out: 1,000 of USPS's 7,291 training images.
 HOLDOUT_PART = 1000 / 7291
 HOLDOUT_SEED = 1989
 
@@ -28,21 +28,21 @@ class Split:
 
     @property
     def class_counts(self) -> list[int]:
-        """How many images each of the ten digits has."""
-        return np.bincount(self.labels, minlength=10).tolist()
+        """The number of images of each of the ten digits."""
+        return [int(n) for n in np.bincount(self.labels, minlength=10)]
 
     @property
     def guessing(self) -> float:
-        """The error from which a network has not clearly learnt anything.
+        """The error at and above which a network has not clearly learnt anything.
 
-        That of always naming the most frequent digit, less 3 standard deviations of such a
-        guess's error: a network that has learnt nothing does not name one digit exactly always.
+        Always answering the most frequent digit gives a certain error. The threshold is 3 standard
+        deviations below it, since a network that has learnt nothing may vary its answers.
         """
         error = 1 - max(self.class_counts) / len(self)
         return error - 3 * math.sqrt(error * (1 - error) / len(self))
 
     def take(self, rows: np.ndarray) -> Split:
-        """Return the given rows as a split of their own."""
+        """Return a split of the given rows, or of the rows where a mask is true."""
         return Split(self.images[rows], self.labels[rows])
 
 
@@ -53,8 +53,8 @@ class Digits:
     name: str
     train: Split
     test: Split
-    source: str  # where it came from, for people
-    notice: str | None = None  # what a user must know, such as that a fallback was taken
+    source: str  # where it came from, for messages
+    notice: str | None = None  # what the user must know, such as that this is a fallback
 
     @cached_property
     def digest(self) -> str:
@@ -62,17 +62,17 @@ class Digits:
         sha = hashlib.sha256()
         for split in (self.train, self.test):
             sha.update(np.int64(len(split)).tobytes())
-            sha.update(np.ascontiguousarray(split.images, dtype="<f8"))
-            sha.update(np.ascontiguousarray(split.labels, dtype="<i8"))
+            sha.update(np.ascontiguousarray(split.images, dtype="<f8").data)
+            sha.update(np.ascontiguousarray(split.labels, dtype="<i8").data)
         return sha.hexdigest()[:16]
 
     def holdout(self, n: int | None = None) -> tuple[Split, Split]:
-        """Part the training split into (fit, validation), for choices such as a learning rate.
+        """Split the training split into (fit, validation), to choose a learning rate, say.
 
-        The validation split has `n` images, by default 1,000 of USPS's 7,291 and of any other data
-        set the same share; it keeps the proportions of the classes within one image. Both keep the
-        order of the training split. The parting is fixed: it depends on the labels and `n` alone.
-        The test split plays no part. Raises ConfigError for an `n` that leaves either one empty.
+        The validation split has `n` images; by default 1,000 of USPS's 7,291, and the same share of
+        any other data set. It is stratified: its class proportions are right within one image. Both
+        parts keep the order of the images. The result depends on the labels and `n` only. Raises
+        ConfigError if `n` leaves either part empty.
         """
         size = len(self.train)
         n = round(size * HOLDOUT_PART) if n is None else n
@@ -86,12 +86,12 @@ class Digits:
 
 
 def stratified(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """Draw `n` rows that keep the proportions of the classes, as a boolean mask over `labels`.
+    """Draw a stratified sample of `n` rows; return it as a boolean mask over `labels`.
 
-    Each class gives its share of n, rounded down; what is then missing comes, one each, from the
-    classes with the largest remainders (the smaller digit first among equals). Within a class, the
-    rows with the smallest keys are drawn; the keys are the raw 64-bit output of PCG64, which NumPy
-    promises never to change.
+    Each class contributes its share of n, rounded down. The classes with the largest remainders
+    contribute one more each until there are n; of equal remainders, the smaller digit goes first.
+    Within a class, the rows with the smallest keys are drawn. The keys are the raw 64-bit output of
+    PCG64, which NumPy promises never to change.
     """
     counts = np.bincount(labels, minlength=10)
     share, remainder = np.divmod(counts * n, len(labels))

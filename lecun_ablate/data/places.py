@@ -1,10 +1,11 @@
-"""What digits are found where: before a run, and for `python -m lecun_ablate data`."""
+"""Where each data set can be found: before a run, and for `python -m lecun_ablate data`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from lecun_ablate.data import usps
@@ -16,23 +17,23 @@ from lecun_ablate.registry import registry
 
 @dataclass(frozen=True)
 class Found:
-    """A place where a data set may be, and what is there."""
+    """A place where a data set may be, and what was found there."""
 
     data: str  # name of the data set
     place: str  # "--data-dir", "LECUN_ABLATE_DATA", "Hub cache", "Hub", "embedded", "folder"
     where: str  # path or address; empty if no place is named
-    taken: bool  # load() would take the data set from here, or fail here
-    problem: str | None = None  # why there is nothing to be had from here
-    train: list[int] | None = None  # images of each digit 0..9; None if not read
+    taken: bool  # whether load() would use this place (and fail if it is unusable)
+    problem: str | None = None  # why the data set cannot be loaded from here
+    train: list[int] | None = None  # number of images of each digit 0..9; None if not read
     test: list[int] | None = None
     digest: str | None = None
 
 
 def seek(name: str, fallback: str | None, data_dir: Path | None) -> str | None:
-    """Look for a data set without reading it: that takes 2 seconds at most, loading it many.
+    """Check that a data set can be found, without reading it. Takes 2 seconds at most.
 
-    Raises what load() would where the data set is nowhere to be had. Returns why the fallback will
-    be taken, if it will.
+    Returns why the fallback will be used, or None if it will not. Raises what load() would raise if
+    the data set is not found.
     """
     folder = named_folder(data_dir)
     if name != "usps":
@@ -47,10 +48,10 @@ def seek(name: str, fallback: str | None, data_dir: Path | None) -> str | None:
 
 
 def survey(data_dir: Path | None = None) -> list[Found]:
-    """Look for every registered data set in every place, in the order in which load() would.
+    """Look for every registered data set in every place, in the order of load().
 
-    Reads and checks all that is there, and asks whether the Hub can be reached, but fetches
-    nothing from it. Problems are part of the answer: nothing is raised.
+    Reads and checks every data set that is found, and tests whether the Hub can be reached, but
+    downloads nothing. Problems are part of the result; nothing is raised.
     """
     found = _survey_usps(data_dir)
     for name in registry.names("data"):
@@ -60,7 +61,7 @@ def survey(data_dir: Path | None = None) -> list[Found]:
         folder = named_folder(data_dir) if data_set.arity else None
         where = str(folder or data_set.file or "part of an installed package")
         place = "embedded" if folder is None else "folder"
-        found.append(_read(name, place, where, True, lambda d=data_set, f=folder: load_from(d, f)))
+        found.append(_read(name, place, where, True, partial(load_from, data_set, folder)))
     return found
 
 
@@ -73,29 +74,21 @@ def _survey_usps(data_dir: Path | None) -> list[Found]:
         if named:
             folder = Path(named).expanduser()
             taken = folder == named_folder(data_dir)
-            found.append(
-                _read(
-                    "usps",
-                    place,
-                    str(folder),
-                    taken,
-                    lambda folder=folder: usps.read_folder(folder),
-                )
-            )
+            read = partial(usps.read_folder, folder)
+            found.append(_read("usps", place, str(folder), taken, read))
         else:
             found.append(Found("usps", place, "", False, "not set"))
-    named = named_folder(data_dir) is not None
+    elsewhere = named_folder(data_dir) is None
 
     cache, files = constants.HF_HUB_CACHE, usps.cached_files()
     if files:
-        found.append(
-            _read("usps", "Hub cache", cache, not named, lambda: usps.read_files(files, cache))
-        )
+        read = partial(usps.read_files, files, cache)
+        found.append(_read("usps", "Hub cache", cache, elsewhere, read))
     else:
         found.append(Found("usps", "Hub cache", cache, False, f"does not hold {usps.REPO}"))
 
     hub = f"{constants.ENDPOINT}/datasets/{usps.REPO}"
-    found.append(Found("usps", "Hub", hub, not named and not files, usps.unreachable()))
+    found.append(Found("usps", "Hub", hub, elsewhere and not files, usps.unreachable()))
     return found
 
 

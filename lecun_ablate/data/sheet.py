@@ -1,4 +1,4 @@
-"""A picture of a data set, to be looked at before anything is trained on it."""
+"""A picture of a data set, to look at before training on it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from lecun_ablate.data.digits import Digits, Split
 
 
 def contact_sheet(digits: Digits, path: Path, per_class: int = 12) -> None:
-    """Write a PNG with `per_class` images of each digit of both splits, a row for each label.
+    """Write a PNG with `per_class` images of each digit from both splits, one row per label.
 
-    The images of a label are spread evenly over its rows of the split; a label that has fewer
-    leaves the rest of its row empty. Raises OSError if `path` cannot be written.
+    The images are evenly spaced over all of the split's images of that label. A label with fewer
+    images leaves the rest of its row empty. Raises OSError if `path` cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ def contact_sheet(digits: Digits, path: Path, per_class: int = 12) -> None:
 
 
 def _mosaic(split: Split, per_class: int) -> np.ndarray:
-    """Return ten rows of 16x16 tiles with a pixel between them; empty where there is no image."""
+    """Return ten rows of 16x16 tiles, one pixel apart; NaN where there is no image."""
     mosaic = np.full((10 * 17, per_class * 17), np.nan)
     for digit in range(10):
         rows = np.flatnonzero(split.labels == digit)

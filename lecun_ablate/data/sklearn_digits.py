@@ -1,4 +1,4 @@
-"""The digits that come with scikit-learn: no file, no network."""
+"""The digits that come with scikit-learn. They need no file and no network."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SPLIT_SEED = 1998
 
 @register("data", "digits")
 def load_digits() -> Digits:
-    """1,797 digits of 13 writers, bundled with scikit-learn: 1,397 for training, 400 for testing.
+    """1,797 digits by 13 writers, bundled with scikit-learn: 1,397 for training, 400 for testing.
 
     Alpaydin and Kaynak, "Cascading Classifiers", Kybernetika 34(4), 1998; the test part of
     "Optical Recognition of Handwritten Digits" in the UCI Machine Learning Repository. Each image
-    is a 32x32 bitmap counted in 4x4 blocks: 8x8 integers 0..16. They are enlarged to 16x16 and
-    scaled by x / 8 - 1. The split keeps the proportions of the classes and is fixed. The same
-    writers stand in both splits, so the test is easier than that of USPS.
+    has 8x8 values 0..16, which count the black pixels in the 4x4 blocks of a 32x32 bitmap. Here the
+    images are enlarged to 16x16 and scaled by x / 8 - 1. The split is stratified and fixed. Both
+    splits have the same writers, so the test is easier than that of USPS.
     """
     from sklearn import datasets
 
@@ -38,9 +38,10 @@ def load_digits() -> Digits:
 def enlarge(images: np.ndarray) -> np.ndarray:
     """Double the sides of images (n, height, width) by bilinear interpolation.
 
-    A new pixel's centre lies a quarter of an old pixel from the nearest old centre, so along each
-    axis it is 3/4 of that pixel and 1/4 of the next one on its side; the border is repeated. On
-    small integers this is exact in floating point, hence the same on every platform.
+    The centre of a new pixel is a quarter of an old pixel away from the nearest old centre. Along
+    each axis, its value is therefore 3/4 of that pixel plus 1/4 of the next pixel on its side;
+    border pixels are repeated. For small integers this is exact in floating point, and so the same
+    on every platform.
     """
     for axis in (1, 2):
         images = np.moveaxis(images, axis, 0)

@@ -1,4 +1,4 @@
-"""USPS zip-code digits: two parquet files from a folder, the Hub's local cache, or the Hub."""
+"""The USPS zip-code digits: two parquet files in a folder, in the Hub's cache, or on the Hub."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILES = {
     "test": "data/test-00000-of-00001.parquet",
 }
 ROWS = {"train": 7291, "test": 2007}
-PROBE_SECONDS = 1.5  # so that the answer comes within 3, the start of Python included
+PROBE_SECONDS = 1.5  # so that a command answers within 3 seconds, Python's start included
 ASK_AGAIN_SECONDS = 30.0
 
 
@@ -33,12 +33,11 @@ def usps(folder: Path | None) -> Digits:
 
     Hull, "A Database for Handwritten Text Recognition Research", IEEE PAMI 16(5), 1994; the digits
     of LeCun et al., "Backpropagation Applied to Handwritten Zip Code Recognition", Neural
-    Computation 1(4), 1989. Read from `folder`, else from the Hub's local cache, else from the Hub
-    (data set flwrlabs/usps). Pixels 0..255 are scaled by x / 127.5 - 1. The test split is known to
-    be hard: people miss about 2.5 % of it (Bromley and Sackinger 1991).
+    Computation 1(4), 1989. Read from `folder` if given, or else from the Hub's local cache or the
+    Hub (data set flwrlabs/usps). Pixels 0..255 are scaled by x / 127.5 - 1. The test split is hard:
+    people misread about 2.5 % of it (Bromley and Sackinger 1991).
 
-    Raises Unavailable where no place has the files, DataError where they are not what they should
-    be.
+    Raises Unavailable if the files are not found, DataError if they are invalid.
     """
     if folder is not None:
         return read_folder(folder)
@@ -46,9 +45,9 @@ def usps(folder: Path | None) -> Digits:
 
 
 def locate(folder: Path | None) -> dict[str, Path] | None:
-    """Return where the two files are, read neither; None: the Hub has them.
+    """Return the paths of the two files, without reading them; None if they are on the Hub only.
 
-    Raises Unavailable, within PROBE_SECONDS, or DataError for a folder that is none.
+    Raises Unavailable within PROBE_SECONDS, or DataError if `folder` is not a folder.
     """
     if folder is not None:
         return _files_in(folder)
@@ -59,35 +58,37 @@ def locate(folder: Path | None) -> dict[str, Path] | None:
 
 
 def read_folder(folder: Path, rows: Mapping[str, int] = ROWS) -> Digits:
-    """Read the two files from a folder that has the layout of the Hub's data set."""
+    """Read the two files from a folder with the layout of the Hub's data set."""
     return read_files(_files_in(folder), str(folder), rows)
 
 
 def _files_in(folder: Path) -> dict[str, Path]:
     try:
-        came = "is not a folder" if folder.exists() else "does not exist"
+        problem = "is not a folder" if folder.exists() else "does not exist"
         usable = folder.is_dir()
     except OSError as error:
-        came, usable = f"cannot be read: {error.strerror}", False
+        problem, usable = f"cannot be read: {error.strerror}", False
     if not usable:
-        raise DataError(f"{folder}: {came}: expected a folder with {' and '.join(FILES.values())}")
+        raise DataError(
+            f"{folder}: {problem}: expected a folder with {' and '.join(FILES.values())}"
+        )
     return {split: folder / file for split, file in FILES.items()}
 
 
 def read_files(files: Mapping[str, Path], source: str, rows: Mapping[str, int] = ROWS) -> Digits:
-    """Read and check both splits; `rows` says how many images each must have."""
+    """Read and check both splits; `rows` gives the number of images that each must have."""
     train, test = (read_split(files[split], rows[split]) for split in ("train", "test"))
     return Digits(name="usps", train=train, test=test, source=source)
 
 
 def read_split(file: Path, rows: int) -> Split:
-    """Read one parquet file of `rows` 16x16 8-bit grayscale PNGs and labels 0..9.
+    """Read one parquet file with `rows` 16x16 8-bit grayscale PNGs and labels 0..9.
 
-    Raises DataError naming the file, and the row (counted from 0) if one is at fault.
+    Raises DataError with the file, and the row (counted from 0) if the problem is in a row.
     """
     cells, labels = _columns(file)
     if len(labels) != rows:
-        raise DataError(f"{file}: expected {rows} rows, came {len(labels)}")
+        raise DataError(f"{file}: expected {rows} rows, got {len(labels)}")
     pixels = np.empty((rows, 16, 16), dtype=np.uint8)
     for row, (cell, label) in enumerate(zip(cells, labels, strict=True)):
         try:
@@ -110,11 +111,11 @@ def _columns(file: Path) -> tuple[list[Any], list[Any]]:
         raise DataError(f"{file}: cannot be read: {reason}") from error
     if not content.startswith(b"PAR1"):
         raise DataError(
-            f"{file}: not a parquet file: expected it to begin with b'PAR1', came {content[:4]!r}"
+            f"{file}: not a parquet file: expected it to begin with b'PAR1', got {content[:4]!r}"
         )
     if not content.endswith(b"PAR1"):
         raise DataError(
-            f"{file}: truncated: the parquet file breaks off after {len(content)} "
+            f"{file}: truncated: the parquet file ends after {len(content)} "
             "bytes, without its footer"
         )
     try:
@@ -124,12 +125,12 @@ def _columns(file: Path) -> tuple[list[Any], list[Any]]:
             if schema.names.count(name) != 1:
                 raise DataError(
                     f"{file}: column {name!r} is missing: expected the columns "
-                    f"'image' and 'label', came {', '.join(schema.names)}"
+                    f"'image' and 'label', got {', '.join(schema.names)}"
                 )
         kind = schema.field("image").type
         if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
             raise DataError(
-                f"{file}: column 'image': expected a struct with the field 'bytes', came {kind}"
+                f"{file}: column 'image': expected a struct with the field 'bytes', got {kind}"
             )
         table = source.read(columns=["image", "label"])
         return table["image"].to_pylist(), table["label"].to_pylist()
@@ -139,47 +140,46 @@ def _columns(file: Path) -> tuple[list[Any], list[Any]]:
 
 
 def _pixels(cell: Any) -> np.ndarray:
-    """Decode a cell of the column `image` to pixels (16, 16) uint8; ValueError if it cannot be."""
+    """Decode a cell of the column `image` to pixels (16, 16) uint8; ValueError if it is invalid."""
     from PIL import Image
 
     encoded = cell and cell["bytes"]
     if not isinstance(encoded, bytes):
-        raise ValueError(f"image: expected the bytes of a PNG, came {encoded!r}")
+        raise ValueError(f"image: expected the bytes of a PNG, got {encoded!r}")
     try:
         image = Image.open(io.BytesIO(encoded), formats=["PNG"])
         if image.mode == "L" and image.size == (16, 16):
             return np.asarray(image)
-    except Exception as error:  # damaged bytes make Pillow raise errors of many types
+    except Exception as error:  # Pillow raises many types for damaged files
         words = re.sub(r" <_io\.BytesIO object at \w+>", "", str(error))
         raise ValueError(f"image cannot be decoded as PNG: {words}") from error
     width, height = image.size
     raise ValueError(
         f"image: expected 16x16 pixels of 8-bit grayscale (mode L), "
-        f"came {width}x{height} of mode {image.mode}"
+        f"got {width}x{height} of mode {image.mode}"
     )
 
 
 def _check_label(label: Any) -> None:
     if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label <= 9:
-        raise ValueError(f"label: expected an integer from 0 to 9, came {label!r}")
+        raise ValueError(f"label: expected an integer from 0 to 9, got {label!r}")
 
 
 def cached_files() -> dict[str, Path] | None:
-    """Return the two files in the Hub's local cache, None if either is not there."""
+    """Return the paths of the two files in the Hub's local cache; None if either is missing."""
     from huggingface_hub import try_to_load_from_cache
 
     files = {
         split: try_to_load_from_cache(REPO, file, repo_type="dataset")
         for split, file in FILES.items()
     }
-    # besides a path and None there is a mark for a file that the Hub is known not to have
-    if not all(isinstance(file, str) for file in files.values()):
-        return None
-    return {split: Path(file) for split, file in files.items()}
+    # neither None nor the mark for a file that the Hub is known not to have
+    found = {split: Path(file) for split, file in files.items() if isinstance(file, str)}
+    return found if len(found) == len(FILES) else None
 
 
 def download() -> dict[str, Path]:
-    """Fetch the two files from the Hub into its local cache, with its progress bar.
+    """Download the two files from the Hub into its local cache, with the Hub's progress bar.
 
     Raises Unavailable.
     """
@@ -190,7 +190,7 @@ def download() -> dict[str, Path]:
             split: Path(hf_hub_download(REPO, file, repo_type="dataset"))
             for split, file in FILES.items()
         }
-    except Exception as error:  # the client raises those of whichever HTTP library it uses
+    except Exception as error:  # the client passes on those of its HTTP library
         raise _unavailable(_reason(error)) from error
 
 
@@ -198,23 +198,23 @@ def _unavailable(reason: str) -> Unavailable:
     from huggingface_hub import constants
 
     return Unavailable(
-        f"USPS is neither in the local cache {constants.HF_HUB_CACHE} nor to be had from the Hub "
-        f"({constants.ENDPOINT}): {reason}\n"
-        f"Wanted: {' and '.join(FILES.values())} of the data set {REPO}.\n"
-        f"Ways out: name a folder that holds both files with --data-dir or the environment "
-        f"variable {PLACE_VARIABLE}; set HF_HOME to a folder whose Hub cache has them; or use the "
-        "digits that come with scikit-learn: `data: digits`."
+        f"USPS is not in the local cache {constants.HF_HUB_CACHE}, and cannot be downloaded from "
+        f"the Hub ({constants.ENDPOINT}): {reason}\n"
+        f"Expected {' and '.join(FILES.values())} of the data set {REPO}.\n"
+        f"Give a folder with both files by --data-dir or the environment variable "
+        f"{PLACE_VARIABLE}; or set HF_HOME to a folder whose Hub cache has them; or use the digits "
+        "that come with scikit-learn: `data: digits`."
     )
 
 
-_refusals: list[tuple[float, str]] = []  # when, and why the Hub could not be reached
+_refusals: list[tuple[float, str]] = []  # when the Hub could not be reached, and why
 
 
 def unreachable() -> str | None:
-    """Return why the Hub cannot be reached, None if it can; answers within PROBE_SECONDS.
+    """Return why the Hub cannot be reached, or None if it can. Takes PROBE_SECONDS at most.
 
-    The Hub's client by itself retries for 20 seconds and more. A Hub that has just refused is not
-    asked again: one command looks for its data several times.
+    The Hub's own client retries for 20 seconds or more. A failure is remembered for a while, since
+    one command looks for its data several times.
     """
     if _refusals and time.monotonic() - _refusals[-1][0] < ASK_AGAIN_SECONDS:
         return _refusals[-1][1]
@@ -232,12 +232,12 @@ def _ask_hub() -> str | None:
 
     def ask() -> None:
         try:
-            get_hf_file_metadata(url, timeout=2 * PROBE_SECONDS)  # the join below comes first
+            get_hf_file_metadata(url, timeout=2 * PROBE_SECONDS)  # longer than the join below
             answers.append(None)
         except Exception as error:
             answers.append(_reason(error))
 
-    # on a thread of its own, since no timeout of a client's covers a name server that is silent
+    # on a thread, since no client's timeout covers a name server that does not answer
     thread = Thread(target=ask, daemon=True)
     thread.start()
     thread.join(PROBE_SECONDS)

@@ -1,7 +1,7 @@
 // The scalar formulas of the network: activations and losses with their derivatives.
 //
-// They are templates over `Math`, which names a number type and its elementary functions, so that
-// one text serves a SIMD register on a CPU and one value per thread on a GPU:
+// They are templates over `Math`, which provides a number type and its elementary functions, so
+// that one source serves SIMD vectors on a CPU and single values on a GPU:
 //
 //     struct Math {
 //         using Scalar = float;              // or double
@@ -9,13 +9,13 @@
 //         static Number exp(Number);       // NaN stays NaN, overflow gives infinity
 //         static Number tanh(Number);
 //         static Number at_most(Number, Scalar bound);  // NaN stays NaN
-//         static Number polynomial(Number, const Scalar (&coefficients)[n]);  // the constant first
-//         static Scalar exp_one(Scalar);   // exp and log of one value, for the losses
+//         static Number polynomial(Number, const Scalar (&coefficients)[n]);  // constant first
+//         static Scalar exp_one(Scalar);   // of one value, for the losses
 //         static Scalar log_one(Scalar);
 //     };
 //
 // The definitions are those of lecun_ablate/components, which cite the literature. Comparisons are
-// written so that NaN comes out where NaN goes in: a network that diverged must show it.
+// written so that NaN propagates, since a network that has diverged must show it.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -34,14 +34,14 @@ enum class Loss { mse, half_sum_squares, cross_entropy };
 
 constexpr int kOutputs = 10;
 
-// (1 + erf(x / sqrt 2)) / 2. erfc(z) = exp(-z^2) p(s) / (1 + 2z) with s = (z - 3) / (z + 3): Shepherd
-// and Laframboise 1981, Mathematics of Computation 36; p is a Chebyshev interpolant, good to 2^-52
-// (2^-24).
+// (1 + erf(x / sqrt 2)) / 2, from erfc(z) = exp(-z^2) p(s) / (1 + 2z), s = (z - 3) / (z + 3):
+// Shepherd and Laframboise 1981, Mathematics of Computation 36. p is a Chebyshev interpolant with
+// an error of 2^-52 (double) or 2^-24 (float).
 template <class Math>
 LECUN_FORMULA typename Math::Number normal_cdf(typename Math::Number x) {
     using T = typename Math::Scalar;
     using Number = typename Math::Number;
-    constexpr T bound = 40;  // the tail is 0 long before
+    constexpr T bound = 40;  // far beyond the point where the tail underflows to 0
     const Number z = Math::at_most(T(0.70710678118654752440) * (x < Number{} ? -x : x), bound);
     const Number s = (z - T(3)) / (z + T(3));
     Number p;
@@ -66,7 +66,7 @@ LECUN_FORMULA typename Math::Number normal_cdf(typename Math::Number x) {
     return x > Number{} ? T(1) - tail : tail;
 }
 
-// f(x) and f'(x). Where only the value is used, compilers drop the slope's arithmetic.
+// f(x) and f'(x). If only the value is used, the compiler removes the arithmetic of the slope.
 template <class Number>
 struct Activated {
     Number value, slope;
@@ -122,7 +122,7 @@ LECUN_FORMULA Activated<typename Math::Number> activate(Activation kind, typenam
     return {x, one};
 }
 
-// max(outputs), and the sum of exp(outputs - max): what a softmax needs to be finite.
+// max(outputs) and the sum of exp(outputs - max), which give a softmax without overflow.
 template <class Scalar>
 struct SoftmaxTerms {
     Scalar max, sum;

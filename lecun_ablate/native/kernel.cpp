@@ -1,5 +1,5 @@
-// The kernel for one instruction set. The build compiles this file once per instruction set, with
-// KERNEL naming it, VECTOR_BYTES and VECTOR_REGISTERS describing its registers.
+// The kernel for one instruction set. The build compiles this file once per instruction set. KERNEL
+// is its name; VECTOR_BYTES and VECTOR_REGISTERS are the size and the number of its registers.
 #include "kernel.hpp"
 #include "network.hpp"
 
@@ -11,8 +11,8 @@ namespace {
 template <class T>
 constexpr int kWidest = VECTOR_BYTES / sizeof(T);
 
-// Vectors of planes are no longer than 32 bytes: half of a 64-byte vector of 8 planes would be
-// idle more often than not, and CPUs get through as many lanes per cycle with the shorter ones.
+// Vectors of planes have at most 32 bytes. In 64-byte vectors, half of the lanes would mostly be
+// idle, and CPUs process as many lanes per cycle with the shorter vectors.
 template <class T>
 constexpr int kLanes = (VECTOR_BYTES < 32 ? VECTOR_BYTES : 32) / sizeof(T);
 
@@ -42,7 +42,7 @@ double evaluate(const Choices& choices, const T* parameters, Patterns<T> pattern
     double sum = 0;
     for (std::ptrdiff_t i = 0; i < patterns.count; ++i) {
         const T* answer = net->evaluate(patterns.images + i * kImage * kImage);
-        double wide[kOutputs];  // the loss itself is always computed in double precision
+        double wide[kOutputs];  // the loss is always computed in double precision
         for (int k = 0; k < kOutputs; ++k) wide[k] = outputs[i * kOutputs + k] = answer[k];
         sum += loss_value<VectorMath<double, kWidest<double>>>(
             choices.loss, wide, choices.targets + patterns.labels[i] * kOutputs);
@@ -69,9 +69,9 @@ T loss_with_gradient(Loss kind, const T* outputs, const T* targets, T* gradient)
 template <class T>
 double multiply_adds(std::ptrdiff_t rounds) {
     using V = typename VectorTypes<T, kWidest<T>>::Vector;
-    constexpr int chains = 10;  // two units, a latency of four or five cycles
+    constexpr int chains = 10;  // enough for two units with a latency of 4 or 5 cycles
     V sum[chains];
-    // all different, or the compiler would make them one; and used, or it would leave them out
+    // They must differ and be used, or the compiler would merge or remove them.
     unroll<chains>([&](auto c) ALWAYS_INLINE { sum[c] = V{} + T(c); });
     const V factor = hide(V{} + T(0.999)), term = hide(V{} + T(0.001));
     for (std::ptrdiff_t i = 0; i < rounds; ++i)

@@ -1,4 +1,4 @@
-// What the kernel offers, once per instruction set.
+// The interface of the kernel. There is one kernel per instruction set.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,7 @@
 
 namespace lecun_ablate {
 
-// Everything of a recipe that the kernel needs to know.
+// The parts of a recipe that the kernel needs.
 struct Choices {
     Activation hidden, output;
     Loss loss;
@@ -24,24 +24,24 @@ struct Patterns {
     std::ptrdiff_t count;
 };
 
-// `parameters` and `velocity` are flat: all tensors of the network one after the other, each in
-// row-major order, as initial.SHAPES lists them.
+// `parameters` and `velocity` are flat: all tensors of the network one after the other, in the
+// order of initial.SHAPES, each in row-major order.
 constexpr int kParameters = 10960;
 
 template <class T>
 struct Functions {
-    // Advances one network by one update per entry of `order`, in place. Without momentum the
-    // velocity is not touched and may be null.
+    // Advances one network in place, by one update per entry of `order`. Without momentum,
+    // `velocity` is not used and may be null.
     void (*train)(const Choices&, T* parameters, T* velocity, Patterns<T>,
                   const std::int64_t* order, std::ptrdiff_t steps);
-    // Writes the outputs, (n, 10), of one network; returns the mean loss.
+    // Writes the outputs (n, 10) of one network and returns the mean loss.
     double (*evaluate)(const Choices&, const T* parameters, Patterns<T>, T* outputs);
-    // The formulas alone, as the network computes them: f(x) and f'(x) of n values, and the loss
-    // of one pattern with its derivative by each output.
+    // The formulas by themselves, as the network computes them: f(x) and f'(x) of n values, and the
+    // loss of one pattern with its derivative by each output.
     void (*activate)(Activation, const T* x, T* value, T* slope, std::ptrdiff_t n);
     T (*loss)(Loss, const T* outputs, const T* targets, T* gradient);
-    // Does nothing but multiply-adds, `rounds` times, as fast as this CPU can; returns how many
-    // floating-point operations that was. For benchmarks.
+    // Runs `rounds` rounds of multiply-adds as fast as this CPU can, and returns the number of
+    // floating-point operations. For benchmarks.
     double (*multiply_adds)(std::ptrdiff_t rounds);
 };
 
@@ -51,7 +51,7 @@ struct Kernel {
     Functions<double> float64;
 };
 
-// Defined by kernel.cpp, which is compiled once for each.
+// Defined in kernel.cpp, which is compiled once for each.
 #if defined(__x86_64__) || defined(LECUN_EVERY_LAYOUT)
 extern const Kernel baseline_kernel, avx2_kernel, avx512_kernel;
 #elif defined(__aarch64__)

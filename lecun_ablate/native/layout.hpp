@@ -1,9 +1,9 @@
-// Sizes of the 1989 network, and where the planes of H1 stand in memory.
+// The sizes of the 1989 network, and the memory layout of H1's planes.
 //
 // The values of H1 are needed in two orders. As `units` they are dense: the 12 planes of a unit,
-// then the 12 of its right neighbour, so that no lane is idle where H1 itself is computed. As
-// `rows` they lie in a padded map, a row of planes for each position, so that a *window*, one
-// vector of neighbouring planes, can be multiplied by the weights of an H2 plane.
+// then the 12 planes of its right neighbour, so that no lane is idle when H1 is computed. As `rows`
+// they are in a padded map with a row of planes for each position, so that a *window*, a vector of
+// adjacent planes, can be multiplied by the weights of an H2 plane.
 #pragma once
 
 #include "simd.hpp"
@@ -18,8 +18,8 @@ constexpr int kH1Padded = 11;  // the last padding row and column are never read
 constexpr int kH2 = 4, kH2Map = kH2 * kH2, kH2Units = kPlanes * kH2Map;
 constexpr int kH3 = 30;
 
-// The taps of a kernel that lie inside a map of `size` for unit u, in one dimension; the others
-// see padding. [begin, end)
+// In one dimension, the taps [begin, end) of unit u that are inside a map of `size`; the others see
+// padding.
 struct Taps {
     int begin, end;
 };
@@ -31,19 +31,19 @@ constexpr bool inside(int u, int tap, int size) {
     return taps_inside(u, size).begin <= tap && tap < taps_inside(u, size).end;
 }
 
-// 2 or 4 lanes: the planes of a unit fill whole vectors, and both orders are the same.
+// 2 or 4 lanes: the planes of a unit fill whole vectors, so both orders are the same.
 template <class T, int lanes>
 struct Layout {
     using V = typename VectorTypes<T, lanes>::Vector;
 
-    static constexpr int kTileUnits = 1, kTileVectors = kPlanes / lanes;  // what repeats in `units`
-    static constexpr int kRow = kPlanes;                                  // values of a position
-    static constexpr int kWindowStep = lanes;                             // places between windows
+    static constexpr int kTileUnits = 1, kTileVectors = kPlanes / lanes;  // the period of `units`
+    static constexpr int kRow = kPlanes;                                  // values per position
+    static constexpr int kWindowStep = lanes;                             // of a window, in values
     static constexpr int kWindows = kPlanes / lanes;
 
     static constexpr int plane_at(int place) { return place; }
 
-    // The pixel that vector v of a tile is multiplied by, where the tile's first unit sees *pixel.
+    // The pixels that vector v of a tile is multiplied by, if the tile's first unit sees *pixel.
     template <int v>
     ALWAYS_INLINE static V spread(const T* pixel) {
         return pixel[0] - V{};
@@ -60,16 +60,16 @@ struct Layout {
         unroll<kTileVectors>([&](auto v) ALWAYS_INLINE { units[v] = windows[v][unit]; });
     }
 
-    // Adds up what a tile holds of each plane, and gives every copy of the plane the sum.
+    // Adds up the copies of each plane in a tile, and sets all copies to the sum.
     ALWAYS_INLINE static void add_copies(V*) {}
 };
 
-// 8 lanes: two units fill three vectors,
+// 8 lanes: two units A and B fill three vectors,
 //
 //     units   A0 ... A7 | A8 ... A11 B0 ... B3 | B4 ... B11
 //
-// and a row ends with its first 4 planes again, so that any 8 planes from plane 0, 4 or 8 on are
-// one window, the last of them wrapping around:
+// and a row repeats its first 4 planes at the end, so that the 8 planes from plane 0, 4 or 8 on are
+// a window. The last window wraps around:
 //
 //     row     0 ... 7 | 8 ... 11 0 ... 3
 template <class T>
@@ -85,7 +85,7 @@ struct Layout<T, 8> {
 
     template <int v>
     ALWAYS_INLINE static V spread(const T* pixel) {
-        // hidden, or GCC would build the mixed vector out of four pieces instead of these two
+        // Hidden, since GCC would otherwise build the mixed vector from four pieces, not two.
         const V a = hide(pixel[0] - V{}), b = hide(pixel[kStride] - V{});
         return v == 0 ? a : v == 1 ? halves<0, 1>(a, b) : b;
     }

@@ -1,4 +1,4 @@
-// The Python module: it checks what comes in, lets go of the GIL, and calls the kernel.
+// The Python module: it checks the arguments, releases the GIL, and calls the kernel.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -27,7 +27,7 @@ template <class T>
 using Images = Array<const T, nb::shape<-1, 16, 16>>;
 using Indices = Vector<const std::int64_t>;
 
-// In the order of the enumerations.
+// In the order of the enums.
 const std::vector<std::string> kActivations = {"tanh", "scaled_tanh", "lisht",    "sigmoid",
                                                "relu", "leaky_relu",  "softsign", "gelu",
                                                "silu", "identity"};
@@ -44,7 +44,7 @@ Enum parse(const std::vector<std::string>& names, const std::string& name) {
     return Enum(found - names.begin());
 }
 
-// The kernels that this CPU can run, the fastest first.
+// The kernels that this CPU can run, fastest first.
 std::vector<const Kernel*> usable_kernels() {
 #if defined(LECUN_EVERY_LAYOUT)
     return {&avx512_kernel, &avx2_kernel, &baseline_kernel};

@@ -2,23 +2,24 @@
 //
 //     image   1 plane  16x16   padded by 2
 //     H1     12 planes  8x8    5x5 convolution with stride 2; padded by 2
-//     H2     12 planes  4x4    5x5 convolution with stride 2, over the H1 planes that each sees
-//     H3     30 units          dense, over the 192 units of H2
-//     output 10 units          dense
+//     H2     12 planes  4x4    5x5 convolution with stride 2, over some of the H1 planes
+//     H3     30 units          fully connected to the 192 units of H2
+//     output 10 units          fully connected
 //
-// Vectors run over the planes of H1 (layout.hpp), so that one pixel, or one H2 delta, multiplies
+// Vectors run over the planes of H1 (layout.hpp), so that one pixel, or one delta of H2, multiplies
 // all planes at once.
 //
-// H2 sees H1 through windows; a window is one vector's worth of neighbouring planes. A group of H2
-// planes opens as few windows as show all that its planes see; what a plane does not see is masked
-// out of its updates, so that those weights stay 0. Every connectivity is the same code.
+// H2 reads H1 through windows. A window is one vector of adjacent planes. A group of H2 planes
+// opens as few windows as cover all planes that the group sees. Planes that an H2 plane does not
+// see are masked out of its updates, so that their weights stay 0. This one code path serves every
+// connectivity.
 //
-// Padding costs nothing: with the padding value p subtracted from what a convolution reads, the
-// padding is 0 and is skipped, and conv(x) = conv(x - p) + p * (sum of the weights). Likewise a
-// weight's gradient is that over x - p, plus p times the sum of the deltas.
+// Padding costs nothing. If the padding value p is subtracted from the input of a convolution, the
+// padding becomes 0 and can be skipped: conv(x) = conv(x - p) + p * (sum of the weights). Likewise
+// the gradient of a weight is the one for x - p, plus p times the sum of the deltas.
 //
-// In the inner loops every sum lives in a register: two FMA units with a latency of 4 cycles need
-// 8 independent sums, and each value that is loaded should serve several of them.
+// The inner loops keep every sum in a register. Two FMA units with a latency of 4 cycles need 8
+// independent sums, and each loaded value should be used in several of them.
 #pragma once
 
 #include "kernel.hpp"
@@ -36,7 +37,7 @@ constexpr int divisor(int n, int most) {
     return 1;
 }
 
-// `lanes` is the length of the vectors of planes, `widest` that of the longest there are.
+// `lanes` is the length of the vectors of planes, `widest` that of the CPU's longest vectors.
 template <class T, int lanes, int widest, int registers>
 class Network {
 public:
@@ -76,7 +77,7 @@ public:
         forward(image, hidden_with_slopes_, output_with_slopes_);
         const Update<momentum> update = {-learning_rate_, momentum_};
         output_delta(label, momentum ? T(1) : -learning_rate_);
-        // a layer's deltas are taken with the weights of the one above before these change
+        // The deltas of a layer need the weights of the layer above from before their update.
         dense_backward(update, scalars(h3_), weights_.out_weight, velocity_.out_weight, out_delta_,
                        h3_slope_, h3_delta_);
         dense_backward(update, scalars(h2_), weights_.h3_weight, velocity_.h3_weight, h3_delta_,
@@ -102,12 +103,12 @@ private:
     static constexpr int kRowTiles = kH1 / Planes::kTileUnits;  // tiles of a row of H1's map
     static constexpr int kH1Vectors = kH1 * kRowTiles * kTileVectors;
     static constexpr int kRow = Planes::kRow, kWindows = Planes::kWindows;
-    static constexpr int kGroup = registers >= 32 ? 4 : 2;  // H2 planes computed together
+    static constexpr int kGroup = registers >= 32 ? 4 : 2;  // H2 planes that are computed together
     static constexpr int kGroups = kPlanes / kGroup;
     static constexpr int kH2Vectors = kH2Units / lanes;
     static constexpr int kH3Vectors = divide_up(kH3, widest) * (widest / lanes);
     static constexpr int kOutVectors = divide_up(kOutputs, widest) * (widest / lanes);
-    static constexpr int kSums = registers >= 32 ? 24 : 10;  // that fit into registers
+    static constexpr int kSums = registers >= 32 ? 24 : 10;  // sums that fit into registers
 
     struct Parameters {
         V h1_weight[kTaps][kTileVectors];
@@ -120,8 +121,8 @@ private:
         V out_bias[kOutVectors];
     };
 
-    // How weights move. Without momentum the deltas carry the factor -lr already, and the updates
-    // are summed into the weight itself; with momentum they are summed into the velocity.
+    // The update rule of the weights. Without momentum, the deltas already include the factor -lr,
+    // and updates are added to the weight itself. With momentum, they are added to the velocity.
     template <bool momentum>
     struct Update {
         T rate, decay;
@@ -219,8 +220,8 @@ private:
 
     // ---- activations -------------------------------------------------------------------------
 
-    // values -> f(values) in place; f'(values) -> slopes, where they are wanted. These are dense
-    // arrays, so the longest vectors serve, whatever the planes are computed with.
+    // Computes f(values) in place, and f'(values) into `slopes` if wanted. The arrays are dense, so
+    // they use the longest vectors, even where the planes do not.
     using Wide = typename VectorTypes<T, widest>::Vector;
     using Activate = void (*)(Wide* values, Wide* slopes, int count);
 
@@ -274,8 +275,8 @@ private:
         apply(output, out_, out_slope_);
     }
 
-    // What the padding adds to every unit of a plane: p * (sum of the weights), still spread over
-    // the lanes for H2.
+    // What the padding adds to every unit of a plane: p * (sum of the weights). For H2, the sum
+    // over the lanes is still to be taken.
     void weigh_padding() {
         V sum[kTileVectors] = {};
         for (const auto& weight : weights_.h1_weight)
@@ -329,13 +330,13 @@ private:
             });
     }
 
-    // Whether a tap sees the image for any unit in vector v of the tile that starts with unit x.
+    // Whether a tap is inside the image for any unit in vector v of the tile starting at unit x.
     static constexpr bool any_inside(int x, int v, int tap) {
         return inside(x + v * lanes / kPlanes, tap, kImage) ||
                inside(x + (v * lanes + lanes - 1) / kPlanes, tap, kImage);
     }
 
-    // Puts H1's values into the padded map that H2 reads.
+    // Copies the values of H1 into the padded map that H2 reads.
     void lay_out_h1() {
         for (int y = 0; y < kH1; ++y)
             for (int tile = 0; tile < kRowTiles; ++tile) {
@@ -348,7 +349,7 @@ private:
     }
 
     void h2_forward() {
-        V partial[kH2Units];  // each unit's sum, still spread over the lanes
+        V partial[kH2Units];  // the sum of each unit, before it is taken over the lanes
         for (int group = 0; group < kGroups; ++group)
             for (int y = 0; y < kH2; ++y) {
                 V sum[kGroup][kH2];
@@ -413,7 +414,7 @@ private:
             scalars(out_delta_)[i] = gradient[i] * scalars(out_slope_)[i] * scale;
     }
 
-    // Updates the weights between `in` and the layer of `delta`, and returns in's own deltas.
+    // Updates the weights between `in` and the layer of `delta`, and computes the deltas of `in`.
     template <class Rule, int rows, int vectors, int blocks>
     static void dense_backward(Rule update, const T* in, V (&weight)[rows][vectors],
                                V (&velocity)[rows][vectors], const V (&delta)[vectors],
@@ -438,9 +439,9 @@ private:
     }
 
     void h1_backward() {
-        // H2's row v covers H1's rows 2 v - 2 to 2 v + 2. So row 2 j + r gets its deltas from the
-        // rows v = j + 1, j, j - 1, by the taps ky = r, r + 2, r + 4 where there are such.
-        constexpr int rows = registers >= 32 ? 2 : 1;  // r = 0, 1 together, if the sums fit
+        // Row v of H2 covers rows 2 v - 2 to 2 v + 2 of H1. So row 2 j + r of H1 gets its deltas
+        // from rows v = j + 1, j, j - 1 of H2, through the taps ky = r, r + 2, r + 4 (below 5).
+        constexpr int rows = registers >= 32 ? 2 : 1;  // both r at once if the sums fit
         for (int window = 0; window < kWindows; ++window)
             for (int j = 0; j < kH2; ++j)
                 unroll<2 / rows>([&](auto part) ALWAYS_INLINE {
@@ -587,19 +588,19 @@ private:
             });
     }
 
-    // ---- what a network consists of ----------------------------------------------------------
+    // ---- state -------------------------------------------------------------------------------
 
     T learning_rate_, momentum_, padding_;
     Loss loss_;
     Activate hidden_, hidden_with_slopes_, output_, output_with_slopes_;
     T targets_[10 * kOutputs];  // [label, output]
-    bool open_[kGroups][kWindows] = {};          // whether a group looks through a window
-    Mask seen_[kGroups][kWindows][kGroup] = {};  // what each of its planes sees there
+    bool open_[kGroups][kWindows] = {};          // whether a group reads a window
+    Mask seen_[kGroups][kWindows][kGroup] = {};  // the lanes that each plane of the group sees
 
     Parameters weights_ = {}, velocity_ = {};
     V h1_padding_[kTileVectors], h2_padding_[kGroups][kGroup];  // see weigh_padding
 
-    // less the padding value, and so 0 in the padding
+    // with the padding value subtracted, and therefore 0 in the padding
     alignas(64) T image_[kImagePadded * kImagePadded] = {};        // (y, x)
     alignas(64) T h1_map_[kH1Padded * kH1Padded * kRow] = {};  // (y, x, place)
     V window_delta_[kWindows][kH1Map] = {};                    // (window, y, x)

@@ -1,15 +1,15 @@
-// Vectors of a fixed number of lanes, by the vector extensions of GCC and Clang, and the few
-// elementary functions that the network needs on them.
+// Vectors with a fixed number of lanes, based on the vector extensions of GCC and Clang, and the
+// elementary functions of such vectors that the network needs.
 //
-// Everything here has internal linkage: the file is compiled once per instruction set into the
-// same library, and no copy may be linked in place of another.
+// Everything here has internal linkage. The file is compiled into one library several times, once
+// per instruction set, and the linker must not replace one copy by another.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 #include <utility>
 
-#ifndef ALWAYS_INLINE  // sanitizers go without it: what they add to unrolled code fills the memory
+#ifndef ALWAYS_INLINE  // empty under sanitizers: instrumented unrolled code exhausts the memory
 #define ALWAYS_INLINE __attribute__((always_inline))
 #endif
 
@@ -34,13 +34,13 @@ struct VectorTypes {
     using Int = typename Float<T>::Int;
     typedef T Vector __attribute__((vector_size(lanes * sizeof(T))));
     typedef Int Mask __attribute__((vector_size(lanes * sizeof(T))));
-    // the same where it starts at any element of an array
+    // a vector that may start at any element of an array
     typedef T Unaligned __attribute__((vector_size(lanes * sizeof(T)), aligned(sizeof(T)),
                                        may_alias));
 };
 
-// unroll<n>(f) calls f(0), ..., f(n - 1) with each index a compile-time constant, so that arrays
-// of vectors indexed by it live in registers.
+// unroll<n>(f) calls f(0), ..., f(n - 1). Each index is a compile-time constant, so that arrays of
+// vectors that are indexed by it stay in registers.
 template <class F, int... i>
 ALWAYS_INLINE inline void unroll(F&& f, std::integer_sequence<int, i...>) {
     (f(std::integral_constant<int, i>{}), ...);
@@ -50,7 +50,7 @@ ALWAYS_INLINE inline void unroll(F&& f) {
     unroll(f, std::make_integer_sequence<int, n>{});
 }
 
-// One step of the transposition in sum_lanes: pairs of vectors `stride` apart become one.
+// One step of the transposition in sum_lanes: merges two vectors that are `stride` apart.
 template <int stride, class V, int... lane>
 ALWAYS_INLINE inline V fold(V a, V b, std::integer_sequence<int, lane...>) {
     constexpr int n = sizeof...(lane);
@@ -58,7 +58,7 @@ ALWAYS_INLINE inline V fold(V a, V b, std::integer_sequence<int, lane...>) {
            __builtin_shufflevector(a, b, ((lane & stride ? n + lane : lane) ^ stride)...);
 }
 
-// Lane i of the result is the sum of the lanes of rows[i]; there are as many rows as lanes.
+// Lane i of the result is the sum of the lanes of rows[i]. There are as many rows as lanes.
 template <int lanes, class V>
 ALWAYS_INLINE inline V sum_lanes(const V* rows) {
     V a[lanes];
@@ -75,8 +75,8 @@ ALWAYS_INLINE inline V sum_lanes(const V* rows) {
     return a[0];
 }
 
-// A constant that GCC does not see as one: it makes a single instruction of a comparison and a
-// choice only where it cannot.
+// Hides from GCC that a value is constant. Otherwise GCC would not compile a comparison and a
+// selection to a single min or max instruction.
 template <class V>
 ALWAYS_INLINE inline V hide(V constant) {
 #if defined(__AVX512F__)
@@ -92,7 +92,7 @@ ALWAYS_INLINE inline V hide(V constant) {
     return constant;
 }
 
-// Elementary functions on all lanes at once, without branches, good to a few units in the last
+// Elementary functions of all lanes at once, without branches, accurate to a few units in the last
 // place.
 template <class T, int lanes>
 struct VectorMath {
@@ -112,7 +112,7 @@ struct VectorMath {
         return limit > x ? limit : x;
     }
 
-    // Horner's rule in two interleaved chains, for half the latency.
+    // Horner's rule in two interleaved chains, which halves the latency.
     template <int n>
     ALWAYS_INLINE static Number polynomial(Number x, const T (&coefficients)[n]) {
         const Number square = x * x;
@@ -124,16 +124,16 @@ struct VectorMath {
     }
 
     ALWAYS_INLINE static Number exp(Number x) {
-        constexpr T bound = kDouble ? 746 : 105;  // beyond, the result is 0 or infinity
+        constexpr T bound = kDouble ? 746 : 105;  // beyond it, the result is 0 or infinity
         const Reduced r = reduce(at_most(at_least(x, -bound), bound));
-        // in two factors, since 2^n alone leaves the range before the product does
+        // two factors, since 2^n alone can be out of range where the product is not
         const Number half = round(r.n * T(0.5));
         return (expm1_reduced(r.rest) + T(1)) * power_of_two(half) * power_of_two(r.n - half);
     }
 
     ALWAYS_INLINE static Number tanh(Number x) {
-        // expm1(2x) / (expm1(2x) + 2), which is exact to the last bits near 0 as well
-        constexpr T bound = kDouble ? 20 : 10;  // beyond, it is -1 or 1
+        // expm1(2x) / (expm1(2x) + 2), which is accurate near 0, too
+        constexpr T bound = kDouble ? 20 : 10;  // beyond it, the result is -1 or 1
         const Reduced r = reduce(T(2) * at_most(at_least(x, -bound), bound));
         const Number scale = power_of_two(r.n);
         const Number e = scale * expm1_reduced(r.rest) + (scale - T(1));
@@ -145,10 +145,10 @@ struct VectorMath {
 
 private:
     struct Reduced {
-        Number n, rest;  // x = n ln 2 + rest with n whole and |rest| <= ln(2) / 2
+        Number n, rest;  // x = n ln 2 + rest, with n an integer and |rest| <= ln(2) / 2
     };
 
-    // 1.5 * 2^mantissa: adding it leaves a whole number in the low bits
+    // 1.5 * 2^mantissa: adding it rounds to an integer, which is in the low bits
     static constexpr T kRounder = kDouble ? T(6755399441055744.0) : T(12582912.0);
 
     ALWAYS_INLINE static Number round(Number x) {
@@ -163,13 +163,13 @@ private:
 
     ALWAYS_INLINE static Reduced reduce(Number x) {
         const Number n = round(x * T(1.44269504088896340736));
-        // ln 2 in two parts, the first with room for n's bits
+        // ln 2 in two parts; the first is short enough that n * high is exact
         constexpr T high = kDouble ? T(6.93147180369123816490e-01) : T(0.693359375);
         constexpr T low = kDouble ? T(1.90821492927058770002e-10) : T(-2.12194440e-4);
         return {n, x - n * high - n * low};
     }
 
-    // exp(r) - 1 for |r| <= ln(2) / 2, by Chebyshev interpolation: relative error 4e-17 (2e-8)
+    // exp(r) - 1 for |r| <= ln(2) / 2: Chebyshev interpolation, relative error 4e-17 (float: 2e-8)
     ALWAYS_INLINE static Number expm1_reduced(Number r) {
         if constexpr (kDouble) {
             constexpr T c[] = {0.500000000000000102, 0.166666666666666675, 0.0416666666666241279,

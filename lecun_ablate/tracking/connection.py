@@ -14,7 +14,7 @@ from mlflow.entities import Experiment, Run, RunInfo, ViewType
 from lecun_ablate.errors import LecunAblateError, NoStoreYet
 from lecun_ablate.system.passwords import without_passwords
 from lecun_ablate.tracking.address import DATABASE, address, database_path
-from lecun_ablate.tracking.sqlite import keep_artifacts_beside
+from lecun_ablate.tracking.sqlite import keep_artifacts_beside, tables_are_known
 
 PAGE = 100  # runs fetched at a time: thousands at once take a lot of memory
 
@@ -35,6 +35,11 @@ class Connection:
         if self.database is not None:
             keep_artifacts_beside(self.client, self.database)
         self._infos: dict[str, RunInfo] = {}  # of runs that have been looked up
+
+    @property
+    def has_known_tables(self) -> bool:
+        """Whether the store is an SQLite file whose tables we may use without MLflow's client."""
+        return self.database is not None and tables_are_known(self.client)
 
     @property
     def where(self) -> str:

@@ -75,7 +75,8 @@ class EndedRun:
 def insert_run(client: MlflowClient, run: EndedRun, info: RunInfo) -> None:
     """Write what MLflow's client would into its tables, at a tenth of the cost.
 
-    It is one transaction, so that a run is there whole or not at all.
+    It is one transaction, so that a run is there whole or not at all. Call it only where
+    `Connection.has_known_tables`.
     """
     store, run_id = sql_store(client), info.run_id
     about = {
@@ -93,7 +94,7 @@ def insert_run(client: MlflowClient, run: EndedRun, info: RunInfo) -> None:
             "timestamp": metric.timestamp, "step": metric.step,
         }  # fmt: skip
         points.append(latest[metric.key])
-    rows = {
+    rows: dict[Any, list[dict[str, Any]]] = {
         SqlRun: [about],
         SqlTag: [{"run_uuid": run_id, "key": k, "value": v} for k, v in run.tags.items()],
         SqlParam: [

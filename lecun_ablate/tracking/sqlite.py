@@ -1,22 +1,68 @@
-"""MLflow's store in an SQLite file: how ours differs from what MLflow makes of it."""
+"""MLflow's store in an SQLite file: what we do to its tables behind MLflow's back, and when.
+
+Writing a run through MLflow's client takes ten times as long as inserting its rows. But the tables
+are private to MLflow, so only those that the tests have compared are touched.
+"""
 
 from __future__ import annotations
 
+import functools
+import logging
 import sqlite3
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.store.tracking.dbmodels.models import SqlExperiment, SqlRun
-from sqlalchemy import event, select, update
+from sqlalchemy import event, select, text, update
 
 from lecun_ablate.tracking.address import artifact_folder
+
+# The schema revisions (alembic_version) for which tests/tracking/test_tracking.py found that our
+# rows equal those of MLflow's client, and the MLflow that it ran with.
+TESTED_REVISIONS = {
+    "1b5f0d9ad7c1": "3.10.0",
+    "c3d6457b6d8a": "3.11.1",
+    "7d34483879f0": "3.12.0",
+    "da6fb0208061": "3.13.0",
+    "b7e4c1a90f23": "3.14.0",
+    "6f8d9c3b2a1e": "3.15.0",
+    "b7e2c1a4d9f3": "3.16.0",
+    "dc11669786a5": "3.17.0",
+}
 
 
 def sql_store(client: MlflowClient) -> Any:
     """Return the SqlAlchemyStore behind a client: MLflow's own ways to it are many times slower."""
     return client._tracking_client.store
+
+
+@functools.lru_cache(maxsize=8)
+def tables_are_known(client: MlflowClient) -> bool:
+    """Tell whether the database has a schema that we may use without MLflow's client.
+
+    If it has not, a warning says so, once per process.
+    """
+    with sql_store(client).engine.connect() as connection:
+        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
+    known = len(found) == 1 and found[0] in TESTED_REVISIONS
+    if not known:
+        _warn_of_unknown_tables(", ".join(found) or "none")
+    return known
+
+
+@functools.cache
+def _warn_of_unknown_tables(revision: str) -> None:
+    logging.getLogger(__name__).warning(
+        "NOTICE: MLflow %s gives its database schema revision %s, with which this version of "
+        "lecun_ablate has not been tested. Runs are therefore written through MLflow's client: the "
+        "results are the same, but it takes longer. If the database has been moved, `mlflow ui` "
+        "looks for the files of runs in the old place.",
+        mlflow.__version__,
+        revision,
+    )
 
 
 def keep_artifacts_beside(client: MlflowClient, database: Path) -> None:
@@ -27,8 +73,10 @@ def keep_artifacts_beside(client: MlflowClient, database: Path) -> None:
 def follow_moved_artifacts(client: MlflowClient, database: Path) -> None:
     """Where the database and its artifacts were moved or copied, correct MLflow's absolute paths.
 
-    Else its UI would look for them, and would keep those of new runs, where they have been.
+    Otherwise its UI looks for them, and puts those of new runs, in the old place.
     """
+    if not tables_are_known(client):
+        return
     beside = artifact_folder(database)
     with sql_store(client).engine.begin() as connection:
         places = connection.execute(

@@ -182,8 +182,8 @@ class Store:
 
     def histories(self, run_ids: Sequence[str]) -> pd.DataFrame:
         """Return (run_id, epoch, EPOCH_METRICS) of seed runs, a row per run and epoch."""
-        database = self.connection.database
-        points = self._points_of_client if database is None else self._points_of_database
+        direct = self.connection.has_known_tables
+        points = self._points_of_database if direct else self._points_of_client
         long = pd.DataFrame(points(run_ids), columns=["run_id", "epoch", "metric", "value"])
         table = long.pivot(index=["run_id", "epoch"], columns="metric", values="value")
         counts = {"train_misses": "int64", "test_misses": "int64"}

@@ -168,7 +168,7 @@ class Writer:
     def write(self, run: EndedRun, level: Level, contents: Contents) -> str:
         """Write a run that has ended, whole, and return its id."""
         run = replace(run, tags=_common_tags(run.name, level) | dict(run.tags))
-        if self.connection.database is None:
+        if not self.connection.has_known_tables:
             return self._write_by_client(run, contents)
         if run.experiment_id not in self._folders:
             experiment = self.client.get_experiment(run.experiment_id)

@@ -177,12 +177,12 @@ def test_options_override_the_file():
             "x.yaml:3: arms.0: arm 'loss=cross_entropy target=bipolar': target bipolar does not go",
         ),
         ("name: x\nrecipe: {loss: cross_entropy, target: bipolar}", "does not go with loss"),
-        ("name: x\ncomponents: none.py", "none.py: no such file of components"),
+        ("name: x\ncomponents: none.py", "none.py: no such component file"),
         (
             "name: x\ncomponents: none.py",
-            "x.yaml:2: components: none.py: no such file of components",
+            "x.yaml:2: components: none.py: no such component file",
         ),
-        ("name: x\ncomponents:\n- none.py", "x.yaml:3: components.0: none.py: no such file of"),
+        ("name: x\ncomponents:\n- none.py", "x.yaml:3: components.0: none.py: no such component"),
         ("name: x\nname: y", "x.yaml:2: not a YAML file: found duplicate key"),
         ("a: [1,", "not a YAML file"),
         (

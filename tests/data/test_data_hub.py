@@ -210,7 +210,7 @@ def test_a_run_without_a_network_ends_before_anything_slow(alone, tmp_path, netw
     (tmp_path / "x.yaml").write_text("name: x\ndata: usps\n")
     stdout, stderr = alone(endpoint, RUN, "x.yaml")
     status, seconds, *heavy = stdout.split()
-    assert status == "3" and "Ways out: " in stderr and endpoint in stderr
+    assert status == "3" and "Give a folder with both files" in stderr and endpoint in stderr
     assert heavy == []
     assert float(seconds) < 3 + 5  # 2 on a machine that has nothing else to do
 

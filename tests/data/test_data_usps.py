@@ -130,12 +130,12 @@ def test_file_that_may_not_be_read(train, locked):
 
 def test_not_a_parquet_file(train):
     train.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n")
-    assert problem(train) == "not a parquet file: expected it to begin with b'PAR1', came b'vers'"
+    assert problem(train) == "not a parquet file: expected it to begin with b'PAR1', got b'vers'"
 
 
 def test_empty_file(train):
     train.write_bytes(b"")
-    assert problem(train) == "not a parquet file: expected it to begin with b'PAR1', came b''"
+    assert problem(train) == "not a parquet file: expected it to begin with b'PAR1', got b''"
 
 
 @pytest.mark.parametrize("size", [4, 1000, -1])
@@ -147,7 +147,7 @@ def test_truncated_file(train, size):
         assert words.startswith("damaged: the parquet file cannot be decoded")
     else:
         assert words == (
-            f"truncated: the parquet file breaks off after {len(content)} bytes, without its footer"
+            f"truncated: the parquet file ends after {len(content)} bytes, without its footer"
         )
 
 
@@ -166,19 +166,19 @@ def test_missing_column(train, column, position):
     pa.parquet.write_table(table.rename_columns(names), train)
     assert problem(train) == (
         f"column {column!r} is missing: expected the columns 'image' and "
-        f"'label', came {', '.join(names)}"
+        f"'label', got {', '.join(names)}"
     )
 
 
 def test_image_column_without_bytes(train):
     write_parquet(train, [png(random_pixels(1)[0])] * 12, [0] * 12, image=pa.binary())
-    assert problem(train) == "column 'image': expected a struct with the field 'bytes', came binary"
+    assert problem(train) == "column 'image': expected a struct with the field 'bytes', got binary"
 
 
 def test_unexpected_number_of_rows(folder):
-    with pytest.raises(DataError, match=f"{folder / FILES['train']}: expected 7291 rows, came 12$"):
+    with pytest.raises(DataError, match=f"{folder / FILES['train']}: expected 7291 rows, got 12$"):
         load("usps", data_dir=folder)
-    with pytest.raises(DataError, match=f"{folder / FILES['test']}: expected 2007 rows, came 6$"):
+    with pytest.raises(DataError, match=f"{folder / FILES['test']}: expected 2007 rows, got 6$"):
         read_folder(folder, {"train": 12, "test": 2007})
 
 
@@ -190,7 +190,7 @@ def with_image(cell) -> list:
 
 
 GRAY = Image.fromarray(random_pixels(1)[0])
-LARGE_OR_SMALL = "image: expected 16x16 pixels of 8-bit grayscale (mode L), came "
+LARGE_OR_SMALL = "image: expected 16x16 pixels of 8-bit grayscale (mode L), got "
 
 
 @pytest.mark.parametrize(
@@ -205,10 +205,10 @@ LARGE_OR_SMALL = "image: expected 16x16 pixels of 8-bit grayscale (mode L), came
             id="damaged",
         ),
         pytest.param(png(GRAY, "JPEG"), "image cannot be decoded as PNG", id="JPEG"),
-        pytest.param(None, "image: expected the bytes of a PNG, came None", id="null"),
+        pytest.param(None, "image: expected the bytes of a PNG, got None", id="null"),
         pytest.param(
             {"bytes": None, "path": "7.png"},
-            "image: expected the bytes of a PNG, came None",
+            "image: expected the bytes of a PNG, got None",
             id="null bytes",
         ),
         pytest.param(png(GRAY.resize((8, 8))), LARGE_OR_SMALL + "8x8 of mode L", id="8x8"),
@@ -227,7 +227,7 @@ def test_bad_image(train, cell, words):
 
 
 @pytest.mark.parametrize(
-    ("label", "kind", "came"),
+    ("label", "kind", "got"),
     [
         (10, pa.int64(), "10"),
         (-1, pa.int64(), "-1"),
@@ -237,20 +237,20 @@ def test_bad_image(train, cell, words):
         (True, pa.bool_(), "False"),
     ],
 )
-def test_bad_label(train, label, kind, came):
+def test_bad_label(train, label, kind, got):
     whole = pa.types.is_integer(kind)
     others = [0 if whole else {"3": "0", True: False}.get(label, 0.0)] * 11
     write_parquet(train, cells(random_pixels(12)), [*others[:9], label, *others[9:]], label=kind)
     # in a column of another type, already the first label is wrong
     assert problem(train) == (
-        f"row {9 if whole else 0}: label: expected an integer from 0 to 9, came {came}"
+        f"row {9 if whole else 0}: label: expected an integer from 0 to 9, got {got}"
     )
 
 
 def test_rows_are_printed_without_thousands_separators(tmp_path):
     cell = cells(random_pixels(1))[0]
     file = write_parquet(tmp_path / "file", [cell] * 1300, [0] * 1234 + [11] + [0] * 65)
-    assert problem(file, 1300) == "row 1234: label: expected an integer from 0 to 9, came 11"
+    assert problem(file, 1300) == "row 1234: label: expected an integer from 0 to 9, got 11"
 
 
 @given(data=st.data())

@@ -15,10 +15,12 @@ from mlflow_view import View
 
 import lecun_ablate
 from lecun_ablate.errors import LecunAblateError, NoStoreYet
+from lecun_ablate.plan.results import EPOCH_METRICS
 from lecun_ablate.system import provenance
-from lecun_ablate.tracking import new_store
+from lecun_ablate.tracking import new_store, sqlite, writer
 from lecun_ablate.tracking.ended_run import EndedRun
 from lecun_ablate.tracking.sqlite import sql_store
+from lecun_ablate.tracking.store import Store
 from lecun_ablate.tracking.writer import Writer
 
 TABLES = ("runs", "tags", "params", "metrics", "latest_metrics", "datasets", "inputs", "input_tags")
@@ -27,7 +29,9 @@ ENDED = EndedRun(
     name="tanh seed 0",
     tags={"lecun_ablate.status": "finished"},
     values={"lr": 0.03, "activation": "tanh", "tuned_by": None},
-    history={"loss": [0.5, 0.25, 0.125], "error": [math.nan, math.inf, -math.inf], "misses": [3]},
+    history={name: [7.0] for name in EPOCH_METRICS}  # those that `histories` returns
+    | {"loss": [0.5, 0.25, 0.125], "test_loss": [math.nan, math.inf, -math.inf], "misses": [3]}
+    | {"train_misses": [3, 2, 1], "test_misses": [1, 1, 0]},
     data=DatasetInput(Dataset("usps", "0123", "code", "{}"), [InputTag("use", "train/test")]),
     seconds=2.5,
 )
@@ -47,24 +51,69 @@ def rows(database):
     return {name: sorted(drawn.sub("id", repr(row)) for row in found[name]) for name in TABLES}
 
 
+def read_back(store, run_id):
+    """Return what a reader of the store is told of a run, but for ids that are drawn at random."""
+    run = store.client.get_run(run_id)
+    about = run.to_dictionary()
+    about["info"] |= {"run_id": "id", "run_uuid": "id"}
+    about["info"]["artifact_uri"] = run.info.artifact_uri.replace(run_id, "id")
+    points = {
+        name: [
+            (p.step, p.value, p.timestamp) for p in store.client.get_metric_history(run_id, name)
+        ]
+        for name in run.data.metrics
+    }
+    history = Store(store.connection.uri).histories([run_id]).drop(columns="run_id")
+    return repr((about, points, history.to_dict()))
+
+
 @pytest.mark.parametrize("runs", [1, 2])  # the second one finds its data set there
-def test_a_run_is_written_as_mlflow_itself_would(workplace, runs):
-    written = []
-    for way in ("client", "ours"):
+def test_a_run_is_written_as_mlflow_itself_would(workplace, monkeypatch, runs):
+    """Directly; by MLflow's client, as to a server; by the client, since the schema is unknown."""
+    written, read = {}, {}
+    for way in ("server", "unknown", "ours"):
         (workplace / way).mkdir()
         shutil.copy("mlflow.db", workplace / way)
-        with Writer.opened(f"sqlite:///{workplace}/{way}/mlflow.db") as store:
-            assert store.ensure_experiment("any/tiny") == ENDED.experiment_id
-            if way == "client":
-                store.connection.database = None  # as if it were a server
-            for _ in range(runs):
-                run_id = store.write(ENDED, "run", {"notes.txt": "Zürich"})
-            assert store.files.text(run_id, "notes.txt") == "Zürich"
-            assert [f.path for f in store.client.list_artifacts(run_id)] == ["notes.txt"]
-        written.append(rows(workplace / way / "mlflow.db"))
-    client, ours = (json.dumps(tables).replace("/client/", "/ours/") for tables in written)
-    assert json.loads(ours) == json.loads(client)
-    assert len(written[1]["metrics"]) == 7 * runs and len(written[1]["datasets"]) == 1
+        with monkeypatch.context() as patch:
+            if way == "unknown":
+                patch.setattr(sqlite, "TESTED_REVISIONS", {})
+            if way != "ours":
+                patch.setattr(writer, "insert_run", None)
+            with Writer.opened(f"sqlite:///{workplace}/{way}/mlflow.db") as store:
+                assert store.ensure_experiment("any/tiny") == ENDED.experiment_id
+                if way == "server":
+                    store.connection.database = None
+                for _ in range(runs):
+                    run_id = store.write(ENDED, "run", {"notes.txt": "Zürich"})
+                assert store.files.text(run_id, "notes.txt") == "Zürich"
+                assert [f.path for f in store.client.list_artifacts(run_id)] == ["notes.txt"]
+                read[way] = read_back(store, run_id).replace(f"/{way}/", "/way/")
+        tables = json.dumps(rows(workplace / way / "mlflow.db"))
+        written[way] = json.loads(tables.replace(f"/{way}/", "/way/"))
+    assert written["ours"] == written["server"] == written["unknown"]
+    assert read["ours"] == read["server"] == read["unknown"]
+    points = sum(map(len, ENDED.history.values()))
+    assert len(written["ours"]["metrics"]) == points * runs
+    assert len(written["ours"]["datasets"]) == 1
+
+
+def test_the_schema_of_the_mlflow_in_use_has_been_tested(store):
+    """If this alone fails, MLflow has a new schema: add it to TESTED_REVISIONS."""
+    assert sqlite.tables_are_known(store.client)
+
+
+def test_an_unknown_schema_is_said_once(here, monkeypatch, caplog):
+    """Runs are then written and read by MLflow's client, with the same results."""
+    _, before = here
+    monkeypatch.setattr(sqlite, "TESTED_REVISIONS", {})
+    monkeypatch.setattr(writer, "insert_run", None)
+    monkeypatch.setattr(Store, "_points_of_database", None)
+    sqlite._warn_of_unknown_tables.cache_clear()
+    more = lecun_ablate.run("pair.yaml", trainer="torch", device="cpu", seeds=2)
+    said = [record.getMessage() for record in caplog.records if record.name == sqlite.__name__]
+    assert len(said) == 1 and "schema revision" in said[0]
+    both = more[more.run_id.isin(before.run_id)].reset_index(drop=True)
+    assert both.equals(before) and more.run_id.nunique() == 4
 
 
 def test_a_writer_waits_for_the_disk_at_checkpoints_only(store):

@@ -199,7 +199,7 @@ def test_the_numbers_are_still_the_same(dtype, instruction_set):
     others = [{}, {"momentum": 0.5}, {"loss": "cross_entropy"}, {"connectivity": "random_8"}]
     runs = [
         Run(Recipe(dtype=dtype, epochs=2, activation=name, lr=0.003, **others[i % 4]), 5)
-        for i, name in enumerate(kernel.ACTIVATIONS)
+        for i, name in enumerate(kernel.ACTIVATIONS[:10])  # those that the records know
     ]
     sha = hashlib.sha256()
     for report in NativeTrainer(1, instruction_set).train(runs, fit, {"fit": fit}):
