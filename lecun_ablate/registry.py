@@ -76,10 +76,23 @@ KINDS = {
         Kind("target", ("labels",), 1, "int64 tensor (n,) of labels 0..9 -> float tensor (n, 10)"),
         Kind(
             "optimizer",
-            ("parameters", "gradients", "state", "lr", "momentum"),
+            ("parameters", "gradients", "state", "lr", "momentum", "curvature"),
             4,
-            "parameters and gradients (replicas, weights), a dict of such tensors that persists "
-            "between steps, lr (replicas, 1), momentum (float) -> None; updates the parameters",
+            "parameters and gradients (replicas, weights), a dict of such tensors, or of tensors "
+            "(replicas, 1), that persists between steps, lr (replicas, 1), momentum (float), "
+            "curvature (replicas, weights) -> None; updates the parameters",
+        ),
+        Kind(
+            "schedule",
+            ("progress",),
+            1,
+            "float64 tensor of progress, from 0 to 1 -> factors of the learning rate, same shape",
+        ),
+        Kind(
+            "augmentation",
+            ("images", "generator"),
+            1,
+            "images (n, 16, 16) in [-1, 1], torch.Generator of the epoch -> new images, same shape",
         ),
         Kind(
             "order",

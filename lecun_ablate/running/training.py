@@ -150,7 +150,7 @@ def run_status(report: EpochReport, train: Split) -> RunStatus:
 def _run_files(report: EpochReport, test: Split, recipe: Recipe) -> dict[str, bytes | str | Path]:
     """Return the files of a run: its weights, its answers, and its own components."""
     weights = io.BytesIO()
-    np.savez(weights, **report.state.parameters)  # type: ignore[arg-type]
+    np.savez(weights, **report.state.scored)  # type: ignore[arg-type]
     answers = io.BytesIO()
     columns = {
         "label": test.labels.astype(np.uint8),
