@@ -31,7 +31,7 @@ def disk(tmp_path):
 
     def mount():
         done = subprocess.run(
-            ["mount", "-o", "loop", image, folder], check=False, capture_output=True
+            ["mount", "-o", "loop", image, folder], capture_output=True, check=False
         )
         if done.returncode:
             pytest.skip(f"no loop device: {done.stderr.decode()}")

@@ -179,7 +179,8 @@ def _plain(value: Any) -> str:
 
 
 def _csv(table: pd.DataFrame) -> bytes:
-    return table.map(csv_cell).to_csv(index=False, lineterminator="\n").encode()
+    table = table.map(csv_cell).rename(columns=csv_cell)
+    return table.to_csv(index=False, lineterminator="\n").encode()
 
 
 # ---- what the templates show

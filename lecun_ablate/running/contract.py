@@ -65,7 +65,7 @@ def _try(arm: str, recipe: Recipe, few: Split, own: Sequence[Component]) -> None
     except ConfigError as error:
         raise ConfigError([f"arm {arm!r}: {problem}" for problem in error.problems]) from error
     except Exception as error:
-        words = f"{_place(error, own)}: {type(error).__name__}: {error}"
+        words = f"{place(error, own)}: {type(error).__name__}: {error}"
         raise ConfigError(f"arm {arm!r}: {_names(own)}: {words}") from error
     problem = None
     if _global_generators() != before:
@@ -110,7 +110,9 @@ def _start(recipe: Recipe, few: Split) -> list[dict[str, np.ndarray]]:
     answers = [one["answers"] for one in _train(recipe, few, SEEDS)]
     states = [begin(Run(recipe, seed))[1] for seed in SEEDS]
     return [
-        dict(state.parameters) | {"answers": a} for state, a in zip(states, answers, strict=True)
+        {name: value.astype(recipe.dtype) for name, value in state.parameters.items()}
+        | {"answers": answer}
+        for state, answer in zip(states, answers, strict=True)
     ]
 
 
@@ -144,7 +146,7 @@ def _origin(component: Component) -> str:
         return component.origin
 
 
-def _place(error: BaseException, own: Sequence[Component]) -> str:
+def place(error: BaseException, own: Sequence[Component]) -> str:
     """Return the line of the user's file at which an error was raised, or where it begins."""
     files = {str(c.file) for c in own if c.file}
     lines = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in files]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from lecun_ablate.errors import ConfigError
 from lecun_ablate.network.reference import Network
 from lecun_ablate.plan.plan import Plan
 from lecun_ablate.plan.results import Results, RunStatus
-from lecun_ablate.registry import Component
 from lecun_ablate.running import contract
 from lecun_ablate.running.progress import Progress, Work
 from lecun_ablate.system.interrupts import held_back
@@ -194,13 +192,5 @@ def _try_components(arm: Arm, split: Split) -> None:
     except ConfigError as error:
         raise ConfigError([f"arm {arm.name!r}: {problem}" for problem in error.problems]) from error
     except Exception as error:
-        raise ConfigError(
-            f"arm {arm.name!r}: {names}: {_place(error, own)}{type(error).__name__}: {error}"
-        ) from error
-
-
-def _place(error: BaseException, components: Sequence[Component]) -> str:
-    """Return the line of the user's file at which an error was raised, if it was in one."""
-    files = {str(c.file) for c in components if c.file}
-    lines = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in files]
-    return f"{lines[-1].filename}:{lines[-1].lineno}: " if lines else ""
+        words = f"{contract.place(error, own)}: {type(error).__name__}: {error}"
+        raise ConfigError(f"arm {arm.name!r}: {names}: {words}") from error

@@ -41,7 +41,8 @@ def refuse_damaged(database: Path, thoroughly: bool = False) -> None:
             f"{beginning!r}{_left(database)}; put back a copy of it"
         )
     try:
-        with contextlib.closing(read_only(database)) as connection:
+        immutable = not writable(database)  # where SQLite cannot make its log
+        with contextlib.closing(read_only(database, immutable)) as connection:
             rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
             found = {name for (name,) in rows.fetchall()}
             check = connection.execute("PRAGMA quick_check(3)").fetchall() if thoroughly else []
