@@ -20,6 +20,8 @@ from lecun_ablate.studies.report import StudyReport, value_text
 from lecun_ablate.studies.search import PreparedSearch
 from lecun_ablate.studies.seeds import PreparedSeeds
 from lecun_ablate.studies.versions import Records, latest
+from lecun_ablate.system import disk
+from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.tracking.writer import Writer
 
 FOLDER = Path("reports", "studies")
@@ -175,12 +177,12 @@ def run(
             writer.put(run_id, {"study.yaml": prepared.study.file})
         _publish(records, report)
     folder = FOLDER / prepared.title
-    folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        disk.write(folder / name, content)
     return FinishedStudy(report, folder, frame)
 
 
+@held_back()
 def _publish(records: Records, report: StudyReport) -> None:
     """Put the report beside every arm's study in Optuna's dashboard: a note and the plots."""
     from optuna_dashboard import save_note, save_plotly_graph_object

@@ -1,11 +1,13 @@
-"""Lists in the terminal: where data sets are found, and which components there are."""
+"""Lists in the terminal: data sets, components, and what is wrong with a store."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from lecun_ablate.api import Examination
 from lecun_ablate.data.places import Found
 from lecun_ablate.registry import KINDS, Component
+from lecun_ablate.system.text import visible
 
 
 def places(found: Sequence[Found]) -> None:
@@ -23,6 +25,22 @@ def places(found: Sequence[Found]) -> None:
         if place.digest:
             print(f"     digest {place.digest}")
     print("-> marks what a run would take")
+
+
+def findings(found: Examination) -> None:
+    """Print what is wrong with a store, and what helps."""
+    for finding in found.findings:
+        print(f"- {visible(finding.what)}")
+        print(f"    {visible(finding.help)}")
+    number, able = len(found.findings), sum(f.repair is not None for f in found.findings)
+    if not number:
+        print(f"{found.where}: nothing is wrong")
+    elif found.repaired:
+        print(f"{found.where}: {number} findings, {found.repaired} of them repaired")
+    elif able:
+        print(f"{found.where}: {number} findings; `doctor --repair` mends {able} of them")
+    else:
+        print(f"{found.where}: {number} findings")
 
 
 def components(found: Mapping[str, Sequence[Component]]) -> None:

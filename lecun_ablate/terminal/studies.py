@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,8 @@ def report(report: StudyReport, folder: Path, storage: str) -> None:
         print_table(on, replace(table, title=report.title) if i == 0 else table)
     for note in [*report.notes, report.origin]:
         on.print(note)
-    print(f"report: {folder}; in the browser: optuna-dashboard {without_passwords(storage)}")
+    address = shlex.quote(without_passwords(storage))
+    print(f"report: {folder}; in the browser: optuna-dashboard {address}")
 
 
 def plan(plan: StudyPlan) -> None:

@@ -26,6 +26,7 @@ STATUS = "lecun_ablate.status"  # how training ended: a RunStatus
 ENVIRONMENT = "lecun_ablate.environment"
 SUMMARY = "lecun_ablate.summary"  # the fingerprint of an arm's summary
 LAST_RUN = "lecun_ablate.last_run"
+OWNER = "lecun_ablate.owner"  # on a server: the process that writes a run (lock.identity)
 PARENT = "mlflow.parentRunId"
 NAME = "mlflow.runName"
 COMMIT = "mlflow.source.git.commit"
