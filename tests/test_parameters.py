@@ -8,13 +8,14 @@ import torch
 from pydantic import Field, ValidationError
 
 from lecun_ablate.config.experiment import load_experiment
-from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.config.recipe import ADDED, Recipe
 from lecun_ablate.config.study import load_study
 from lecun_ablate.errors import ConfigError
 from lecun_ablate.parameters import parse, spell
 from lecun_ablate.plan.keys import run_key
 from lecun_ablate.registry import Registry, registry
 from lecun_ablate.trainers.base import Identity
+from lecun_ablate.trainers.shared import unknown_component, unknown_field
 
 TRAINER = Identity("torch", "cpu", "avx2", 1)
 
@@ -260,9 +261,24 @@ def test_whole_parameters_are_searched_as_whole_numbers(power, tmp_path):
 
 
 def test_compiled_trainers_name_a_parameter_that_they_do_not_have():
-    from lecun_ablate.trainers.shared import unknown_component
-
     known = {"activation": ["leaky_relu"]}
     assert unknown_component("native", Recipe(activation="leaky_relu"), known) is None
     reason = unknown_component("native", Recipe(activation="leaky_relu(slope=0.2)"), known)
     assert reason is not None and "leaky_relu(slope=0.2)" in reason
+
+
+@pytest.mark.parametrize("field", ADDED)
+def test_a_trainer_names_the_field_that_it_does_not_have(field):
+    other = {"schedule": "cosine", "schedule_per": "step", "batch_size": 8, "augmentation": "shift"}
+    value = other.get(field, 0.25)
+    reason = unknown_field("cuda", Recipe(**{field: value}), ADDED)
+    assert reason == f"the cuda trainer has no {field}, got {value!r}"
+    assert unknown_field("cuda", Recipe(), ADDED) is None
+
+
+@pytest.mark.parametrize("field", ADDED)
+def test_fields_that_were_added_are_in_keys_only_where_they_are_used(field):
+    other = {"schedule": "cosine", "schedule_per": "step", "batch_size": 8, "augmentation": "shift"}
+    used = Recipe(**{field: other.get(field, 0.25)})
+    assert set(used.stored) - set(Recipe().stored) == {field}
+    assert run_key(used, 0, {}, TRAINER) != run_key(Recipe(), 0, {}, TRAINER)

@@ -402,9 +402,10 @@ private:
 
     // Inverted dropout of H2's values; their slopes are those of what is left.
     void drop_out(const std::uint8_t* kept) {
-        T *value = scalars(h2_), *slope = scalars(h2_slope_);
+        T* __restrict value = scalars(h2_);
+        T* __restrict slope = scalars(h2_slope_);
         for (int i = 0; i < kH2Units; ++i) {
-            const T factor = kept[i] ? kept_scale_ : T(0);
+            const T factor = T(int(kept[i])) * kept_scale_;  // 0 or 1 times; without a branch
             value[i] *= factor;
             slope[i] *= factor;
         }

@@ -18,6 +18,7 @@ from lecun_ablate.config.experiment import Experiment
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.digits import Digits, Split
 from lecun_ablate.errors import ConfigError
+from lecun_ablate.network.epoch import augmented, learning_rates
 from lecun_ablate.network.reference import Network
 from lecun_ablate.plan.plan import Plan
 from lecun_ablate.plan.results import Results, RunStatus
@@ -184,7 +185,8 @@ def _try_components(arm: Arm, split: Split) -> None:
     try:
         network = Network(arm.recipe, seed=0)
         images = torch.tensor(split.images[:2], dtype=getattr(torch, arm.recipe.dtype))
-        losses = network.loss(images, labels)
+        learning_rates(arm.recipe, 1, 1)
+        losses = network.training_loss(augmented(arm.recipe, 0, 1, images), labels)
         if tuple(losses.shape) != (2,):
             shape = tuple(losses.shape)
             raise ValueError(f"the loss of 2 patterns: expected shape (2,), got {shape}")

@@ -174,7 +174,7 @@ def _definitions(plan: Plan) -> dict[str, dict[str, Any]]:
     """Return what must stay the same for every variant."""
     return {
         arm.name: {
-            "recipe": arm.recipe.model_dump(),
+            "recipe": arm.recipe.stored,
             "data": plan.data_digest,
             TRAINER: plan.trainers[arm.name].stored,
         }

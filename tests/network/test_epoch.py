@@ -92,16 +92,19 @@ def pictures(n=4000):
     return torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (n, 16, 16)))
 
 
-def test_shifts_roll_by_every_step_equally_often():
-    images, recipe = pictures(), Recipe(augmentation="shift")
+@pytest.mark.parametrize("pixels", [1, 2])
+def test_shifts_roll_by_every_step_equally_often(pixels):
+    images, recipe = pictures(), Recipe(augmentation=f"shift(pixels={pixels})")
     shifted = augmented(recipe, 3, 1, images)
+    steps = range(-pixels, pixels + 1)
     counts = []
-    for down in (-1, 0, 1):
-        for right in (-1, 0, 1):
+    for down in steps:
+        for right in steps:
             same = (shifted == images.roll((down, right), (1, 2))).all(2).all(1)
             counts.append(int(same.sum()))
     assert sum(counts) == len(images)
-    assert min(counts) > 4000 / 9 * 0.85  # 3.5 standard deviations
+    expected = len(images) / len(steps) ** 2
+    assert min(counts) > expected - 4 * expected**0.5
 
 
 def test_shifts_without_wrapping_bring_in_background():

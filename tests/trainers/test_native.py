@@ -15,7 +15,10 @@ from lecun_ablate.errors import ConfigError
 from lecun_ablate.registry import register, registry
 from lecun_ablate.trainers import native
 from lecun_ablate.trainers.base import Run
+from lecun_ablate.trainers.flat import flatten
 from lecun_ablate.trainers.native import NativeTrainer
+from lecun_ablate.trainers.shared import begin
+from lecun_ablate.trainers.torch_trainer import TorchTrainer
 
 if native.availability():
     pytest.skip(native.availability(), allow_module_level=True)
@@ -257,3 +260,69 @@ def test_all_epochs_of_the_notebook(instruction_set):
     assert len(reports) == 23
     check_known(reports)
     assert 0.94 < 1 - reports[-1].scores["test"].error < 0.95  # "95 %" in the notebook's words
+
+
+# ---- methods ----------------------------------------------------------------------------------
+
+
+@each("dtype", DTYPES)
+@each("instruction_set", INSTRUCTION_SETS)
+def test_subnormal_moments_are_flushed_and_the_cpu_is_left_as_it_was(instruction_set, dtype):
+    """Moments that decay for many epochs become subnormal, which would slow the CPU down."""
+    recipe = Recipe(dtype=dtype)
+    connected, state = begin(Run(recipe, 1))
+    tiny = np.finfo(dtype).smallest_normal / np.dtype(dtype).type(8)
+    method = kernel.Method(
+        "lion", momentum=0.0, beta1=0.9, beta2=0.9, eps=0.0, decay=0.0, mu=0.0, gamma=0.0,
+        running=False, weight_decay=0.0, average=0.0, dropout=0.0,
+    )  # fmt: skip
+    parameters = flatten(state.parameters, dtype)
+    mean = np.full(parameters.shape, tiny, dtype)
+    # targets that the outputs have: no gradient, so that the mean only decays
+    parameters[:] = 0
+    choices = kernel.Choices("tanh", "tanh", "mse", 0.1, 0.0, 0.0, np.zeros((10, 10)), connected)
+    images, labels = np.zeros((1, 16, 16), dtype), np.zeros(1, np.int64)
+    kernel.train_by(
+        instruction_set, choices, method, parameters, mean, None, None, None, None,
+        images, labels, np.zeros(1, np.int64), 1, np.full(1, 0.0), None,
+    )  # fmt: skip
+    mask = flatten(state.parameters, dtype) != 0  # drawn weights, so connected ones
+    assert mask.sum() > 8000
+    assert (mean[mask] == 0).all()
+    assert tiny * np.dtype(dtype).type(0.5) > 0  # this thread still has subnormal numbers
+
+
+@each("optimizer", ["adamw", "sdlm(estimate=running)", "lion"])
+def test_either_trainer_goes_on_from_the_others_state(optimizer):
+    rng = np.random.default_rng(0)
+    fit = Split(rng.uniform(-1, 1, (30, 16, 16)), rng.integers(0, 10, 30))
+    recipe = Recipe(dtype="float64", optimizer=optimizer, average=0.9, epochs=2, lr=1e-4)
+    native, torch_trainer = NativeTrainer(), TorchTrainer(threads=1)
+    (half, whole) = native.train([Run(recipe, 1)], fit, {"fit": fit})
+    (other,) = torch_trainer.train([Run(recipe, 1, state=half.state)], fit, {"fit": fit})
+    assert other.state.optimizer.keys() == whole.state.optimizer.keys()
+    assert other.scores["fit"].loss == pytest.approx(whole.scores["fit"].loss, rel=1e-9)
+    for name, values in whole.state.scored.items():
+        np.testing.assert_allclose(other.state.scored[name], values, rtol=1e-9, atol=1e-12)
+
+
+def test_mu_of_the_mean_loss_is_a_fifth_of_that_of_half_the_sum_of_squares():
+    rng = np.random.default_rng(0)
+    fit = Split(rng.uniform(-1, 1, (30, 16, 16)), rng.integers(0, 10, 30))
+    losses = [
+        [report.state.parameters["h1_weight"] for report in NativeTrainer().train([run], fit, {})]
+        for run in (
+            Run(Recipe(dtype="float64", optimizer="sdlm(mu=0.02)", lr=0.002, epochs=2), 1),
+            Run(
+                Recipe(
+                    dtype="float64",
+                    optimizer="sdlm(mu=0.1)",
+                    loss="half_sum_squares",
+                    lr=0.002,
+                    epochs=2,
+                ),
+                1,
+            ),
+        )
+    ]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-9)
