@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from lecun_ablate.config.recipe import COMPONENT_FIELDS, Recipe
+from lecun_ablate.config.recipe import COMPONENT_FIELDS, Recipe, stored_form
 from lecun_ablate.errors import ConfigError, LecunAblateError
 from lecun_ablate.parameters import parse
 from lecun_ablate.plan.keys import content_hash
@@ -66,7 +66,7 @@ def _name(text: str) -> str:
 def _needed(run: SeedRun, digests: Mapping[Path, str], missing: Mapping[str, str]) -> set[Path]:
     """Return the files that the run's key was made with, found without running any."""
     # with built-in components in their places, so that the rest can be read
-    recipe = recipe_of(run, without=missing).model_dump() | dict(missing)
+    fields = recipe_of(run, without=missing).model_dump() | dict(missing)
     try:
         trainer = {
             "name": run.params["trainer"],
@@ -78,16 +78,16 @@ def _needed(run: SeedRun, digests: Mapping[Path, str], missing: Mapping[str, str
     except (KeyError, ValueError) as error:
         raise ConfigError(f"run {run.run_id}: its params are not those of a run: {error}") from None
     known = {
-        f"{kind}/{registry.get(kind, recipe[field]).name}": registry.get(kind, recipe[field]).digest
+        f"{kind}/{registry.get(kind, fields[field]).name}": registry.get(kind, fields[field]).digest
         for field, kind in COMPONENT_FIELDS.items()
-        if field not in missing and not registry.get(kind, recipe[field]).builtin
+        if field not in missing and not registry.get(kind, fields[field]).builtin
     }
     names = sorted({f"{COMPONENT_FIELDS[field]}/{_name(text)}" for field, text in missing.items()})
     ways = itertools.product(digests, repeat=len(names))
     for way in itertools.islice(ways, MOST_WAYS):
         components = known | {name: digests[file] for name, file in zip(names, way, strict=True)}
         content = {
-            "recipe": recipe,
+            "recipe": stored_form(fields),
             "components": components,
             "seed": run.seed,
             "data": data,
