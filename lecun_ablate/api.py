@@ -349,9 +349,7 @@ def _weighed(name_or_id: str, tracking_uri: str | None) -> tuple[Store, PlanReco
 
 
 def _shown(evidence: Evidence, store: Store) -> Shown:
-    connection = store.connection
-    link = connection.link(evidence.results.experiment_id)
-    return Shown(evidence, link, connection.ui_command(), [])
+    return Shown(evidence, store.link(evidence.results), store.connection.ui_command(), [])
 
 
 def report(

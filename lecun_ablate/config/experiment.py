@@ -63,6 +63,16 @@ class Experiment:
             return list(zip(names[1:], names[:-1], strict=True))
         return [(name, self.baseline) for name in names if name != self.baseline]
 
+    @property
+    def varied(self) -> list[str]:
+        """The recipe fields in which the arms differ."""
+        return list(dict.fromkeys(field for arm in self.arms for field in arm.overrides))
+
+    @property
+    def variant(self) -> str:
+        """The options that change what the file says of the recipes, as one writes them."""
+        return self.command.options("--epochs", "--dtype", "--set") if self.command else ""
+
     def arm(self, name: str) -> Arm:
         """Return the arm of a name; raises ConfigError with the valid ones."""
         for arm in self.arms:

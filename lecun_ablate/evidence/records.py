@@ -104,14 +104,15 @@ def ends(name: str, interval: statistics.Interval | None) -> dict[str, float | N
 def arm_summary(evidence: Evidence, arm: str) -> tuple[dict[str, float], dict[str, str]]:
     """Return an arm's numbers and words for its MLflow run: (metrics, tags).
 
-    Fractions of the images. The final error leaves diverged runs out, the difference counts them
-    as error 0.9; where there are any, their number and the difference without them stand beside.
+    Fractions of the images. The interval is that of the mean test error after the last epoch, which
+    leaves diverged runs out; the difference counts them as error 0.9, and where there are any, the
+    difference without them stands beside.
     """
     runs = evidence.arms[arm]
     error = ended(runs)
     numbers = {
-        "final_error_mean": error.mean if error else None,
-        **ends("final_error", error.interval if error else None),
+        **ends("test_error", error.interval if error else None),
+        "seeds": len(runs),
         "diverged_runs": int(runs.diverged.sum()),
     }
     tags = {}

@@ -20,6 +20,7 @@ from lecun_ablate.studies.report import StudyReport, value_text
 from lecun_ablate.studies.search import PreparedSearch
 from lecun_ablate.studies.seeds import PreparedSeeds
 from lecun_ablate.studies.versions import Records, latest
+from lecun_ablate.tracking.study_run import StudyRun
 from lecun_ablate.tracking.writer import Writer
 
 FOLDER = Path("reports", "studies")
@@ -44,6 +45,7 @@ class FinishedStudy:
     report: StudyReport
     folder: Path
     frame: pd.DataFrame
+    link: str = ""  # to the MLflow UI
 
 
 def prepare(
@@ -166,9 +168,14 @@ def run(
         if isinstance(prepared, PreparedSearch):
             found, records = search.run(prepared, optuna_storage, writer, fresh, progress)
             report, run_id, frame = search_report.report(found), found.run_id, found.frame
+            note = f"{prepared.study.question}\n\n{report.markdown()}"
+            link = StudyRun.conclude(
+                writer, found.experiment_id, run_id, note.lstrip(), list(prepared.study.search)
+            )
         else:
             told, records = seeds.run(prepared, optuna_storage, writer, fresh, progress)
             report, run_id, frame = seed_report.report(told), told.run_id, told.frame
+            link = writer.connection.link(writer.connection.info(run_id).experiment_id)
         files = report.files()
         writer.put(run_id, files)
         if prepared.study.file.is_file():
@@ -178,7 +185,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    return FinishedStudy(report, folder, frame)
+    return FinishedStudy(report, folder, frame, link)
 
 
 def _publish(records: Records, report: StudyReport) -> None:

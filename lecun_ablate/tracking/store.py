@@ -25,12 +25,14 @@ from lecun_ablate.config.yaml_file import YamlFile
 from lecun_ablate.errors import ConfigError, LecunAblateError, NoStoreYet, nearest
 from lecun_ablate.plan.plan import Plan
 from lecun_ablate.plan.results import EPOCH_METRICS, Results
+from lecun_ablate.tracking import views
 from lecun_ablate.tracking.connection import PAGE, Connection
 from lecun_ablate.tracking.files import Files
 from lecun_ablate.tracking.names import (
     ARM,
     COMMIT,
     ENVIRONMENT,
+    EXPERIMENT_NAME,
     KEY,
     LAST_RUN,
     LEVEL,
@@ -38,6 +40,7 @@ from lecun_ablate.tracking.names import (
     PLAN_FILE,
     STATUS,
     STUDIES,
+    VARIANT,
     Level,
 )
 from lecun_ablate.tracking.records import FinishedRun, OtherPlan, PlanRecord, SeedRun
@@ -59,21 +62,26 @@ class Store:
 
     def experiment_id(self, name: str) -> str | None:
         """Return the id of the MLflow experiment of a name, or None."""
-        found = self._client.get_experiment_by_name(name)
-        return found.experiment_id if found else None
+        found = self.connection.experiment_named(name)
+        return str(found.experiment_id) if found else None
 
     def experiment_names(self) -> list[str]:
         """Return the names of all experiments named as ours are, NAME/DATA, without studies."""
-        names = [experiment.name for experiment in self.connection.experiments()]
+        found = self.connection.experiments()
+        names = [experiment.tags.get(EXPERIMENT_NAME, experiment.name) for experiment in found]
         return [name for name in names if "/" in name and not name.startswith(STUDIES)]
 
     def plans(self, experiment_id: str) -> list[PlanRecord]:
-        """Return the plans of an experiment, the one that was run last first."""
+        """Return the plans of an experiment; the one that is shown by the experiment's name first.
+
+        Of the plans without options that change what the file says, that is the one that was run
+        last: a short trial does not hide the results.
+        """
         runs = self.connection.tagged(experiment_id, {LEVEL: Level.EXPERIMENT})
-        return sorted(map(_plan_record, runs), key=lambda plan: plan.last_run, reverse=True)
+        return sorted(map(_plan_record, runs), key=lambda plan: plan.rank, reverse=True)
 
     def find(self, name_or_id: str) -> PlanRecord:
-        """Return the plan that is meant: of several, the one that was run last.
+        """Return the plan that is meant: of several, the first of `plans`.
 
         `name_or_id` is an experiment's name, 'name/data', its YAML file, or the id of any of its
         runs. Raises LecunAblateError with the nearest names.
@@ -88,7 +96,7 @@ class Store:
         ids = [found for name in hits if (found := self.experiment_id(name))]
         plans = [plan for experiment_id in ids for plan in self.plans(experiment_id)]
         if plans:
-            return max(plans, key=lambda plan: plan.last_run)
+            return max(plans, key=lambda plan: plan.rank)
         if re.fullmatch(r"[0-9a-f]{32}", name_or_id):
             with contextlib.suppress(MlflowException):
                 run = self._client.get_run(name_or_id)
@@ -98,6 +106,12 @@ class Store:
                     return _plan_record(run)
         known = nearest(name_or_id, names) if names else "the store holds none yet"
         raise LecunAblateError(f"no experiment or run {name_or_id!r}: {known}")
+
+    def link(self, results: Results) -> str:
+        """Return the address of a plan in the MLflow UI: its arms compared, if that is prepared."""
+        place, view = results.experiment_id, views.arms_view(results.plan.key)
+        known = views.TAG + view in self._client.get_experiment(place).tags
+        return self.connection.link(place, view if known else None)
 
     def plan(self, record: PlanRecord) -> Plan:
         """Return the plan that a run stands for; LecunAblateError if its file is gone."""
@@ -113,7 +127,8 @@ class Store:
     def other_plans(self, shown: PlanRecord) -> list[OtherPlan]:
         """Return the other plans of the same experiment, the one that was run last first."""
         plan, others = self.plan(shown), []
-        for record in self.plans(shown.experiment_id):
+        plans = sorted(self.plans(shown.experiment_id), key=lambda p: p.last_run, reverse=True)
+        for record in plans:
             if record.run_id == shown.run_id:
                 continue
             try:
@@ -259,4 +274,5 @@ def _plan_record(run: Run) -> PlanRecord:
         run.info.run_name,
         run.info.status,
         int(tags.get(LAST_RUN, run.info.start_time)),
+        tags.get(VARIANT, ""),
     )

@@ -7,8 +7,17 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from lecun_ablate.system.interrupts import held_back
+from lecun_ablate.tracking import views
 from lecun_ablate.tracking.ended_run import EndedRun
-from lecun_ablate.tracking.names import LEVEL, PARENT, PLAN, STUDIES, Level
+from lecun_ablate.tracking.names import (
+    LEVEL,
+    LONGEST_NOTE,
+    NOTE,
+    PARENT,
+    PLAN,
+    STUDIES,
+    Level,
+)
 from lecun_ablate.tracking.writer import Writer
 
 # tags of trials: where they are recorded in Optuna
@@ -65,6 +74,18 @@ class StudyRun:
         """Write a trial's run, whole; `history` holds each metric's values per epoch, from 1."""
         run = EndedRun(self.experiment_id, name, {PARENT: self.run_id, **tags}, values, history)
         return self._writer.write(run, Level.TRIAL, {})
+
+    @staticmethod
+    def conclude(
+        writer: Writer, experiment_id: str, run_id: str, note: str, searched: Sequence[str]
+    ) -> str:
+        """Describe a study in the UI and prepare the view of its trials; return its address."""
+        note = note[:LONGEST_NOTE]
+        shown = views.study_views(run_id, searched)
+        tags = {views.TAG + key: state for key, state in shown.items()} | {NOTE: note}
+        writer.set_tags(run_id, {NOTE: note})
+        writer.describe_experiment(experiment_id, tags)
+        return writer.connection.link(experiment_id, views.trials_view(run_id))
 
     def delete_trials(self, storage_id: str, trials: Collection[tuple[str, str]]) -> None:
         """Delete the runs of trials, given as (name of the Optuna study, number).
