@@ -100,8 +100,11 @@ def study_views(study_run: str, searched: Sequence[str]) -> dict[str, str]:
     return {
         trials_view(study_run): _state(
             searchFilter=f"tags.`{PARENT}` = '{study_run}'",
-            selectedColumns=[*fields, "metrics.`score`", "metrics.`validation_error`"]
-            + [f"tags.`{ARM}`", "tags.`trial.state`"],
+            selectedColumns=[
+                *fields,
+                *("metrics.`score`", "metrics.`validation_error`"),
+                *(f"tags.`{ARM}`", "tags.`trial.state`"),
+            ],
             runsHiddenMode="SHOW_ALL",
             **_charts(
                 ("Validation error against the searched values", against),

@@ -83,7 +83,7 @@ def test_more_seeds_train_only_the_new_ones(stored, same_trainer, command):
 
 
 def test_experiments_are_given_the_names_of_today(stored, same_trainer, command):
-    """Earlier versions called them NAME/DATA, of which the UI shows what stands behind the slash."""
+    """Earlier versions called them NAME/DATA; the UI shows only what stands behind a slash."""
     before = View()
     old = {e.name: e.experiment_id for e in before.connection.experiments()}
     study = ("study", "rates.yaml", *STORAGE, *TRAINER)

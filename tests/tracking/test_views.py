@@ -208,6 +208,7 @@ def test_the_printed_link_shows_the_comparison(small, tmp_path):
             capture_output=True,
             text=True,
             timeout=300,
+            check=True,
         ).stdout
     finally:
         server.terminate()
