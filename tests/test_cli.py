@@ -30,7 +30,7 @@ def test_run_show_and_json(command, workplace):
     assert "activation on tiny: Which hidden activation learns the zip codes best?" in out
     assert "tanh (baseline)" in out and "every arm at lr 0.03, untuned" in out
     assert "mlflow ui" in out and "10 runs, 0 done before, 10 to train" in err
-    page = workplace / "reports/activation/tiny/report.html"
+    page = workplace / "reports/activation/tiny/epochs=2/report.html"
     assert page.read_text().startswith("<!doctype html>")
 
     status, again, err = command(*SMALL, "--json")

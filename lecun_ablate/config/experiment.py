@@ -54,6 +54,7 @@ class Experiment:
     command: Command | None = None  # that runs it
     components: list[str] | None = None  # the files that it loads
     stated: dict[str, str] | None = None  # recipe field -> where it is given a value
+    without_seeds: tuple[int, ...] = ()  # seeds that are left out, although they have been run
 
     @property
     def comparisons(self) -> list[tuple[str, str]]:
@@ -156,7 +157,8 @@ def parse_experiment(yaml: YamlFile, overrides: Overrides) -> Experiment:
         data=content.data,
         arms=tuple(arms),
         baseline=baseline,
-        seeds=tuple(content.seeds),
+        seeds=_kept(yaml, content.seeds, overrides.without_seeds),
+        without_seeds=tuple(sorted(overrides.without_seeds)),
         ladder=content.ladder is not None,
         factors=factors,
         file=yaml.path,
@@ -174,6 +176,7 @@ def _command(path: Path, overrides: Overrides) -> Command:
     return Command.of("run", path).with_options(
         {
             "--seeds": None if seeds is None else seeds_option(seeds),
+            "--without-seed": list(overrides.without_seeds),
             "--epochs": overrides.epochs,
             "--dtype": overrides.dtype,
             "--data": overrides.data,
@@ -181,6 +184,20 @@ def _command(path: Path, overrides: Overrides) -> Command:
             "--set": list(overrides.assignments),
         }
     )
+
+
+def _kept(yaml: YamlFile, seeds: Sequence[int], without: Sequence[int]) -> tuple[int, ...]:
+    """Return the seeds but for those that are left out."""
+    kept = tuple(seed for seed in seeds if seed not in without)
+    unknown = sorted(set(without) - set(seeds))
+    if unknown:
+        have = ", ".join(map(str, seeds))
+        raise ConfigError(
+            f"--without-seed {unknown[0]}: no seed of the experiment, which has {have}"
+        )
+    if not kept:
+        raise ConfigError(f"--without-seed: no seed of {yaml.path} is left")
+    return kept
 
 
 def _until(yaml: YamlFile) -> Until | None:

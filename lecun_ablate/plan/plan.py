@@ -144,6 +144,7 @@ class Plan:
             "arms": tuple(arms),
             "data": DataChoice.model_construct(**experiment["data"]),
             "seeds": tuple(experiment["seeds"]),
+            "without_seeds": tuple(experiment.get("without_seeds", ())),
             "file": Path(file) if (file := experiment.get("file")) else None,
             "tuned": Path(study) if (study := experiment.get("tuned")) else None,
             "until": Until(**until) if (until := experiment.get("until")) else None,

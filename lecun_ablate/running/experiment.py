@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from lecun_ablate.config.experiment import Experiment
 from lecun_ablate.evidence.records import arm_summary
+from lecun_ablate.evidence.sentences import answer
 from lecun_ablate.evidence.weighing import Evidence, seeds_to_add, weigh
 from lecun_ablate.network.initial import connectivity
 from lecun_ablate.plan.results import RunStatus
@@ -52,7 +53,7 @@ def _conclusion(evidence: Evidence) -> Conclusion:
         "diverged_runs": int((results.final.status == RunStatus.DIVERGED).sum()),
         "collapsed_runs": int((results.final.status == RunStatus.COLLAPSED).sum()),
     }
-    return Conclusion(description(evidence), numbers, _summaries(evidence))
+    return Conclusion(answer(evidence), description(evidence), numbers, _summaries(evidence))
 
 
 def _summaries(evidence: Evidence) -> dict[str, ArmSummary]:

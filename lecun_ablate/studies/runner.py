@@ -16,6 +16,7 @@ from lecun_ablate.running.estimate import estimate
 from lecun_ablate.running.progress import Progress
 from lecun_ablate.studies import search, search_report, seed_report, seeds, tuned_arms
 from lecun_ablate.studies.optuna_storage import driving, explained, open_storage
+from lecun_ablate.studies.outcome import SearchResult
 from lecun_ablate.studies.report import StudyReport, value_text
 from lecun_ablate.studies.search import PreparedSearch
 from lecun_ablate.studies.seeds import PreparedSeeds
@@ -168,10 +169,9 @@ def run(
         if isinstance(prepared, PreparedSearch):
             found, records = search.run(prepared, optuna_storage, writer, fresh, progress)
             report, run_id, frame = search_report.report(found), found.run_id, found.frame
-            note = f"{prepared.study.question}\n\n{report.markdown()}"
-            link = StudyRun.conclude(
-                writer, found.experiment_id, run_id, note.lstrip(), list(prepared.study.search)
-            )
+            note = f"{prepared.study.question}\n\n{report.markdown()}".lstrip()
+            fields, place = list(prepared.study.search), found.experiment_id
+            link = StudyRun.conclude(writer, place, run_id, _best(found), note, fields)
         else:
             told, records = seeds.run(prepared, optuna_storage, writer, fresh, progress)
             report, run_id, frame = seed_report.report(told), told.run_id, told.frame
@@ -186,6 +186,15 @@ def run(
     for name, content in files.items():
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     return FinishedStudy(report, folder, frame, link)
+
+
+def _best(found: SearchResult) -> str:
+    """Return the values that each arm is best with, in a line."""
+    each = [
+        f"{arm.arm} at " + ", ".join(f"{field} {_text(v)}" for field, v in arm.values.items())
+        for arm in found.arms
+    ]
+    return f"best: {'; '.join(each)}"
 
 
 def _publish(records: Records, report: StudyReport) -> None:

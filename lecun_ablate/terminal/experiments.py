@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -28,17 +29,8 @@ SAID_BELOW = {
     "tuned": "",
     "trainer": "trainer {}",
 }
-COMPARED = (
-    "arm",
-    "against",
-    "seeds",
-    "difference",
-    "over seeds",
-    "with new images",
-    "p",
-    "P(better)",
-    "conclusion",
-)
+# what a person needs at 80 columns; the report has the rest
+COMPARED = ("arm", "difference", "over seeds", "p", "verdict")
 
 
 def results(evidence: Evidence, link: str, ui: str | None) -> None:
@@ -68,6 +60,15 @@ def results(evidence: Evidence, link: str, ui: str | None) -> None:
     missing = len(plan.keys) - len(evidence.results.final)
     if missing:
         on.print(f"{missing} of {len(plan.keys)} runs are still to be trained")
+    left_out = ", ".join(map(str, plan.experiment.without_seeds))
+    if left_out:
+        on.print(f"NOTICE: without seed {left_out}, which --without-seed leaves out")
+    if plan.experiment.variant:
+        name, run_id = plan.experiment.name, evidence.results.run_id
+        on.print(
+            f"This is a variant of the file ({plan.experiment.variant}). "
+            f"`show {run_id[:8]}` shows it again, `show {name}` the file as it stands."
+        )
     if plan.notice:
         on.print(f"NOTICE: {plan.notice.splitlines()[0]}")
     print(f"compare in the browser: {f'{ui}, then ' if ui else ''}{link}")
@@ -77,7 +78,12 @@ def _findings(on: Console, evidence: Evidence) -> None:
     """Print the comparisons, the effects of factors, and the answer."""
     pairs = evidence.comparisons.pairs
     if pairs:
-        print_table(on, evidence_tables.comparisons(evidence).only(COMPARED))
+        table = evidence_tables.comparisons(evidence)
+        varying = [name for name in ("against", "seeds") if len(set(table.column(name))) > 1]
+        title = f"{table.title} {pairs[0].baseline}" if "against" not in varying else table.title
+        caption = "differences in points, with 95 % intervals over seeds; p Holm-corrected"
+        shown = table.only([COMPARED[0], *varying, *COMPARED[1:]])
+        print_table(on, replace(shown, title=title, caption=caption))
     if evidence.effects:
         print_table(on, evidence_tables.effects(evidence.effects))
     notes = [warning(evidence), *(pair.divergence_note for pair in pairs)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich import box
 from rich import table as rich_table
 from rich.cells import cell_len
 from rich.console import Console
@@ -16,6 +17,7 @@ WORDS = 16  # a column of words may be folded, but not narrower than this
 def print_table(on: Console, table: Table) -> None:
     """Print a table with every number whole; if that is too wide, as lines `name: value`."""
     sheet = rich_table.Table(
+        box=box.SIMPLE_HEAD,
         title=table.title or None,
         caption=table.caption or None,
         title_justify="left",
@@ -28,7 +30,7 @@ def print_table(on: Console, table: Table) -> None:
             sheet.add_column(column.name, justify="right", overflow="fold")
     for row in table.rows:
         sheet.add_row(*row)
-    borders = 3 * len(sheet.columns) + 1
+    borders = 2 * len(sheet.columns) + 2
     if borders + sum(map(_narrowest, sheet.columns)) > on.width:
         _print_blocks(on, table)
         return

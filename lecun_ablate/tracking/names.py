@@ -25,6 +25,7 @@ STATUS = "lecun_ablate.status"  # how training ended: a RunStatus
 ENVIRONMENT = "lecun_ablate.environment"
 SUMMARY = "lecun_ablate.summary"  # the fingerprint of an arm's summary
 LAST_RUN = "lecun_ablate.last_run"
+ANSWER = "lecun_ablate.answer"  # what has been found, in a line
 VARIANT = "lecun_ablate.variant"  # the options that change what the file says, if any
 PARENT = "mlflow.parentRunId"
 NAME = "mlflow.runName"

@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from lecun_ablate.system.provenance import environment
 from lecun_ablate.tracking import views
 from lecun_ablate.tracking.ended_run import EndedRun, params
 from lecun_ablate.tracking.names import (
+    ANSWER,
     ARM,
     ENVIRONMENT,
     KEY,
@@ -63,6 +64,7 @@ class ArmSummary:
 class Conclusion:
     """What is concluded about a plan."""
 
+    answer: str  # in a line
     note: str  # Markdown: the description of the plan's run, and of its MLflow experiment
     numbers: Mapping[str, float]  # metrics of the whole
     arms: Mapping[str, ArmSummary]
@@ -116,9 +118,10 @@ class PlanRun:
             begun = [*plan_run.arms.values(), plan_run.run_id]
             writer.end([run_id for run_id in begun if run_id], status)
 
-    def pending(self) -> list[tuple[str, int]]:
-        """Return the (arm, seed) runs that are still to be trained."""
-        return self.plan.pending(self._finished)
+    def pending(self, only: Collection[str] = ()) -> list[tuple[str, int]]:
+        """Return the (arm, seed) runs that are still to be trained; of some arms `only`, if any."""
+        todo = self.plan.pending(self._finished)
+        return [run for run in todo if not only or run[0] in only]
 
     def add_seeds(self, more: int) -> None:
         """Widen the plan by seeds that follow those it has; they start at 0."""
@@ -170,7 +173,7 @@ class PlanRun:
         Every seed run that has lost its arm is given to one of these.
         """
         note = found.note[:LONGEST_NOTE]
-        self._writer.set_tags(self.run_id, {NOTE: note})
+        self._writer.set_tags(self.run_id, {NOTE: note, ANSWER: found.answer})
         for arm, table in results.frame.groupby("arm", sort=False):
             with held_back():
                 self.arms[arm] = self._summarise(arm, table, found.arms[arm])
@@ -228,7 +231,7 @@ class PlanRun:
         earlier = [
             seed
             for seed in before.experiment.seeds
-            if seed not in experiment.seeds
+            if seed not in (*experiment.seeds, *experiment.without_seeds)
             and all(before.keys[arm.name, seed] in self._finished for arm in experiment.arms)
         ]
         if not earlier:

@@ -8,6 +8,7 @@ keys, so every plan finds all of its runs.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import re
@@ -97,6 +98,9 @@ class Store:
         plans = [plan for experiment_id in ids for plan in self.plans(experiment_id)]
         if plans:
             return max(plans, key=lambda plan: plan.rank)
+        if re.fullmatch(r"[0-9a-f]{8,31}", name_or_id):
+            beginning = self.runs_beginning(name_or_id)
+            name_or_id = beginning[0] if len(beginning) == 1 else name_or_id
         if re.fullmatch(r"[0-9a-f]{32}", name_or_id):
             with contextlib.suppress(MlflowException):
                 run = self._client.get_run(name_or_id)
@@ -107,9 +111,17 @@ class Store:
         known = nearest(name_or_id, names) if names else "the store holds none yet"
         raise LecunAblateError(f"no experiment or run {name_or_id!r}: {known}")
 
-    def link(self, results: Results) -> str:
+    def link(self, which: Results | PlanRecord) -> str:
         """Return the address of a plan in the MLflow UI: its arms compared, if that is prepared."""
-        place, view = results.experiment_id, views.arms_view(results.plan.key)
+        plan = self.plan(which) if isinstance(which, PlanRecord) else which.plan
+        return self._view(which.experiment_id, views.arms_view(plan.key))
+
+    def study_link(self, run_id: str) -> str:
+        """Return the address of a study in the MLflow UI: its trials, if that is prepared."""
+        place = self.connection.info(run_id).experiment_id
+        return self._view(place, views.trials_view(run_id))
+
+    def _view(self, place: str, view: str) -> str:
         known = views.TAG + view in self._client.get_experiment(place).tags
         return self.connection.link(place, view if known else None)
 
@@ -248,6 +260,29 @@ class Store:
             run.data.tags.get(COMMIT),
             json.loads(run.data.tags.get(ENVIRONMENT, "{}")),
         )
+
+    def runs_beginning(self, digits: str) -> list[str]:
+        """Return the ids of the runs that begin with some digits, at most two of them."""
+        places = [experiment.experiment_id for experiment in self.connection.experiments()]
+        every = self.connection.runs(places, f"tags.`{LEVEL}` LIKE '%'")
+        hits = (run.info.run_id for run in every if run.info.run_id.startswith(digits))
+        return list(itertools.islice(hits, 2))
+
+    def study(self, name_or_id: str) -> str | None:
+        """Return the run of a study's latest version, by NAME, NAME/DATA or id; None: no such."""
+        if re.fullmatch(r"[0-9a-f]{32}", name_or_id):
+            with contextlib.suppress(MlflowException):
+                run = self._client.get_run(name_or_id)
+                return name_or_id if run.data.tags.get(LEVEL) == Level.STUDY else None
+            return None
+        found: list[Run] = []
+        for experiment in self.connection.experiments():
+            own = experiment.tags.get(EXPERIMENT_NAME, experiment.name)
+            name = own.removeprefix(STUDIES)
+            if own.startswith(STUDIES) and name_or_id in (own, name, name.rsplit("/", 1)[0]):
+                found += self.connection.tagged(experiment.experiment_id, {LEVEL: Level.STUDY})
+        latest = max(found, key=lambda run: run.info.start_time, default=None)
+        return latest.info.run_id if latest else None
 
     def parents(self, experiment_name: str) -> dict[str, str | None]:
         """Return the runs of an experiment, each with the run that it stands under."""

@@ -10,6 +10,7 @@ from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.tracking import views
 from lecun_ablate.tracking.ended_run import EndedRun
 from lecun_ablate.tracking.names import (
+    ANSWER,
     LEVEL,
     LONGEST_NOTE,
     NOTE,
@@ -77,13 +78,18 @@ class StudyRun:
 
     @staticmethod
     def conclude(
-        writer: Writer, experiment_id: str, run_id: str, note: str, searched: Sequence[str]
+        writer: Writer,
+        experiment_id: str,
+        run_id: str,
+        answer: str,
+        note: str,
+        searched: Sequence[str],
     ) -> str:
         """Describe a study in the UI and prepare the view of its trials; return its address."""
         note = note[:LONGEST_NOTE]
         shown = views.study_views(run_id, searched)
         tags = {views.TAG + key: state for key, state in shown.items()} | {NOTE: note}
-        writer.set_tags(run_id, {NOTE: note})
+        writer.set_tags(run_id, {NOTE: note, ANSWER: answer})
         writer.describe_experiment(experiment_id, tags)
         return writer.connection.link(experiment_id, views.trials_view(run_id))
 
