@@ -149,10 +149,11 @@ def run(
     `experiment` is a YAML file, which the keyword arguments override as the options of the command
     line do, or an Experiment. `storage` is where Optuna keeps the study that tunes it, if one does;
     `tune` runs what is missing of that study first. `only` names the arms to train now, if not all;
-    `without_seeds` leaves seeds out of training and of the results. Returns a tidy frame with a row per run and
-    epoch: arm, seed, epoch, train_loss, train_error, train_misses, test_loss, test_error,
-    test_misses (errors as fractions), epoch_seconds, status and run_id. Seeds that the same plan
-    has been run with before are among them. Raises ConfigError, DataError or LecunAblateError.
+    `without_seeds` leaves seeds out of training and of the results. Returns a tidy frame with a row
+    per run and epoch: arm, seed, epoch, train_loss, train_error, train_misses, test_loss,
+    test_error, test_misses (errors as fractions), epoch_seconds, status and run_id. Seeds that the
+    same plan has been run with before are among them. Raises ConfigError, DataError or
+    LecunAblateError.
     """
     from lecun_ablate.config.source import Overrides
 
@@ -557,10 +558,12 @@ def reproduce(
     `trainer` is another trainer than the run's own. See running.reproduce.reproduce.
     """
     from lecun_ablate.running import reproduce
+    from lecun_ablate.running.two_arms import run_id as named_run
     from lecun_ablate.tracking.store import Store
 
     _load(components)
-    return reproduce.reproduce(Store(tracking_uri), run_id, _path(data_dir), trainer)
+    store = Store(tracking_uri)
+    return reproduce.reproduce(store, named_run(store, run_id), _path(data_dir), trainer)
 
 
 # ---- studies

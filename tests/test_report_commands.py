@@ -130,7 +130,7 @@ def test_json_and_arm_runs_hold_the_comparison(pair, command):
     top = store.find("pair")
     note = store.client.get_run(top.run_id).data.tags["mlflow.note.content"]
     assert shown["answer"] in note and "| relu | " in note
-    assert store.experiment("pair/tiny").tags["mlflow.note.content"] == note
+    assert store.experiment("pair/digits").tags["mlflow.note.content"] == note
     arms = store.search(top.experiment_id, lecun_ablate__level="arm")
     (relu,) = (run for run in arms if run.data.tags["lecun_ablate.arm"] == "relu")
     for name in ("difference", "difference_low", "difference_high", "p_adjusted"):

@@ -36,6 +36,10 @@ class Until(BaseModel):
     at_most: Annotated[int, Field(ge=2, le=100_000, strict=True)]  # seeds
 
 
+# the options that change what the file says of its recipes
+VARIANT_OPTIONS = ("--epochs", "--dtype", "--set")
+
+
 @dataclass(frozen=True)
 class Experiment:
     """What is asked: arms x seeds, each arm compared with the baseline or the step before."""
@@ -72,7 +76,7 @@ class Experiment:
     @property
     def variant(self) -> str:
         """The options that change what the file says of the recipes, as one writes them."""
-        return self.command.options("--epochs", "--dtype", "--set") if self.command else ""
+        return self.command.options(*VARIANT_OPTIONS) if self.command else ""
 
     def arm(self, name: str) -> Arm:
         """Return the arm of a name; raises ConfigError with the valid ones."""

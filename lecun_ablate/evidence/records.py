@@ -112,7 +112,6 @@ def arm_summary(evidence: Evidence, arm: str) -> tuple[dict[str, float], dict[st
     error = ended(runs)
     numbers = {
         **ends("test_error", error.interval if error else None),
-        "seeds": len(runs),
         "diverged_runs": int(runs.diverged.sum()),
     }
     tags = {}

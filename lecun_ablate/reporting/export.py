@@ -12,6 +12,7 @@ from lecun_ablate.evidence.weighing import Evidence
 from lecun_ablate.reporting import evidence_tables
 
 SPECIAL = {"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "$": r"\$", "{": r"\{", "}": r"\}"}
+HEADS = r"arm & test error [\%] & difference & 95\,\% over seeds & $p$ (Holm) & verdict"
 SPECIAL |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
 
 
@@ -51,7 +52,7 @@ def latex(evidence: Evidence) -> bytes:
             f"  \\label{{tab:{plan.experiment.name}}}",
             "  \\begin{tabular}{lrrrrl}",
             "    \\toprule",
-            "    arm & test error [\\%] & difference & 95\\,\\% over seeds & $p$ (Holm) & verdict \\\\",
+            f"    {HEADS} \\\\",
             "    \\midrule",
             *lines,
             "    \\bottomrule",

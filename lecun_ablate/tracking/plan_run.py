@@ -216,7 +216,9 @@ class PlanRun:
         """Return the run of the plan with a key, if there is one."""
         for run in self._tagged({LEVEL: Level.EXPERIMENT, PLAN: key}):
             info = run.info
-            return PlanRecord(info.run_id, self.experiment_id, info.run_name, info.status, 0)
+            variant = run.data.tags.get(VARIANT, "")
+            place = self.experiment_id
+            return PlanRecord(info.run_id, place, info.run_name, info.status, 0, variant)
         return None
 
     def _with_earlier_seeds(self, plan: Plan, notice: Callable[[str], None]) -> Plan:
@@ -245,9 +247,12 @@ class PlanRun:
 
     def _begin(self) -> str:
         """Return the run of the plan, continued or new, RUNNING, with the plan as a file."""
-        plan, writer = self.plan, self._writer
+        writer = self._writer
         with writer.writing():
-            same = self._record(plan.key)
+            same = self._record(self.plan.key)
+            if same and not same.variant:  # the options say what the file says
+                self.plan = self.plan.as_in_the_file()
+            plan = self.plan
             if same:
                 run_id = same.run_id
                 writer.resume(run_id)
@@ -387,5 +392,7 @@ def _summary_metrics(table: pd.DataFrame, counted: Mapping[str, float]) -> list[
         for epoch, value in column.items()
         if not np.isnan(value)
     ]
+    counts = ended.groupby("epoch").seed.count()
+    metrics += [Metric("seeds", float(n), now, int(epoch)) for epoch, n in counts.items()]
     last = int(table.epoch.max())
     return metrics + [Metric(name, float(value), now, last) for name, value in counted.items()]

@@ -137,7 +137,7 @@ def test_the_three_levels(experiment):
         own = frame[(frame.arm == name) & (frame.epoch == 3)].test_error
         assert arm.data.metrics["test_error_mean"] == pytest.approx(own.mean(), abs=1e-15)
         assert arm.data.metrics["test_error_sd"] == pytest.approx(own.std(), abs=1e-15)
-        assert arm.data.metrics["test_error_n"] == 2
+        assert arm.data.metrics["seeds"] == 2
         history = store.client.get_metric_history(arm.info.run_id, "test_error_mean")
         assert [point.step for point in history] == [1, 2, 3]
         children = store.search(experiment_id, mlflow__parentRunId=arm.info.run_id)
@@ -163,8 +163,8 @@ def test_more_seeds_train_only_the_new_ones_and_replace_the_summaries(experiment
     arms = store.search(top.experiment_id, lecun_ablate__level="arm")
     assert len(arms) == 2
     for arm in arms:
-        assert arm.data.metrics["test_error_n"] == 3
-        history = store.client.get_metric_history(arm.info.run_id, "test_error_n")
+        assert arm.data.metrics["seeds"] == 3
+        history = store.client.get_metric_history(arm.info.run_id, "seeds")
         assert [point.value for point in history] == [3, 3, 3]
         assert len(store.search(top.experiment_id, mlflow__parentRunId=arm.info.run_id)) == 3
 
@@ -206,7 +206,7 @@ def test_fewer_seeds_lose_nothing(experiment):
     assert lecun_ablate.load_results("small").equals(three)
     assert len(parents()) == 6 and len(tree()) == 6 + 2 + 1
     arms = [r for r in tree().values() if r.data.tags["lecun_ablate.level"] == "arm"]
-    assert [arm.data.metrics["test_error_n"] for arm in arms] == [3, 3]
+    assert [arm.data.metrics["seeds"] for arm in arms] == [3, 3]
 
 
 def test_fewer_seeds_do_not_train_what_is_not_asked_for(experiment, monkeypatch, no_training):
@@ -301,7 +301,7 @@ def test_a_kill_while_an_arm_is_replaced(experiment, monkeypatch, moment):
     arms = [r for r in tree().values() if r.data.tags["lecun_ablate.level"] == "arm"]
     assert len(arms) == 2
     for arm in arms:
-        history = View().client.get_metric_history(arm.info.run_id, "test_error_n")
+        history = View().client.get_metric_history(arm.info.run_id, "seeds")
         assert [(point.step, point.value) for point in history] == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -388,6 +388,20 @@ def test_a_short_trial_does_not_hide_the_results(experiment, command):
     assert line.endswith("finished  lr 0.05; epochs 2; 2 seeds")
 
 
+def test_options_that_say_what_the_file_says_make_no_variant(experiment, command):
+    """The plan is the same, so its report and its place are."""
+    first = execute(experiment, seeds=1)
+    epochs = int(first.epoch.max())
+    again = execute(experiment, seeds=1, epochs=epochs)
+    assert again.equals(first)
+    (record,) = View().plans(View().find("small").experiment_id)
+    assert record.variant == ""
+    out = command("show", "small")[1]
+    assert "variant" not in out
+    execute(experiment, seeds=1, epochs=epochs + 1)
+    assert lecun_ablate.load_results("small").equals(first)
+
+
 def test_arms_leave_diverged_runs_out_as_the_table_does(workplace, command):
     file = workplace / "wild.yaml"
     file.write_text(
@@ -407,7 +421,8 @@ def test_arms_leave_diverged_runs_out_as_the_table_does(workplace, command):
     table = {row["arm"]: row for row in json.loads(command("show", "wild", "--json")[1])["arms"]}
     for arm, number in (("wild", diverged), ("fine", 0)):
         assert arms[arm]["diverged_runs"] == table[arm]["diverged"] == number
-        assert arms[arm]["seeds"] == table[arm]["runs"] == 6
+        history = View().client.get_metric_history(runs[arm].info.run_id, "seeds")
+        assert [point.value for point in history] == [table[arm]["runs"] - number] * 2
         assert arms[arm]["test_error_mean"] == pytest.approx(table[arm]["test_error_mean"])
         assert arms[arm]["test_error_sd"] == pytest.approx(table[arm]["test_error_sd"])
 
