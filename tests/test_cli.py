@@ -122,7 +122,7 @@ def test_components_are_listed(command, workplace):
     [
         (("run", "experiments/none.yaml"), 2, "no such file"),
         (("run", "experiments"), 2, "experiments: not a readable text file: Is a directory"),
-        ((*SMALL, "--seeds", "0"), 2, "--seeds: seeds: expected 1 to 100000 seeds, got 0"),
+        ((*SMALL, "--seeds", "0"), 2, "--seeds: expected 1 to 100000 seeds, got 0"),
         ((*SMALL, "--epochs", "99999999999"), 2, "--epochs: expected less than or equal to 10000"),
         ((*SMALL, "--set", "recipe.lr=nan"), 2, "recipe.lr=nan: recipe.lr: expected a number"),
         ((*SMALL, "--set", "recipe.lr=.nan"), 2, "expected a finite number, got nan"),

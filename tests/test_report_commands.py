@@ -159,7 +159,9 @@ def test_compare_counts_the_digits_on_which_two_runs_differ(pair, command):
     rows = [row["image"] for row in found["differing_digits"]]
     assert rows == np.flatnonzero(one != two).tolist()
     assert all(isinstance(row[k], int) for row in found["differing_digits"] for k in row)
-    text = command("compare", *ids)[1]
+    text = " ".join(command("compare", *ids)[1].split())
+    assert text.startswith("tanh seed 0: ") and "tanh seed 0 minus relu seed 1: " in text
+    assert command("compare", "pair:tanh:0", ids[1][:8])[1] == command("compare", *ids)[1]
     assert "McNemar" in text and "tanh seed 0" in text and "that takes seeds" in text
 
 
@@ -312,11 +314,11 @@ def test_image_255_is_no_digit_without_answer():
 
         def predictions(self, run_id):
             answers = np.full(300, 3, np.uint8)
-            if run_id == "b":
+            if run_id == "b" * 32:
                 answers[[7, 255]] = 255, 4
             return answers
 
-    found = compare_runs(Made(), "a", "b").as_json()["differing_digits"]
+    found = compare_runs(Made(), "a" * 32, "b" * 32).as_json()["differing_digits"]
     assert found == [
         {"image": 7, "label": 3, "first": 3, "second": None},
         {"image": 255, "label": 3, "first": 3, "second": 4},
