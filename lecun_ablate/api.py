@@ -426,6 +426,23 @@ def report(
     return _write_report(evidence, digits, Writer(store))
 
 
+def latex(name_or_id: str, *, tracking_uri: str | None = None) -> Path:
+    """Write an experiment that has been run for a paper: report.tex beside its page; return it.
+
+    `name_or_id` as in load_results.
+    """
+    from lecun_ablate.reporting.latex import latex as written
+    from lecun_ablate.tracking.writer import Writer
+
+    store, record, evidence = _weighed(name_or_id, tracking_uri)
+    content = written(evidence).encode()
+    Writer(store).put(record.run_id, {"report.tex": content})
+    file = page_of(evidence.plan).with_name("report.tex")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    return file
+
+
 def _write_report(evidence: Evidence, digits: Digits | None, writer: Writer) -> Path:
     """Write the report under reports/ and to the plan's run in MLflow; return the page."""
     from lecun_ablate.reporting.page import build

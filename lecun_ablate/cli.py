@@ -239,10 +239,16 @@ def report(
     pictures: Annotated[
         bool, typer.Option(help="Show the digits that are hard; this needs the data set.")
     ] = True,
+    latex: Annotated[
+        bool, typer.Option("--latex", help="Write report.tex instead: tables and macros.")
+    ] = False,
 ) -> None:
     """Write the report of an experiment again, from what MLflow holds."""
     from lecun_ablate import api
 
+    if latex:
+        print(api.latex(experiment))
+        return
     page = api.report(experiment, data_dir=data_dir, components=components or (), pictures=pictures)
     print(page)
 

@@ -20,13 +20,14 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from lecun_ablate.errors import ConfigError, nearest, neighbours
+from lecun_ablate.parameters import Parameter, Value, check, declared, from_mapping, parse, spell
 
 
 class NameTaken(ConfigError):
@@ -109,10 +110,31 @@ class Component:
     file: Path | None = None  # the component file that registered it, if any
     digest: str | None = None  # SHA-256 of its source; None if built in
     source: bytes | None = field(default=None, repr=False)  # the content of `file` when it ran
+    parameters: Mapping[str, Parameter] = field(default_factory=dict, repr=False, hash=False)
+    changed: Mapping[str, Value] = field(default_factory=dict, hash=False)  # not the defaults
 
     def __call__(self, *arguments: Any) -> Any:
         """Call the component, without the trailing arguments that it does not take."""
-        return self.function(*arguments[: self.arity])
+        return self.function(*arguments[: self.arity], **self.changed)
+
+    @property
+    def spelling(self) -> str:
+        """How a recipe writes it, such as `sdlm(mu=0.1)`: parameters at their defaults left out."""
+        return spell(self.name, self.changed)
+
+    @property
+    def values(self) -> dict[str, Value]:
+        """The values of all parameters."""
+        defaults = {name: parameter.default for name, parameter in self.parameters.items()}
+        return defaults | dict(self.changed)
+
+    def given(self, values: Mapping[str, Any]) -> Component:
+        """Return the component with these values and otherwise the defaults of its parameters.
+
+        Raises ConfigError for an unknown parameter or a value of the wrong type or out of range.
+        """
+        whose = f"{self.kind} {self.name!r}"
+        return replace(self, changed=check(whose, self.parameters, values))
 
     @property
     def builtin(self) -> bool:
@@ -137,11 +159,31 @@ class Registry:
         return list(self._of(kind))
 
     def get(self, kind: str, name: str) -> Component:
-        """Return a component. Raises ConfigError, with the valid names, if there is none."""
+        """Return the component of a name, or of a name with parameters: `leaky_relu(slope=0.2)`.
+
+        Raises ConfigError, with what is valid, if the name or a parameter is not.
+        """
         components = self._of(kind)
-        if name not in components:
-            raise ConfigError(f"unknown {kind} {name!r}: {nearest(name, components)}")
-        return components[name]
+        if name in components:
+            return components[name]
+        plain, values = parse(name) if "(" in name else (name, {})
+        if plain not in components:
+            raise ConfigError(f"unknown {kind} {plain!r}: {nearest(plain, components)}")
+        return components[plain].given(values)
+
+    def canonical(self, kind: str, value: str | Mapping[Any, Any]) -> str:
+        """Return how keys and tables write a component: that of a string or of a mapping.
+
+        A mapping is {NAME: {PARAMETER: VALUE}}. Raises ConfigError as `get` does.
+        """
+        if isinstance(value, str):
+            return self.get(kind, value).spelling
+        name, values = from_mapping(value)
+        return self.get(kind, name).given(values).spelling
+
+    def with_parameter(self, kind: str, parameter: str) -> list[Component]:
+        """Return the components of a kind that have a parameter of this name."""
+        return [c for c in self._of(kind).values() if parameter in c.parameters]
 
     def _of(self, kind: str) -> dict[str, Component]:
         if kind not in self._components:
@@ -175,7 +217,13 @@ class Registry:
                 )
             function: Any = thing() if inspect.isclass(thing) else thing
             arity = _arity(KINDS[kind], key, function, origin)
-            components[key] = Component(kind, key, function, arity, origin, file, digest, source)
+            try:
+                parameters = declared(function)
+            except ValueError as error:
+                raise ConfigError(f"{origin}: {kind} {key!r}: {error}") from None
+            components[key] = Component(
+                kind, key, function, arity, origin, file, digest, source, parameters
+            )
             return thing
 
         return enter

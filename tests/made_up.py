@@ -48,6 +48,8 @@ def results(
     ladder: bool = False,
     factors: dict[str, list] | None = None,
     until: Until | None = None,
+    compare: str = "baseline",
+    margin: float = 0.5,
     absent: tuple[str, ...] = (),
     epochs: int = 3,
 ) -> tuple[Results, Store]:
@@ -72,6 +74,8 @@ def results(
         ladder=ladder,
         factors=factors,
         until=until,
+        compare=compare,
+        margin=margin,
         command="python -m lecun_ablate run x.yaml",
     )
     keys = {(name, seed): f"{name}/{seed}" for seed in seeds for name in names}

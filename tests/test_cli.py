@@ -305,6 +305,16 @@ def _open_store() -> str:
         return str(error)
 
 
+def test_the_package_offers_what_it_says():
+    import lecun_ablate
+    from lecun_ablate import api
+
+    for name in ("run", "study", "report", "load_results"):
+        assert name in lecun_ablate.__all__ and getattr(lecun_ablate, name) is getattr(api, name)
+    with pytest.raises(AttributeError, match="has no attribute 'runs'"):
+        _ = lecun_ablate.runs
+
+
 def test_help_imports_none_of_the_slow_libraries():
     """What keeps --help within half a second; benchmarks/start.py measures it."""
     code = (

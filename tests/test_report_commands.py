@@ -19,7 +19,7 @@ from lecun_ablate.data import Digits
 from lecun_ablate.registry import registry
 from lecun_ablate.running.reproduce import Reproduction, _side_by_side
 from lecun_ablate.running.two_runs import compare_runs
-from lecun_ablate.statistics import compare, seeds_needed, stopping
+from lecun_ablate.statistics import compare, look_level, seeds_needed, stopping
 from lecun_ablate.tracking.records import SeedRun
 from lecun_ablate.trainers import native
 from lecun_ablate.trainers.torch_trainer import TorchTrainer
@@ -187,7 +187,7 @@ def test_power_says_what_an_effect_takes(pair, command):
     by_seed = {arm: rows.set_index("seed").test_error for arm, rows in pair.groupby("arm")}
     spread = compare(by_seed["relu"], by_seed["tanh"]).sd
     assert status == 0
-    assert found["paired"] == seeds_needed(0.005, spread)
+    assert found["paired"] == seeds_needed(0.005, spread, alpha=look_level(2))
     assert found["sd"] == pytest.approx((by_seed["relu"] - by_seed["tanh"]).std())
     assert "0.50 points" in command("power", "pair", "--effect", "0.5")[1]
     assert command("power", "pair", "--effect", "-1")[0] == 2
@@ -361,7 +361,10 @@ def test_seeds_grow_until_intervals_are_narrow_and_resume_alike(workplace, monke
     monkeypatch.setattr(stopping, "BLOCK", 2)
     (workplace / "growing.yaml").write_text(GROWING.replace("HALFWIDTH", "0.5"))
     dry = command("run", "growing.yaml", "--device", "cpu", "--dry-run")[1]
-    assert "8 to do" in dry and "until every 95 % interval is within +-0.5 points, 7 at" in dry
+    assert (
+        "8 to do" in dry
+        and "until every 95 % interval among sound runs is within +-0.5 points, 7 at" in dry
+    )
     first = lecun_ablate.run("growing.yaml", device="cpu")
     assert sorted(first.seed.unique()) == list(range(7)), "4, 6, then up to at_most"
     store = View()

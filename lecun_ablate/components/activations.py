@@ -1,7 +1,10 @@
 """Activations: elementwise functions, for the hidden layers and for the outputs."""
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from lecun_ablate.registry import register
@@ -38,9 +41,9 @@ def relu(x: Tensor) -> Tensor:
 
 
 @register("activation")
-def leaky_relu(x: Tensor) -> Tensor:
-    """x where x > 0, else 0.01 x. Maas, Hannun, Ng 2013, ICML workshop."""
-    return F.leaky_relu(x, 0.01)
+def leaky_relu(x: Tensor, *, slope: Annotated[float, Field(ge=0, lt=1)] = 0.01) -> Tensor:
+    """x where x > 0, else `slope` x. Maas, Hannun, Ng 2013, ICML workshop."""
+    return F.leaky_relu(x, slope)
 
 
 @register("activation")

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lecun_ablate.config.base import check_overrides, check_value, make_recipe
-from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.config.base import canonical, check_overrides, check_value, make_recipe
+from lecun_ablate.config.recipe import Recipe, is_parameter, merged
 from lecun_ablate.config.yaml_file import Keys, YamlFile
 from lecun_ablate.errors import nearest
 
@@ -62,7 +62,7 @@ def parse_arms(
         rows = _listed(yaml, given[0], content[given[0]])
     arms: list[Arm] = []
     for keys, name, overrides in rows:
-        fields = recipe | overrides | forced
+        fields = merged(recipe, overrides) | forced
         made = make_recipe(yaml, fields, keys or ("recipe",), f"arm {name!r}: ")
         arm = Arm(name, overrides, made) if made else None
         if arm and not any(_same(yaml, keys, arm, other) for other in arms):
@@ -74,7 +74,7 @@ def _factors(yaml: YamlFile, vary: dict[str, Any]) -> dict[str, list[Any]]:
     """Return the lists under `vary`, each value checked as the recipe field it varies."""
     factors = {}
     for field, values in vary.items():
-        if field not in Recipe.model_fields:
+        if field not in Recipe.model_fields and not is_parameter(field):
             yaml.problem(
                 ("vary", field),
                 f"unknown recipe field {field!r}: {nearest(field, Recipe.model_fields)}",
@@ -83,7 +83,7 @@ def _factors(yaml: YamlFile, vary: dict[str, Any]) -> dict[str, list[Any]]:
             yaml.problem(("vary", field), f"expected a list of values, got {values!r}")
         else:
             factors[field] = [
-                value
+                canonical(field, value)
                 for i, value in enumerate(values)
                 if check_value(yaml, ("vary", field, i), field, value)
             ]
@@ -105,7 +105,7 @@ def _listed(yaml: YamlFile, key: str, items: list[Any]) -> list[tuple[Keys, str,
         name = str(item.get("name", arm_name(overrides)))
         overrides = check_overrides(yaml, overrides, keys)
         if key == "ladder":
-            overrides = climbed = climbed | overrides
+            overrides = climbed = merged(climbed, overrides)
         rows.append((keys, name, overrides))
     return rows
 
@@ -145,7 +145,7 @@ def parse_baseline(yaml: YamlFile, arms: list[Arm]) -> str:
         found = [
             arm.name
             for arm in arms
-            if wanted and all(getattr(arm.recipe, field) == v for field, v in wanted.items())
+            if wanted and all(arm.recipe.value(field) == v for field, v in wanted.items())
         ]
     else:
         return ""

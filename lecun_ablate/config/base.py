@@ -6,8 +6,17 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from lecun_ablate.config.recipe import Recipe, Seed, registered
+from lecun_ablate.config.recipe import (
+    COMPONENT_FIELDS,
+    Recipe,
+    Seed,
+    check_parameter,
+    is_parameter,
+    registered,
+)
 from lecun_ablate.config.yaml_file import Keys, YamlFile, explain
+from lecun_ablate.errors import ConfigError
+from lecun_ablate.registry import registry
 
 
 class DataChoice(BaseModel):
@@ -84,10 +93,30 @@ def recipe_problems(fields: Any) -> list[tuple[Keys, str]]:
 
 def check_value(yaml: YamlFile, keys: Keys, field: str, value: Any) -> bool:
     """Tell whether a value is valid for a recipe field, and note why if it is not."""
-    messages = [message for where, message in recipe_problems({field: value}) if where]
+    messages = [message for _, message in _problems_by_key({field: value})]
     for message in messages:
         yaml.problem(keys, message)
     return not messages
+
+
+def _problems_by_key(fields: dict[str, Any]) -> list[tuple[Keys, str]]:
+    """Return what is wrong with recipe fields, each judged by itself: (its key, message)."""
+    problems: list[tuple[Keys, str]] = []
+    for key, value in fields.items():
+        if is_parameter(key):
+            try:
+                check_parameter(key, value)
+            except ConfigError as error:
+                problems.append(((key,), str(error)))
+    plain = {key: value for key, value in fields.items() if not is_parameter(key)}
+    return problems + [(where, message) for where, message in recipe_problems(plain) if where]
+
+
+def canonical(field: str, value: Any) -> Any:
+    """Return a valid value of a recipe field in the form in which it is shown and stored."""
+    if field in COMPONENT_FIELDS:
+        return registry.canonical(COMPONENT_FIELDS[field], value)
+    return check_parameter(field, value) if is_parameter(field) else value
 
 
 def check_overrides(
@@ -101,21 +130,20 @@ def check_overrides(
     if not isinstance(overrides, dict):
         return {}
     bad = set()
-    for where, message in recipe_problems(overrides):
-        if where:
-            bad.add(where[0])
-            if option:
-                yaml.problems.append((0, f"{option}: {message}"))
-            else:
-                yaml.problem(keys + where, message)
-    return {key: value for key, value in overrides.items() if key not in bad}
+    for where, message in _problems_by_key(overrides):
+        bad.add(where[0])
+        if option:
+            yaml.problems.append((0, f"{option}: {message}"))
+        else:
+            yaml.problem(keys + where, message)
+    return {key: canonical(key, value) for key, value in overrides.items() if key not in bad}
 
 
 def make_recipe(
     yaml: YamlFile, fields: dict[str, Any], keys: Keys, whose: str = ""
 ) -> Recipe | None:
     """Return a recipe whose fields are valid one by one; note it if they do not go together."""
-    known = {field: value for field, value in fields.items() if field in Recipe.model_fields}
+    known = {k: v for k, v in fields.items() if k in Recipe.model_fields or is_parameter(k)}
     problems = recipe_problems(known)
     for where, message in problems:
         if not where:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from lecun_ablate.config.arms import Arm, parse_arms, parse_baseline
 from lecun_ablate.config.base import (
@@ -34,6 +35,22 @@ class Until(BaseModel):
 
     halfwidth: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]  # points of error
     at_most: Annotated[int, Field(ge=2, le=100_000, strict=True)]  # seeds
+    # seeds before the first look; None: 20. Failures that so many have not met are rarer than 1 in
+    # a third of them
+    at_least: Annotated[int, Field(ge=20, strict=True)] | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Until:
+        if self.at_least is not None and self.at_least > self.at_most:
+            raise ValueError(f"at_least is {self.at_least}, above at_most, {self.at_most}")
+        return self
+
+    @property
+    def first(self) -> int:
+        """The seeds before the first look at the intervals."""
+        from lecun_ablate.statistics.stopping import FIRST_LOOK  # heavy
+
+        return min(self.at_least or FIRST_LOOK, self.at_most)
 
 
 # the options that change what the file says of its recipes
@@ -51,6 +68,8 @@ class Experiment:
     baseline: str  # the name of an arm
     seeds: tuple[int, ...]
     ladder: bool = False  # each arm is compared with the one before it
+    compare: Literal["baseline", "all"] = "baseline"  # all: every arm with every other
+    margin: float = 0.5  # points of test error; a difference below it does not matter
     factors: dict[str, list[Any]] | None = None  # the lists under `vary`
     file: Path | None = None
     tuned: Path | None = None  # the study whose winners the arms train with
@@ -66,7 +85,10 @@ class Experiment:
         names = [arm.name for arm in self.arms]
         if self.ladder:
             return list(zip(names[1:], names[:-1], strict=True))
-        return [(name, self.baseline) for name in names if name != self.baseline]
+        others = [name for name in names if name != self.baseline]
+        if self.compare == "all":
+            return [(arm, first) for first, arm in combinations([self.baseline, *others], 2)]
+        return [(name, self.baseline) for name in others]
 
     @property
     def varied(self) -> list[str]:
@@ -117,6 +139,8 @@ class ExperimentFile(ConfigFile):
     baseline: Annotated[Any, AfterValidator(_name_or_fields)] = None
     seeds: Seeds = Field(default_factory=lambda: list(range(10)))
     tuned: str | None = None
+    compare: Literal["baseline", "all"] = "baseline"
+    margin: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 0.5  # points
 
 
 def load_experiment(
@@ -153,6 +177,12 @@ def parse_experiment(yaml: YamlFile, overrides: Overrides) -> Experiment:
             "looks at the intervals of comparisons, and a single arm is compared with nothing: add "
             "an arm (arms, vary or ladder), or give a number of seeds",
         )
+    if content and content.compare == "all" and content.ladder is not None:
+        yaml.problem(
+            ("compare",),
+            "a ladder compares each step with the one before: leave out compare, or list the "
+            "arms under `arms`",
+        )
     yaml.check()
     assert content is not None
     return Experiment(
@@ -164,6 +194,8 @@ def parse_experiment(yaml: YamlFile, overrides: Overrides) -> Experiment:
         seeds=_kept(yaml, content.seeds, overrides.without_seeds),
         without_seeds=tuple(sorted(overrides.without_seeds)),
         ladder=content.ladder is not None,
+        compare=content.compare,
+        margin=content.margin,
         factors=factors,
         file=yaml.path,
         tuned=Path(content.tuned) if content.tuned else None,
@@ -209,11 +241,9 @@ def _until(yaml: YamlFile) -> Until | None:
     seeds = yaml.content.get("seeds")
     if not isinstance(seeds, dict):
         return None
-    from lecun_ablate.statistics.stopping import FIRST_LOOK  # heavy
-
     rule = yaml.validate(GrowingSeeds, seeds, ("seeds",))
     until = rule.until if rule else None
-    yaml.content["seeds"] = min(FIRST_LOOK, until.at_most) if until else FIRST_LOOK
+    yaml.content["seeds"] = until.first if until else 1
     return until
 
 

@@ -1,25 +1,35 @@
-"""A recipe: every choice that defines one training run, the seed left out."""
+"""A recipe: every choice that defines one training run, the seed left out.
+
+A component is written as its name, with values for its parameters if they are not the defaults:
+`leaky_relu(slope=0.2)`, or as a mapping `{leaky_relu: {slope: 0.2}}`. The key of one parameter is
+`activation.slope`: wherever a recipe's fields have values, it may have one too, and then replaces
+that parameter of the component that the field names.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from lecun_ablate.errors import ConfigError
+from lecun_ablate.errors import ConfigError, nearest
+from lecun_ablate.parameters import Value
 from lecun_ablate.registry import Component, registry
 
 
-def registered(kind: str) -> AfterValidator:
+def registered(kind: str) -> BeforeValidator:
     """Return the validator of a field that names a registered component of `kind`."""
 
-    def known(name: str) -> str:
+    def known(value: Any) -> Any:
+        if not isinstance(value, str | Mapping):
+            return value  # the field itself says that it expects a text
         try:
-            return registry.get(kind, name).name
+            return registry.canonical(kind, value)
         except ConfigError as error:
             raise ValueError(str(error)) from None
 
-    return AfterValidator(known)
+    return BeforeValidator(known)
 
 
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
@@ -52,9 +62,31 @@ class Recipe(BaseModel):
     init_seed: Seed | None = None
     order_seed: Seed | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _put_parameters_in_place(cls, fields: Any) -> Any:
+        """Turn the keys of parameters, such as `optimizer.mu`, into components with parameters."""
+        if not isinstance(fields, dict):
+            return fields
+        single = {key: value for key, value in fields.items() if is_parameter(key)}
+        plain = {key: value for key, value in fields.items() if key not in single}
+        for key, value in single.items():
+            field, parameter = key.split(".", 1)
+            named = plain.get(field, cls.model_fields[field].default)
+            try:
+                component = registry.get(
+                    COMPONENT_FIELDS[field], registry.canonical(COMPONENT_FIELDS[field], named)
+                )
+                values = dict(component.changed) | {parameter: value}
+                plain[field] = component.given(values).spelling
+            except (ConfigError, TypeError) as error:
+                raise ValueError(f"{key}: {error}") from None
+        return plain
+
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        if self.loss == "cross_entropy" and self.target == "bipolar":
+        named = {field: self.component(field).name for field in ("loss", "target")}
+        if named == {"loss": "cross_entropy", "target": "bipolar"}:
             raise ValueError(
                 "target bipolar does not go with loss cross_entropy: a cross-entropy needs "
                 "probabilities, so use target one_hot"
@@ -64,6 +96,31 @@ class Recipe(BaseModel):
     def component(self, field: str) -> Component:
         """Return the component that a field of this recipe names."""
         return registry.get(COMPONENT_FIELDS[field], getattr(self, field))
+
+    def value(self, key: str) -> Any:
+        """Return the value of a field, or of a component's parameter such as `optimizer.mu`.
+
+        None for a parameter that this recipe's component does not have.
+        """
+        if not is_parameter(key):
+            return getattr(self, key)
+        field, parameter = key.split(".", 1)
+        return self.component(field).values.get(parameter)
+
+    def without(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Return the fields as plain values, those of `keys` left out.
+
+        A component whose parameter is among them is written without it.
+        """
+        fields, keys = self.model_dump(), list(keys)
+        for key in keys:
+            if is_parameter(key):
+                field, parameter = key.split(".", 1)
+                if field not in keys:
+                    component = registry.get(COMPONENT_FIELDS[field], fields[field])
+                    kept = {k: v for k, v in component.changed.items() if k != parameter}
+                    fields[field] = component.given(kept).spelling
+        return {field: value for field, value in fields.items() if field not in keys}
 
     @property
     def user_components(self) -> list[Component]:
@@ -83,3 +140,50 @@ COMPONENT_FIELDS = {
     "optimizer": "optimizer",
     "order": "order",
 }
+
+
+def is_parameter(key: Any) -> bool:
+    """Tell whether a key is that of a component's parameter, such as `optimizer.mu`."""
+    return isinstance(key, str) and "." in key and key.split(".", 1)[0] in COMPONENT_FIELDS
+
+
+def is_numeric(key: str, whole: bool = False) -> bool:
+    """Tell whether the values of a field or parameter are numbers, or only `whole` ones."""
+    types = (int,) if whole else (int, float)
+    if not is_parameter(key):
+        return Recipe.model_fields[key].annotation in types
+    field, parameter = key.split(".", 1)
+    having = registry.with_parameter(COMPONENT_FIELDS[field], parameter)
+    return all(component.parameters[parameter].type in types for component in having)
+
+
+def check_parameter(key: str, value: Any) -> Value:
+    """Return a value for a parameter's key as some component of its field takes it.
+
+    Raises ConfigError if no component of the field has the parameter, or none takes the value.
+    """
+    kind, parameter = COMPONENT_FIELDS[key.split(".", 1)[0]], key.split(".", 1)[1]
+    having = registry.with_parameter(kind, parameter)
+    if not having:
+        known = {p for name in registry.names(kind) for p in registry.get(kind, name).parameters}
+        raise ConfigError(f"no {kind} has a parameter {parameter!r}: {nearest(parameter, known)}")
+    problems = []
+    for component in having:
+        try:
+            return component.parameters[parameter].validate(value)
+        except ValueError as error:
+            problems.append(str(error))
+    raise ConfigError(problems[0])
+
+
+def merged(fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return recipe fields with others in their place.
+
+    A component that is replaced takes the values of its parameters' own keys with it.
+    """
+    kept = {
+        key: value
+        for key, value in fields.items()
+        if not (is_parameter(key) and key.split(".", 1)[0] in overrides)
+    }
+    return kept | dict(overrides)

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lecun_ablate.config.base import DEFAULT_DATA, DataChoice, by_name
+from lecun_ablate.config.recipe import COMPONENT_FIELDS
 from lecun_ablate.config.yaml_file import Keys, YamlFile, parse_scalar
 from lecun_ablate.errors import ConfigError
 from lecun_ablate.registry import registry
@@ -44,7 +45,7 @@ def read(path: str | Path, overrides: Overrides) -> YamlFile:
         keys, equals, value = assignment.partition("=")
         if not equals or not all(keys.split(".")):
             raise ConfigError(f"--set {assignment}: expected KEY=VALUE, such as recipe.lr=0.05")
-        yaml.set(tuple(keys.split(".")), parse_scalar(value), f"--set {assignment}")
+        yaml.set(_keys(keys), parse_scalar(value), f"--set {assignment}")
     if overrides.data is not None:
         yaml.set(("data",), {"name": overrides.data}, "--data")
     if overrides.seeds is not None:
@@ -72,6 +73,16 @@ def command_of(yaml: YamlFile) -> str | None:
     if keys & {"trials", "experiment", "confirm", "sampler", "pruner", "batch"}:
         return None
     return "run" if keys & {"vary", "arms", "ladder", "baseline", "tuned"} else None
+
+
+def _keys(text: str) -> Keys:
+    """Return the keys of an assignment; `optimizer.mu` is one, as it stands in a file."""
+    keys = text.split(".")
+    for i, key in enumerate(keys[:-1]):
+        if i and key in COMPONENT_FIELDS:
+            keys[i : i + 2] = [f"{key}.{keys[i + 1]}"]
+            break
+    return tuple(keys)
 
 
 def data_asked(yaml: YamlFile) -> DataChoice | None:

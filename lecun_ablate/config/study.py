@@ -20,6 +20,7 @@ from lecun_ablate.config.base import (
     SomeArms,
     SomeFactors,
     by_name,
+    canonical,
     check_overrides,
     check_value,
     make_recipe,
@@ -27,7 +28,12 @@ from lecun_ablate.config.base import (
     recipe_problems,
 )
 from lecun_ablate.config.experiment import Experiment, load_experiment
-from lecun_ablate.config.recipe import COMPONENT_FIELDS, Recipe
+from lecun_ablate.config.recipe import (
+    Recipe,
+    is_numeric,
+    is_parameter,
+    merged,
+)
 from lecun_ablate.config.source import Overrides, read
 from lecun_ablate.config.yaml_file import Keys, YamlFile, find_file
 from lecun_ablate.errors import ConfigError, nearest
@@ -149,11 +155,11 @@ class SearchStudy:
 
     def own_values(self, arm: Arm) -> dict[str, Any]:
         """Return what an arm's recipe has for the searched fields: its default."""
-        return {field: getattr(arm.recipe, field) for field in self.search}
+        return {field: arm.recipe.value(field) for field in self.search}
 
     def recipe(self, arm: Arm, values: Mapping[str, Any]) -> Recipe:
         """Return an arm's recipe with values for the searched fields."""
-        return Recipe.model_validate(arm.recipe.model_dump() | dict(values))
+        return Recipe.model_validate(merged(arm.recipe.model_dump(), values))
 
     def most_runs(self, trials: int) -> int:
         """Return how many runs an arm's next `trials` and its confirmation take at most.
@@ -181,10 +187,9 @@ class SearchStudy:
             for values in combinations(self.search)
             for c in self.recipe(arm, values).user_components
         }
-        fixed = {k: v for k, v in arm.recipe.model_dump().items() if k not in self.search}
         return {
             "search": searched,
-            "recipe": fixed,
+            "recipe": arm.recipe.without(self.search),
             "first": self.own_values(arm),
             "components": components,
             "seeds": list(self.seeds),
@@ -336,7 +341,7 @@ def _arms(yaml: YamlFile) -> tuple[DataChoice, list[Arm]]:
     overrides = check_overrides(yaml, content.get("recipe") or {}, ("recipe",)) | forced
     arms = []
     for arm in experiment.arms:
-        recipe = make_recipe(yaml, arm.recipe.model_dump() | overrides, ("recipe",))
+        recipe = make_recipe(yaml, merged(arm.recipe.model_dump(), overrides), ("recipe",))
         if recipe:
             arms.append(Arm(arm.name, arm.overrides, recipe))
     return experiment.data, arms
@@ -348,7 +353,7 @@ def _search(yaml: YamlFile, content: Any) -> dict[str, Range | Alternatives]:
     valid = [field for field in Recipe.model_fields if not field.endswith("_seed")]
     for field, values in content.items() if isinstance(content, dict) else ():
         keys: Keys = ("search", field)
-        if field not in valid:
+        if field not in valid and not is_parameter(field):
             yaml.problem(keys, f"no field to search {field!r}: {nearest(str(field), valid)}")
         elif isinstance(values, list):
             problems = len(yaml.problems)
@@ -357,8 +362,8 @@ def _search(yaml: YamlFile, content: Any) -> dict[str, Range | Alternatives]:
             for i, value in enumerate(values):
                 check_value(yaml, (*keys, i), field, value)
             if len(yaml.problems) == problems:
-                search[field] = tuple(values)
-        elif field in COMPONENT_FIELDS or field == "dtype":
+                search[field] = tuple(canonical(field, value) for value in values)
+        elif not is_numeric(field):
             yaml.problem(keys, f"expected a list of choices, got {values!r}")
         elif not isinstance(values, dict):
             yaml.problem(keys, f"expected {{low: ..., high: ...}} or a list, got {values!r}")
@@ -377,14 +382,19 @@ def _check_space(
     """Note arms that the search makes the same, and values that do not go together."""
     seen: dict[str, str] = {}
     for arm in arms:
-        rest = {k: v for k, v in arm.recipe.model_dump().items() if k not in search}
-        other = seen.setdefault(repr(rest), arm.name)
+        other = seen.setdefault(repr(arm.recipe.without(search)), arm.name)
         if other != arm.name:
             yaml.problem(
                 ("search",), f"arms {other!r} and {arm.name!r} differ only in what is searched"
             )
-        for values in combinations(search):
-            for _, message in recipe_problems(arm.recipe.model_dump() | values):
+        lowest = {
+            field: int(values.low) if is_numeric(field, whole=True) else values.low
+            for field, values in search.items()
+            if isinstance(values, Range) and is_parameter(field)
+        }
+        for choices in combinations(search):
+            values = choices | lowest
+            for _, message in recipe_problems(merged(arm.recipe.model_dump(), values)):
                 what = f"arm {arm.name!r} with {arm_name(values)}"
                 yaml.problem(("search",), f"{what}: {message}")
 

@@ -38,10 +38,20 @@ def _row(plan: Plan, arm: Arm, runs: pd.DataFrame) -> dict[str, Any]:
         "train_error_mean": ended.train_error.mean() if some else None,
         "diverged": int((runs.status == RunStatus.DIVERGED).sum()),
         "collapsed": int((runs.status == RunStatus.COLLAPSED).sum()),
+        "failures": _failures(runs),
         "lr": arm.recipe.lr,
         "tuned_by": arm.tuning.study if arm.tuning else None,
         "trainer": plan.trainers[arm.name].name,
     }
+
+
+def _failures(runs: pd.DataFrame) -> str | None:
+    """Return how many runs diverged or collapsed, and what that says of the rate, in words."""
+    from lecun_ablate.statistics import failure_rate  # heavy
+
+    if not len(runs):
+        return None
+    return failure_rate(int((runs.status != RunStatus.FINISHED).sum()), len(runs)).text
 
 
 def tuning_line(plan: Plan) -> str:

@@ -8,7 +8,13 @@ from lecun_ablate import statistics
 from lecun_ablate.evidence.arms import arm_table, tuning_line
 from lecun_ablate.evidence.sentences import answer
 from lecun_ablate.evidence.weighing import Evidence, ended
-from lecun_ablate.statistics import Effect, PairResult
+from lecun_ablate.statistics import (
+    Effect,
+    FailureRate,
+    PairResult,
+    failure_rate,
+    second_sentence,
+)
 
 
 def evidence_record(evidence: Evidence, link: str) -> dict[str, Any]:
@@ -27,6 +33,9 @@ def evidence_record(evidence: Evidence, link: str) -> dict[str, Any]:
         "tuning": tuning_line(plan),
         "answer": answer(evidence),
         "warning": evidence.comparisons.warning,
+        "level": evidence.comparisons.alpha,
+        "look": evidence.comparisons.look,
+        "correction": evidence.comparisons.correction,
         "arms": records,
         "comparisons": [comparison_record(evidence, pair) for pair in pairs],
         "effects": [effect_record(effect) for effect in evidence.effects],
@@ -37,7 +46,7 @@ def evidence_record(evidence: Evidence, link: str) -> dict[str, Any]:
 
 def comparison_record(evidence: Evidence, pair: PairResult) -> dict[str, Any]:
     """Return a comparison as plain values: differences and errors as fractions of the images."""
-    one, joint, without, verdict = pair.counted, pair.joint, pair.excluded, pair.verdict_excluded
+    one, joint, sound, verdict = pair.counted, pair.joint, pair.sound, pair.verdict_sound
     return {
         "arm": pair.arm,
         "baseline": pair.baseline,
@@ -61,23 +70,49 @@ def comparison_record(evidence: Evidence, pair: PairResult) -> dict[str, Any]:
         "fewest_seeds": evidence.comparisons.fewest_seeds,
         "verdict": pair.verdict.kind,
         "verdict_text": pair.verdict.text,
-        "verdict_new_images": statistics.second_sentence(pair.verdict, joint) if joint else None,
+        "conclusion": pair.conclusion,
+        "level": evidence.comparisons.alpha,
+        "look": evidence.comparisons.look,
+        "correction": evidence.comparisons.correction,
+        "margin": pair.margin,
+        **ends("difference_simultaneous", pair.simultaneous),
+        "difference_corrected": pair.corrected,
+        "p_new_images_adjusted": pair.p_joint_adjusted,
+        "holds_for_new_images": pair.holds_for_new_images,
+        "verdict_new_images": second_sentence(pair.verdict, joint, pair.holds_for_new_images)
+        if joint
+        else None,
         "more_seeds": pair.verdict.more_seeds,
         "arm_diverged": pair.arm_diverged,
         "baseline_diverged": pair.baseline_diverged,
-        "seeds_excluding_diverged": without.n if without else 0,
-        "difference_excluding_diverged": without.difference if without else None,
-        **ends("difference_excluding_diverged", without.interval if without else None),
-        "p_adjusted_excluding_diverged": pair.p_adjusted_excluded,
-        "verdict_excluding_diverged": verdict.kind if verdict else None,
-        "verdict_text_excluding_diverged": verdict.text if verdict else None,
-        "note": pair.divergence_note or one.note,
+        **_failures("arm", pair.failures.arm),
+        **_failures("baseline", pair.failures.baseline),
+        "p_equal_failure_rates": pair.failures.p,
+        "seeds_sound": sound.n if sound else 0,
+        "difference_sound": sound.difference if sound else None,
+        **ends("difference_sound", sound.interval if sound else None),
+        "p_adjusted_sound": pair.p_adjusted_sound,
+        "verdict_sound": verdict.kind if verdict else None,
+        "verdict_text_sound": verdict.text if verdict else None,
+        **ends("difference_with_failures", pair.over_all),
+        "note": pair.failure_note or one.note,
+    }
+
+
+def _failures(name: str, rate: FailureRate) -> dict[str, float | int]:
+    """Return how often an arm's runs failed, and the bounds of the rate, as NAME_..."""
+    return {
+        f"{name}_failed": rate.failed,
+        f"{name}_failure_rate": rate.rate,
+        f"{name}_failure_rate_low": rate.interval.low,
+        f"{name}_failure_rate_high": rate.interval.high,
+        f"{name}_failure_rate_at_most": rate.at_most,
     }
 
 
 def effect_record(effect: Effect) -> dict[str, Any]:
     """Return a factor's effect as plain values, `effect` being a fraction of the images."""
-    without = effect.excluded if effect.diverged else effect
+    sound = effect.sound if effect.failed else effect
     return {
         "factors": " x ".join(effect.factors),
         "levels": " x ".join(map(str, effect.levels)),
@@ -87,11 +122,11 @@ def effect_record(effect: Effect) -> dict[str, Any]:
         **ends("effect", effect.interval),
         "p": effect.p,
         "p_adjusted": effect.p_adjusted,
-        "seeds_excluding_diverged": without.n if without else 0,
-        "effect_excluding_diverged": without.effect if without else None,
-        **ends("effect_excluding_diverged", without.interval if without else None),
-        "p_adjusted_excluding_diverged": without.p_adjusted if without else None,
-        "note": effect.divergence_note,
+        "seeds_sound": sound.n if sound else 0,
+        "effect_sound": sound.effect if sound else None,
+        **ends("effect_sound", sound.interval if sound else None),
+        "p_adjusted_sound": sound.p_adjusted if sound else None,
+        "note": effect.failure_note,
     }
 
 
@@ -104,27 +139,40 @@ def ends(name: str, interval: statistics.Interval | None) -> dict[str, float | N
 def arm_summary(evidence: Evidence, arm: str) -> tuple[dict[str, float], dict[str, str]]:
     """Return an arm's numbers and words for its MLflow run: (metrics, tags).
 
-    Fractions of the images. The interval is that of the mean test error after the last epoch, which
-    leaves diverged runs out; the difference counts them as error 0.9, and where there are any, the
-    difference without them stands beside.
+    Fractions of the images, or of the runs. The interval is that of the mean test error after the
+    last epoch, which leaves diverged runs out; the difference counts them as error 0.9. How often
+    runs failed, and the difference among sound runs, stand beside, also where none has. Where all
+    arms are compared, the arm's comparison with the baseline counts.
     """
     runs = evidence.arms[arm]
     error = ended(runs)
+    rate = failure_rate(int(runs.failed.sum()), len(runs))
     numbers = {
         **ends("test_error", error.interval if error else None),
         "diverged_runs": int(runs.diverged.sum()),
+        "failed_runs": rate.failed,
+        "failure_rate": rate.rate,
+        **ends("failure_rate", rate.interval),
+        "failure_rate_at_most": rate.at_most,
     }
-    tags = {}
+    tags = {"failures": rate.text}
     for pair in evidence.comparisons.pairs:
-        if pair.arm == arm:
+        if pair.arm == arm and "verdict" not in tags:  # the one with the baseline comes first
             record = comparison_record(evidence, pair)
-            names = ["difference", "difference_low", "difference_high", "p_adjusted"]
-            if pair.divergence_note:
-                names.append("difference_excluding_diverged")
+            names = [
+                "difference",
+                "difference_low",
+                "difference_high",
+                "p_adjusted",
+                "difference_sound",
+                "difference_sound_low",
+                "difference_sound_high",
+            ]
             numbers |= {name: record[name] for name in names}
-            tags = {
+            tags |= {
                 "verdict": record["verdict"],
-                "conclusion": pair.verdict.text,
+                "conclusion": pair.conclusion,
                 "compared_with": pair.baseline,
+                "look": evidence.comparisons.level_note,
             }
     return {name: value for name, value in numbers.items() if value is not None}, tags

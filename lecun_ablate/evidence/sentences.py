@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lecun_ablate.evidence.weighing import Evidence, ended
-from lecun_ablate.statistics import BOTH_DIVERGED, PairResult, Runs
+from lecun_ablate.statistics import BOTH_DIVERGED, PairResult, Runs, rank
 from lecun_ablate.statistics.wording import at_most, count, percent, points, span
 
 MOST_NAMED = 5  # arms that the answer names with one verdict
@@ -23,11 +23,48 @@ def answer(evidence: Evidence) -> str:
         of_kind = [pair for pair in pairs if pair.verdict.kind == kind]
         if of_kind:
             found.append(_found(kind, of_kind))
+    about = f"On these {len(evidence.labels):,} test images"
     if experiment.ladder:
-        return f"Each step against the one before it: {'; '.join(found)}."
+        return _sentences(
+            f"{about}, each step against the one before it: {'; '.join(found)}", pairs
+        )
+    if experiment.compare == "all":
+        return _sentences(f"{about}, {_ranked(evidence)}", pairs)
     error = ended(evidence.arms[experiment.baseline])
     base = f"{percent(error.mean)} test error" if error else "every run diverged"
-    return f"Against {experiment.baseline} ({base}): {'; '.join(found)}."
+    return _sentences(f"{about}, against {experiment.baseline} ({base}): {'; '.join(found)}", pairs)
+
+
+def _sentences(found: str, pairs: Sequence[PairResult]) -> str:
+    """Return what has been found on this test set, what of new images, and what of failures."""
+    called = [pair for pair in pairs if pair.called]
+    sentences = [found]
+    if any(pair.joint for pair in called):
+        holds = [pair.arm for pair in called if pair.holds_for_new_images]
+        if len(holds) == len(called):
+            sentences.append("The same holds for new images of this kind")
+        elif holds:
+            sentences.append(f"For new images of this kind the same holds of {_listed(holds)} only")
+        else:
+            sentences.append("For new images of this kind it remains open")
+    rates = {name: rate for pair in pairs for name, rate in (
+        (pair.arm, pair.failures.arm), (pair.baseline, pair.failures.baseline))}  # fmt: skip
+    failed = [f"{name} {rate.text}" for name, rate in rates.items() if rate.failed]
+    if failed:
+        sentences.append(f"Runs failed: {_listed(failed)}")
+    elif called:
+        most = max(rates.values(), key=lambda rate: rate.at_most)
+        sentences.append(f"No run failed, so {most.bound} of an arm's runs do")
+    return ". ".join(sentences) + "."
+
+
+def _ranked(evidence: Evidence) -> str:
+    """Return the arms from best to worst in groups that are not told apart."""
+    ranking = rank(evidence.comparisons, {a: r.errors.mean() for a, r in evidence.arms.items()})
+    groups = [_listed(group) for group in ranking.groups]
+    if len(groups) == 1:
+        return f"no two arms are told apart: {groups[0]}"
+    return f"from best to worst, in groups that are not told apart: {'; '.join(groups)}"
 
 
 def warning(evidence: Evidence) -> str | None:
@@ -65,7 +102,7 @@ def _found(kind: str, pairs: Sequence[PairResult]) -> str:
     if kind in ("better", "worse"):
         each = [
             f"{pair.arm} by {points(abs(pair.counted.difference), sign=False)} "
-            f"{span(pair.counted.interval)}"
+            f"{span(pair.counted.interval)}" + (", less than matters" if pair.within_margin else "")
             for pair in pairs
         ]
         return f"{kind}: {_listed(each + rest)}"

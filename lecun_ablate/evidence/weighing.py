@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -42,12 +42,16 @@ class Evidence:
     labels: np.ndarray  # (images,) uint8, of the test split
     arms: dict[str, Runs]  # those that have runs, in the order of the experiment
     comparisons: ExperimentResult
-    effects: list[Effect]  # of the factors, if the experiment varies several
 
     @property
     def plan(self) -> Plan:
         """The plan whose results these are."""
         return self.results.plan
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        """Those of the factors, where the experiment varies several."""
+        return self.comparisons.effects
 
     def power(self, effect: float) -> list[tuple[PairResult, PowerAnalysis]]:
         """Return what each comparison's seeds can show of a true `effect`, a fraction.
@@ -74,31 +78,51 @@ def weigh(results: Results, answers: Answers) -> Evidence:
     }
     experiment = results.plan.experiment
     labels = answers.labels(final.run_id.iloc[0])
-    comparisons = statistics.compare_all(arms, _pairs(experiment, arms), labels=labels)
-    return Evidence(results, labels, arms, comparisons, _effects(experiment, arms))
+    comparisons = statistics.compare_all(
+        arms,
+        _pairs(experiment, arms),
+        labels=labels,
+        cells=_cells(experiment, arms),
+        baseline_cell=experiment.arm(experiment.baseline).overrides,
+        margin=experiment.margin / 100,
+        look=results.look,
+    )
+    return Evidence(results, labels, arms, comparisons)
 
 
 def seeds_to_add(results: Results) -> int:
-    """Return how many more seeds the rule of an experiment wants; 0 for one without a rule."""
+    """Return how many more seeds the rule of an experiment wants; 0 for one without a rule.
+
+    It looks at the intervals among sound runs: how often runs fail is an outcome of its own, which
+    `at_least` seeds bound.
+    """
     until = results.plan.experiment.until
     if until is None:
         return 0
     experiment = results.plan.experiment
     arms = {arm: _runs(part) for arm, part in results.final.groupby("arm", sort=False)}
-    rule = UntilNarrow(until.halfwidth / 100, until.at_most)
+    rule = UntilNarrow(until.halfwidth / 100, until.at_most, until.at_least)
     widths = (_halfwidth(*statistics.common(arms[a], arms[b])) for a, b in _pairs(experiment, arms))
     return rule.seeds_to_add(len(experiment.seeds), widths)
 
 
 def _halfwidth(arm: Runs, baseline: Runs) -> float:
-    """Return that of the seed interval of their difference, infinite for a single seed."""
-    interval = statistics.difference_interval(arm.errors, baseline.errors)
+    """Return that of the seed interval of their difference; infinite for one sound seed or none."""
+    sound = ~(arm.failed | baseline.failed)
+    if not sound.any():
+        return np.inf
+    interval = statistics.difference_interval(arm.errors[sound], baseline.errors[sound])
     return np.inf if interval is None else interval.halfwidth
 
 
 def _runs(final: pd.DataFrame, predictions: np.ndarray | None = None) -> Runs:
-    diverged = (final.status == RunStatus.DIVERGED).to_numpy(bool)
-    return Runs(final.seed.to_numpy(), final.test_error.to_numpy(), diverged, predictions)
+    return Runs(
+        final.seed.to_numpy(),
+        final.test_error.to_numpy(),
+        (final.status == RunStatus.DIVERGED).to_numpy(bool),
+        predictions,
+        (final.status == RunStatus.COLLAPSED).to_numpy(bool),
+    )
 
 
 def _pairs(experiment: Experiment, arms: dict[str, Runs]) -> list[tuple[str, str]]:
@@ -111,20 +135,12 @@ def _pairs(experiment: Experiment, arms: dict[str, Runs]) -> list[tuple[str, str
     ]
 
 
-def _effects(experiment: Experiment, arms: dict[str, Runs]) -> list[Effect]:
-    """Return the effects of the factors over the seeds that every arm has."""
+def _cells(experiment: Experiment, arms: dict[str, Runs]) -> dict[str, dict[str, Any]] | None:
+    """Return the levels of the factors by arm, where several vary and every arm has runs."""
     factors = [name for name, levels in (experiment.factors or {}).items() if len(levels) > 1]
     if len(factors) < 2 or len(arms) < len(experiment.arms):
-        return []
-    shared = statistics.common(*(arms[arm.name] for arm in experiment.arms))
-    if not len(shared[0]):
-        return []
-    return statistics.factorial(
-        [arm.overrides for arm in experiment.arms],
-        [runs.errors for runs in shared],
-        baseline=experiment.arm(experiment.baseline).overrides,
-        diverged=np.any([runs.diverged for runs in shared], axis=0),
-    )
+        return None
+    return {arm.name: arm.overrides for arm in experiment.arms}
 
 
 def ended(runs: Runs) -> Description | None:

@@ -158,15 +158,14 @@ LECUN_FORMULA typename Math::Scalar loss_value(Loss kind, const typename Math::S
     return kind == Loss::mse ? sum / kOutputs : sum / 2;
 }
 
-<<<<<<< HEAD
-// What the derivative by one output needs of all ten.
+// The derivative of the loss by one output, with the terms that depend on all ten.
 template <class Math>
 struct LossSlope {
     using Scalar = typename Math::Scalar;
 
     Loss kind;
     SoftmaxTerms<Scalar> terms = {};
-    Scalar mass = 0;  // of the targets: 1 where they are probabilities
+    Scalar mass = 0;  // of the targets: 1 if they are probabilities
 
     // outputs, targets: (10,)
     LECUN_FORMULA LossSlope(Loss loss, const Scalar* outputs, const Scalar* targets) : kind(loss) {
@@ -183,8 +182,6 @@ struct LossSlope {
     }
 };
 
-=======
->>>>>>> inner
 // The derivative of the loss by each output. outputs, targets, gradient: (10,)
 template <class Math>
 LECUN_FORMULA void loss_gradient(Loss kind, const typename Math::Scalar* outputs,

@@ -98,8 +98,14 @@ class Plan:
         for what, arms in changed.items():
             words.append(what if arms == common else f"{what} ({', '.join(arms)})")
         if other.experiment.comparisons != self.experiment.comparisons:
-            ladder = other.experiment.ladder
-            words.append("a ladder" if ladder else f"baseline {other.experiment.baseline}")
+            theirs_are = other.experiment
+            words.append(
+                "a ladder"
+                if theirs_are.ladder
+                else "all arms with one another"
+                if theirs_are.compare == "all"
+                else f"baseline {theirs_are.baseline}"
+            )
         if other.data_digest != self.data_digest:
             words.append(f"data digest {other.data_digest}")
         if any(other.trainers[arm] != self.trainers[arm] for arm in common):

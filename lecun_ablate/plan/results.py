@@ -44,6 +44,12 @@ class Results:
     origins: pd.DataFrame
     run_id: str  # of the plan
     experiment_id: str
+    looks: tuple[int, ...] = ()  # the numbers of seeds at which conclusions have been drawn
+
+    @property
+    def look(self) -> int:
+        """Which look at growing data this is: 1, or 1 more than there were with fewer seeds."""
+        return 1 + sum(seeds < len(self.plan.experiment.seeds) for seeds in self.looks)
 
     @property
     def final(self) -> pd.DataFrame:

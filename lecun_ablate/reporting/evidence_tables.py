@@ -11,7 +11,7 @@ from lecun_ablate.evidence.arms import arm_table
 from lecun_ablate.evidence.weighing import Evidence, ended
 from lecun_ablate.reporting.tables import Table
 from lecun_ablate.statistics import (
-    Effect,
+    ExperimentResult,
     PairResult,
     PowerAnalysis,
     p_value,
@@ -61,6 +61,7 @@ def arms(evidence: Evidence) -> Table:
                 "train error": percentage(row["train_error_mean"]),
                 "diverged": str(row["diverged"]),
                 "collapsed": str(row["collapsed"]),
+                "failed": NONE if pd.isna(row["failures"]) else row["failures"],
                 "lr": f"{row['lr']:.4g}",
                 "tuned": "yes" if row["tuned_by"] else "no",
                 "trainer": row["trainer"],
@@ -85,6 +86,10 @@ def comparisons(evidence: Evidence) -> Table:
             "seeds": str(pair.counted.n),
             "difference": signed(pair.counted.difference),
             "over seeds": span(pair.counted.interval),
+            "all together": span(pair.simultaneous),
+            "among sound runs": f"{signed(pair.sound.difference)} {span(pair.sound.interval)}"
+            if pair.sound
+            else NONE,
             "with new images": span(pair.joint.interval) if pair.joint else NONE,
             "p": p_text(pair.p_adjusted),
             "P(better)": probability(pair.counted),
@@ -92,7 +97,7 @@ def comparisons(evidence: Evidence) -> Table:
             if pair.counted.effect_size is None
             else f"{pair.counted.effect_size:.1f}",
             "verdict": pair.verdict.kind,
-            "conclusion": pair.verdict.text,
+            "conclusion": pair.conclusion,
         }
         for pair in evidence.comparisons.pairs
     ]
@@ -100,13 +105,28 @@ def comparisons(evidence: Evidence) -> Table:
         rows,
         words=["arm", "against", "verdict", "conclusion"],
         title=f"Test error against the {'step before' if ladder else 'baseline'}",
-        caption="differences in points; 95 % intervals over seeds, and over seeds and images "
-        "together; p of a sign-flip test, Holm-corrected; P(better) with one more seed",
+        caption="differences in points; intervals over seeds, and over seeds and images together; "
+        f"p of a sign-flip test, {correction(evidence.comparisons)}; P(better) with one more seed; "
+        f"{levels(evidence.comparisons)}",
     )
 
 
-def effects(found: Sequence[Effect]) -> Table:
+def correction(result: ExperimentResult) -> str:
+    """Say by what p-values are corrected, and for how many."""
+    if result.correction == "none":
+        return "of a single comparison"
+    return f"corrected for {result.family} by {result.correction}"
+
+
+def levels(result: ExperimentResult) -> str:
+    """Say at which level is decided, and which level intervals have."""
+    whole = "" if result.look is None else " (all looks together: 0.05)"
+    return f"{result.level_note}{whole}, intervals at {100 * (1 - result.alpha):.3g} %"
+
+
+def effects(evidence: Evidence) -> Table:
     """Return a row per effect of a factor, in points."""
+    found = evidence.effects
     rows = [
         {
             "factor": " x ".join(effect.factors),
@@ -122,7 +142,7 @@ def effects(found: Sequence[Effect]) -> Table:
         rows,
         words=["factor", "level", "instead of"],
         title="Effects of the factors",
-        caption="in points of test error; p Holm-corrected over this table",
+        caption="in points of test error; p corrected together with the comparisons of the arms",
     )
 
 
@@ -137,7 +157,7 @@ def power(effect: float, rows: Sequence[tuple[PairResult, PowerAnalysis]]) -> Ta
             "power now": f"{100 * one.power:.0f} %",
             "detectable now": f"nothing below {one.fewest} seeds"
             if one.detectable is None
-            else points(one.detectable, sign=False),
+            else _detectable(one),
             "seeds needed": f"{one.paired:,}",
             "range": f"{one.paired_range[0]:,} to {one.paired_range[1]:,}",
             "unpaired": f"{one.unpaired:,}",
@@ -149,5 +169,13 @@ def power(effect: float, rows: Sequence[tuple[PairResult, PowerAnalysis]]) -> Ta
         words=["arm", "against"],
         title=f"Seeds that it takes to see a difference of {points(effect, sign=False)}",
         caption="sd of the paired differences, in points; at 80 % power, corrected for the number "
-        "of comparisons; range: at the ends of the interval of sd",
+        "of comparisons; ranges: at the ends of the interval of sd",
     )
+
+
+def _detectable(one: PowerAnalysis) -> str:
+    """Return the detectable effect in points, with its range."""
+    assert one.detectable is not None
+    ends = one.detectable_range
+    beside = f" ({100 * ends[0]:.2f} to {100 * ends[1]:.2f})" if ends else ""
+    return f"{points(one.detectable, sign=False)}{beside}"

@@ -24,7 +24,7 @@ from lecun_ablate.plan.plan import Plan
 from lecun_ablate.plan.results import Results, RunStatus
 from lecun_ablate.reporting import answers, evidence_tables, figures, pictures
 from lecun_ablate.reporting.tables import Table
-from lecun_ablate.statistics import MARGIN, PairResult, points, probability, span
+from lecun_ablate.statistics import PairResult, points, probability, span
 from lecun_ablate.tracking.files import Files
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -40,6 +40,7 @@ ARM_COLUMNS = (
     "train error",
     "diverged",
     "collapsed",
+    "failed",
     "lr",
 )
 COMPARED = (
@@ -48,6 +49,7 @@ COMPARED = (
     "seeds",
     "difference",
     "over seeds",
+    "all together",
     "with new images",
     "p",
     "P(better)",
@@ -77,7 +79,9 @@ def build(evidence: Evidence, digits: Digits | None, stored: Files) -> dict[str,
         "missing": len(plan.keys) - len(results.final),
         "facts": _facts(evidence),
         "tuning": tuning_line(plan),
-        "margin": points(MARGIN, sign=False),
+        "margin": points(plan.experiment.margin / 100, sign=False),
+        "levels": evidence_tables.levels(evidence.comparisons),
+        "correction": evidence_tables.correction(evidence.comparisons),
         "colour": {arm: figures.page_colour(colour) for arm, colour in palette.items()},
         "arms": _arm_rows(evidence, table),
         "comparisons": _comparison_rows(evidence),
@@ -227,7 +231,7 @@ def _tables(evidence: Evidence) -> dict[str, Table]:
     return {
         "arms": arms.only(ARM_COLUMNS),
         "comparisons": compared.only(COMPARED) if compared.rows else compared,
-        "effects": evidence_tables.effects(evidence.effects),
+        "effects": evidence_tables.effects(evidence),
     }
 
 
@@ -247,24 +251,40 @@ def _comparison_rows(evidence: Evidence) -> list[dict[str, Any]]:
     rows = []
     for pair, texts in zip(evidence.comparisons.pairs, cells, strict=True):
         record = comparison_record(evidence, pair)
-        notes = [note for note in (pair.counted.note, pair.divergence_note) if note]
-        rows.append(record | {"cells": texts, "details": _details(record, pair), "notes": notes})
+        notes = [note for note in (pair.counted.note, pair.failure_note) if note]
+        details = _details(record, pair, evidence.comparisons.detectable_range(pair))
+        rows.append(record | {"cells": texts, "details": details, "notes": notes})
     return rows
 
 
-def _details(record: dict[str, Any], pair: PairResult) -> list[tuple[str, str]]:
+def _details(
+    record: dict[str, Any], pair: PairResult, detectable: tuple[float, float] | None
+) -> list[tuple[str, str]]:
     """Return what else is known of a comparison, each with its name."""
     one, joint = pair.counted, pair.joint
     seeds = statistics.count(one.n, "seed")
-    details = [("P(better)", f"{probability(one)} with one more seed, 95 % interval by Wilson")]
+    details = [("P(better)", f"{probability(one)} with one more seed, with Wilson's interval")]
     if one.interval:
         bca = f"; {span(one.bca)} by the BCa bootstrap, a cross-check" if one.bca else ""
         details.append(("over seeds", f"{span(one.interval)} by {one.interval.method}{bca}"))
+    if pair.simultaneous:
+        details.append(("all together", f"{span(pair.simultaneous)} with the other comparisons"))
+    if pair.corrected is not None:
+        shown = f"{points(pair.corrected)}: differences that are called are shown too large"
+        details.append(("corrected for the call", shown))
+    arm, baseline = pair.failures.arm, pair.failures.baseline
+    rates = f"{pair.arm} {arm.text}; {pair.baseline} {baseline.text}"
+    details.append(("failed runs", f"{rates}; equal rates: p = {pair.failures.p:.2g}"))
+    if pair.over_all:
+        unseen = "over all runs, with the failures that no seed has met counted"
+        details.append(("with failures", f"{span(pair.over_all)} {unseen}"))
     if joint:
         widest = f"; at most {span(joint.widest)}, by the two-way bootstrap as well"
         details.append(("with new images", f"{span(joint.interval)}{widest}"))
     if record["detectable"]:
         size = points(record["detectable"], sign=False)
+        if detectable:
+            size += f" ({100 * detectable[0]:.2f} to {100 * detectable[1]:.2f})"
         details.append(("detectable", f"a true difference of {size} by {seeds} with 80 % power"))
     elif one.n < record["fewest_seeds"]:
         fewest = statistics.count(record["fewest_seeds"], "seed")

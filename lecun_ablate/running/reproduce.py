@@ -6,10 +6,11 @@ import hashlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from lecun_ablate import data as datasets
 from lecun_ablate.config.recipe import Recipe
@@ -116,14 +117,22 @@ def _load_missing(file: Path) -> list[str]:
 
 
 def _recipe(run: SeedRun) -> Recipe:
-    fields = {name: value for name, value in run.params.items() if name in Recipe.model_fields}
+    """Return the recipe of a run from its params, which are text."""
+    fields: dict[str, Any] = {}
+    name = ""
     try:
-        return Recipe.model_validate_strings(fields)
+        for name, field in Recipe.model_fields.items():
+            if name in run.params:
+                adapter: TypeAdapter[Any] = TypeAdapter(field.annotation or str)
+                fields[name] = adapter.validate_strings(run.params[name])
+        name = ""
+        return Recipe.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
+        place = name or ".".join(map(str, first["loc"]))
         raise ConfigError(
-            f"run {run.run_id}: its recipe is no longer valid: {'.'.join(map(str, first['loc']))}: "
-            f"{first['msg']}; load components of your own with --components"
+            f"run {run.run_id}: its recipe is no longer valid: {place}: {first['msg']}; load "
+            "components of your own with --components"
         ) from None
 
 

@@ -5,21 +5,35 @@ the last epoch, one per seed; differences are arm minus baseline, so negative me
 """
 
 from lecun_ablate.statistics.arrays import DIVERGED_ERROR, misses
-from lecun_ablate.statistics.comparisons import (
-    ExperimentResult,
-    PairResult,
-    compare_all,
+from lecun_ablate.statistics.choosing import (
+    JudgedChoice,
+    expected_best,
+    finalists,
+    interval_over_searches,
+    judge_choice,
+    prudent_choice,
 )
-from lecun_ablate.statistics.correction import holm
-from lecun_ablate.statistics.factors import Effect, factorial
+from lecun_ablate.statistics.comparisons import compare_all
+from lecun_ablate.statistics.correction import holm, step_down
+from lecun_ablate.statistics.factors import Contrast, Effect, contrasts, factorial
+from lecun_ablate.statistics.failures import (
+    FailureComparison,
+    FailureRate,
+    compare_failures,
+    failure_rate,
+    interval_with_failures,
+    outweighing_rate,
+)
 from lecun_ablate.statistics.images import JointComparison, TwoRuns, compare_jointly, mcnemar
+from lecun_ablate.statistics.inflation import corrected_for_call, shown_when_called
 from lecun_ablate.statistics.intervals import (
     Interval,
     bca_interval,
+    interval_ends,
     seed_interval,
-    studentized_interval,
     t_interval,
 )
+from lecun_ablate.statistics.looks import look_level
 from lecun_ablate.statistics.paired import (
     Comparison,
     compare,
@@ -34,6 +48,7 @@ from lecun_ablate.statistics.planning import (
     PowerAnalysis,
     SeedsNeeded,
     analyse_power,
+    detectable_range,
     minimum_detectable_effect,
     sd_interval,
     seeds_for_equivalence,
@@ -41,6 +56,8 @@ from lecun_ablate.statistics.planning import (
     seeds_table,
 )
 from lecun_ablate.statistics.power import ALPHA, equivalence_power, fewest_seeds, power, t_power
+from lecun_ablate.statistics.ranking import Ranking, rank
+from lecun_ablate.statistics.results import ExperimentResult, PairResult
 from lecun_ablate.statistics.runs import Runs, common
 from lecun_ablate.statistics.seeds import (
     Description,
@@ -57,9 +74,11 @@ from lecun_ablate.statistics.wording import (
     percent,
     points,
     probability,
+    share,
     signed,
     span,
 )
+from lecun_ablate.statistics.worth import Contribution, Share, shapley, variance_shares
 
 __all__ = [
     "ALPHA",
@@ -67,15 +86,22 @@ __all__ = [
     "DIVERGED_ERROR",
     "MARGIN",
     "Comparison",
+    "Contrast",
+    "Contribution",
     "Description",
     "Effect",
     "ExperimentResult",
+    "FailureComparison",
+    "FailureRate",
     "Interval",
     "JointComparison",
+    "JudgedChoice",
     "PairResult",
     "PowerAnalysis",
+    "Ranking",
     "Runs",
     "SeedsNeeded",
+    "Share",
     "TwoRuns",
     "UntilNarrow",
     "VarianceSplit",
@@ -86,38 +112,57 @@ __all__ = [
     "common",
     "compare",
     "compare_all",
+    "compare_failures",
     "compare_jointly",
+    "contrasts",
+    "corrected_for_call",
     "correlation",
     "count",
     "decide",
     "describe",
+    "detectable_range",
     "difference_interval",
     "effect_size",
     "equivalence_power",
+    "expected_best",
     "factorial",
+    "failure_rate",
     "fewest_seeds",
+    "finalists",
     "holm",
+    "interval_ends",
+    "interval_over_searches",
+    "interval_with_failures",
+    "judge_choice",
+    "look_level",
     "mcnemar",
     "minimum_detectable_effect",
     "misses",
+    "outweighing_rate",
     "p_value",
     "percent",
     "points",
     "power",
     "probability",
     "probability_of_improvement",
+    "prudent_choice",
+    "rank",
     "sd_interval",
     "second_sentence",
     "seed_interval",
     "seeds_for_equivalence",
     "seeds_needed",
     "seeds_table",
+    "shapley",
+    "share",
+    "shown_when_called",
     "sign_flip_test",
     "signed",
     "smallest_p",
     "span",
     "split_variance",
-    "studentized_interval",
+    "step_down",
     "t_interval",
     "t_power",
+    "variance_shares",
 ]

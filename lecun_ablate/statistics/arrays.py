@@ -53,7 +53,7 @@ def paired_differences(arm: ArrayLike, baseline: ArrayLike) -> np.ndarray:
             f"arm has {len(arm)} seeds and baseline has {len(baseline)}; expected one pair per "
             "seed, in the same order"
         )
-    differences = arm - baseline
+    differences: np.ndarray = arm - baseline
     differences[np.abs(differences) <= ROUNDING] = 0.0
     return differences
 
@@ -81,7 +81,7 @@ def misses(
         )
     if 0 in predictions.shape:
         raise ValueError(f"predictions have shape {predictions.shape}: there is nothing in them")
-    missed = (predictions != labels).astype(np.float64)
+    missed: np.ndarray = (predictions != labels).astype(np.float64)
     if diverged is not None:
         missed[check_mask(diverged, len(missed), "diverged")] = DIVERGED_ERROR
     return missed

@@ -1,128 +1,26 @@
-"""All comparisons of an experiment together: correction, divergence, verdicts."""
+"""All comparisons of an experiment together: correction, failures, verdicts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lecun_ablate.statistics.arrays import DIVERGED_ERROR, ROUNDING, misses
-from lecun_ablate.statistics.correction import holm
+from lecun_ablate.statistics.arrays import ROUNDING, misses, paired_differences
+from lecun_ablate.statistics.correction import Correction, correct, fewest_for, holm
+from lecun_ablate.statistics.factors import Contrast, Effect, Level, contrasts, effect_of
+from lecun_ablate.statistics.failures import compare_failures, interval_with_failures
 from lecun_ablate.statistics.images import JointComparison, compare_jointly
+from lecun_ablate.statistics.inflation import corrected_for_call
 from lecun_ablate.statistics.intervals import Interval
-from lecun_ablate.statistics.paired import Comparison, compare, smallest_p
-from lecun_ablate.statistics.planning import (
-    PowerAnalysis,
-    analyse_power,
-    minimum_detectable_effect,
-)
-from lecun_ablate.statistics.power import ALPHA, fewest_seeds
+from lecun_ablate.statistics.looks import look_level
+from lecun_ablate.statistics.paired import Comparison, compare, difference_interval, smallest_p
+from lecun_ablate.statistics.power import ALPHA
+from lecun_ablate.statistics.results import ExperimentResult, PairResult
 from lecun_ablate.statistics.runs import Runs, common
 from lecun_ablate.statistics.verdict import BOTH_DIVERGED, MARGIN, Verdict, decide
-from lecun_ablate.statistics.wording import count, points, span
-
-
-@dataclass(frozen=True)
-class PairResult:
-    """One comparison of an experiment, corrected for the others.
-
-    `counted` takes diverged runs as error 0.9 and decides the verdict; `excluded` leaves out the
-    seeds with which either arm diverged. Without divergence both are the same.
-    """
-
-    arm: str
-    baseline: str
-    counted: Comparison
-    excluded: Comparison | None  # None: no seed is left
-    p_adjusted: float  # Holm, over the experiment's comparisons
-    p_adjusted_excluded: float | None
-    smallest_p: float  # the least that p_adjusted could be with so many seeds in every comparison
-    verdict: Verdict
-    verdict_excluded: Verdict | None
-    arm_diverged: int  # of the common seeds
-    baseline_diverged: int
-    joint: JointComparison | None  # None without predictions or with a single seed
-
-    @property
-    def divergence_matters(self) -> bool:
-        """Whether the verdict hangs on how diverged runs are counted."""
-        return self.verdict_excluded is None or self.verdict_excluded.kind != self.verdict.kind
-
-    @property
-    def divergence_note(self) -> str | None:
-        """What a reader must know about diverged runs; None where there are none."""
-        diverged = ((self.arm, self.arm_diverged), (self.baseline, self.baseline_diverged))
-        runs = [f"{count(number, 'run')} of {name}" for name, number in diverged if number]
-        if not runs:
-            return None
-        number = self.arm_diverged + self.baseline_diverged
-        counts = "counts" if number == 1 else "count"
-        note = f"{' and '.join(runs)} diverged and {counts} as error {DIVERGED_ERROR}"
-        one, verdict = self.excluded, self.verdict_excluded
-        if one is None or verdict is None:
-            return f"{note}; without them, nothing is left to compare"
-        found = f"{points(one.difference)} {span(one.interval)} over {count(one.n, 'seed')}"
-        same = f"another: {verdict.text}" if self.divergence_matters else "the same"
-        return f"{note}; without them, the difference is {found} and the verdict {same}"
-
-
-@dataclass(frozen=True)
-class ExperimentResult:
-    """The comparisons of an experiment, in the order they were asked for."""
-
-    pairs: tuple[PairResult, ...]
-    alpha: float  # of all comparisons together
-
-    def __getitem__(self, arm: str) -> PairResult:
-        """Return the comparison of an arm with its baseline."""
-        for pair in self.pairs:
-            if pair.arm == arm:
-                return pair
-        raise KeyError(arm)
-
-    @property
-    def _rule(self) -> dict[str, float]:
-        return {"alpha": self.alpha, "comparisons": max(1, len(self.pairs))}
-
-    @property
-    def fewest_seeds(self) -> int:
-        """The fewest seeds with which any of the comparisons could be significant."""
-        return fewest_seeds(**self._rule)
-
-    def detectable(self, pair: PairResult) -> float | None:
-        """Return the difference that a comparison's seeds show with 80 % power; None: too few."""
-        return minimum_detectable_effect(pair.counted.n, pair.counted.sd, **self._rule)
-
-    def power(self, pair: PairResult, effect: float) -> PowerAnalysis:
-        """Return what a comparison's seeds can show of a true `effect`, a fraction.
-
-        Raises ValueError for a comparison of one seed.
-        """
-        return analyse_power(pair.counted, effect, **self._rule)
-
-    @property
-    def too_few(self) -> tuple[PairResult, ...]:
-        """The comparisons with too few seeds to be significant whatever they had shown."""
-        return tuple(pair for pair in self.pairs if pair.smallest_p > self.alpha)
-
-    @property
-    def warning(self) -> str | None:
-        """Says where the seeds are too few for any result to be significant."""
-        if not self.too_few:
-            return None
-        of_all = len(self.too_few) == len(self.pairs)
-        which = "" if of_all else f" of {', '.join(pair.arm for pair in self.too_few)}"
-        numbers = sorted({pair.counted.n for pair in self.too_few})
-        seeds = f"{numbers[0]} to {numbers[-1]} seeds" if numbers[1:] else count(numbers[0], "seed")
-        return (
-            f"With {seeds} and {count(len(self.pairs), 'comparison')} no result{which} could be "
-            f"significant at {self.alpha:g}, however large the difference: the smallest possible "
-            f"p, corrected, is {min(pair.smallest_p for pair in self.too_few):.2g}. "
-            f"It takes at least {count(self.fewest_seeds, 'seed')}."
-        )
 
 
 def compare_all(
@@ -130,15 +28,26 @@ def compare_all(
     pairs: Sequence[tuple[str, str]],
     *,
     labels: ArrayLike | None = None,
+    cells: Mapping[str, Mapping[str, Level]] | None = None,
+    baseline_cell: Mapping[str, Level] | None = None,
     margin: float = MARGIN,
     alpha: float = ALPHA,
+    look: int | None = None,
     rng_seed: int = 0,
 ) -> ExperimentResult:
     """Compare arms by name: `pairs` of (arm, baseline), each over the seeds both have.
 
     An experiment with a baseline pairs every other arm with it; a ladder pairs each step with the
     one before. With `labels` (images,) and both arms' predictions, the doubt from the images is
-    worked out as well. `margin` is the difference in error that does not matter, a fraction.
+    worked out as well. With `cells`, the level of every factor by arm, the effects of the factors
+    join the family, over the seeds that all these arms share. `margin` is the difference in error
+    that does not matter, a fraction.
+
+    `alpha` is the error of the whole family; with `look`, the number of the look at growing data,
+    that of all looks together, of which this one spends `look_level`. All intervals have the level
+    that goes with it. The family is corrected by `step_down`, or by `holm` where a run failed or
+    comparisons have different seeds: which of them does not depend on the signs of the differences,
+    so either keeps its level.
     Raises ValueError for unknown arms, pairs without a common seed, or predictions that do not
     agree with the errors.
     """
@@ -150,83 +59,203 @@ def compare_all(
     for names, (runs, _) in zip(pairs, matched, strict=True):
         if not len(runs):
             raise ValueError(f"arms {names[0]!r} and {names[1]!r} have no seed in common")
-
-    counted = [compare(a.errors, b.errors, rng_seed=rng_seed, level=1 - alpha) for a, b in matched]
-    excluded = [
-        _without_diverged(one, a, b, 1 - alpha, rng_seed)
-        for one, (a, b) in zip(counted, matched, strict=True)
+    shared = common(*(arms[name] for name in cells)) if cells else []
+    failed = any(runs.failed.any() for group in [*matched, shared] for runs in group)
+    rules = _Rules(
+        margin=margin,
+        alpha=alpha if look is None else look_level(look, alpha),
+        next_alpha=alpha if look is None else look_level(look + 1, alpha),
+        holm_only=failed,
+        cells=list(cells.values()) if cells else [],
+        baseline_cell=baseline_cell,
+        rng_seed=rng_seed,
+    )
+    over_all = _decide_family(matched, shared, rules)
+    sound = over_all
+    if failed:
+        sound = _decide_family([_sound(pair) for pair in matched], _sound(shared), rules)
+    joint = [
+        _joint(arm, base, labels, one.comparison.interval if one.comparison else None, rules)
+        for (arm, base), one in zip(matched, over_all.pairs, strict=True)
     ]
-    rules = {"margin": margin, "alpha": alpha}
-    decided, decided_excluded = _decide_all(counted, **rules), _decide_all(excluded, **rules)
-    results = []
-    for k, (arm, baseline) in enumerate(pairs):
-        runs, base = matched[k]
-        p, smallest, verdict = decided[k]
-        p_excluded, _, verdict_excluded = decided_excluded[k]
-        both = runs.diverged.all() and base.diverged.all()
-        results.append(
-            PairResult(
-                arm=arm,
-                baseline=baseline,
-                counted=counted[k],
-                excluded=excluded[k],
-                p_adjusted=p,
-                p_adjusted_excluded=p_excluded,
-                smallest_p=smallest,
-                verdict=BOTH_DIVERGED if both else verdict,
-                verdict_excluded=verdict_excluded,
-                arm_diverged=int(runs.diverged.sum()),
-                baseline_diverged=int(base.diverged.sum()),
-                joint=_joint(runs, base, labels, counted[k].interval, rng_seed, alpha),
-            )
+    p_joint = iter(holm([one.p for one in joint if one is not None]))
+    results = [
+        _pair_result(
+            pairs[k],
+            matched[k],
+            over_all,
+            over_all.pairs[k],
+            sound.pairs[k],
+            joint[k],
+            float(next(p_joint)) if joint[k] else None,
+            rules,
         )
-    return ExperimentResult(tuple(results), alpha)
+        for k in range(len(pairs))
+    ]
+    effects = over_all.effects
+    if failed and shared:
+        number = int(np.any([runs.failed for runs in shared], axis=0).sum())
+        left: Sequence[Effect | None] = sound.effects or [None for _ in effects]
+        effects = [
+            effect.beside(without, number) for effect, without in zip(effects, left, strict=True)
+        ]
+    return ExperimentResult(
+        tuple(results),
+        tuple(effects),
+        rules.alpha,
+        rules.next_alpha,
+        look,
+        over_all.correction,
+    )
 
 
-def _decide_all(
-    comparisons: Sequence[Comparison | None], **rules: float
-) -> list[tuple[Any, Any, Any]]:
-    """Return per comparison its p after correction, the least that could be, and the verdict."""
-    there = [one for one in comparisons if one is not None]
-    p = holm([one.p for one in there])
-    # numbers of seeds may differ: whoever has many leaves the others more of the level
-    smallest = holm([smallest_p(one.n) for one in there])
-    decisions = iter(
-        (float(p[k]), float(smallest[k]),
-         decide(one, p[k], smallest=smallest[k], comparisons=len(there), **rules))
-        for k, one in enumerate(there)
-    )  # fmt: skip
-    return [(None, None, None) if one is None else next(decisions) for one in comparisons]
+@dataclass(frozen=True)
+class _Rules:
+    """How a family is compared and decided."""
+
+    margin: float
+    alpha: float  # at this look
+    next_alpha: float
+    holm_only: bool
+    cells: Sequence[Mapping[str, Level]]  # the level of every factor, by arm; none: no factorial
+    baseline_cell: Mapping[str, Level] | None
+    rng_seed: int
 
 
-def _without_diverged(
-    counted: Comparison, arm: Runs, baseline: Runs, level: float, rng_seed: int
-) -> Comparison | None:
-    """Return the comparison over the seeds with which neither arm diverged; None without any."""
-    kept = ~(arm.diverged | baseline.diverged)
-    if kept.all():
-        return counted
-    if not kept.any():
-        return None
-    return compare(arm.errors[kept], baseline.errors[kept], level=level, rng_seed=rng_seed)
+@dataclass(frozen=True)
+class _Decided:
+    """A comparison of a family, None where it has no seed, with what the correction made of it."""
+
+    comparison: Comparison | None
+    p: float
+    smallest: float
+    verdict: Verdict | None
+
+
+@dataclass(frozen=True)
+class _Family:
+    pairs: list[_Decided]
+    effects: list[Effect]  # empty, too, where no seed is left for them
+    correction: Correction
+    size: int
+
+
+def _decide_family(
+    matched: Sequence[Sequence[Runs]], shared: Sequence[Runs], rules: _Rules
+) -> _Family:
+    """Compare pairs of arms and the effects of factors, correct them together, and decide.
+
+    The pairs hold the seeds common to both, `shared` those common to all cells of the factorial.
+    """
+    level = 1 - rules.alpha
+    compared = [
+        compare(arm.errors, base.errors, level=level, rng_seed=rules.rng_seed) if len(arm) else None
+        for arm, base in matched
+    ]
+    effects: list[Contrast] = []
+    if rules.cells and len(shared[0]):
+        effects = contrasts(rules.cells, [runs.errors for runs in shared], rules.baseline_cell)
+    rows = [
+        (arm.seeds, paired_differences(arm.errors, base.errors))
+        for arm, base in matched
+        if len(arm)
+    ]
+    rows += [(shared[0].seeds, effect.values) for effect in effects]
+    plain = [one.p for one in compared if one] + [effect.p(rules.rng_seed) for effect in effects]
+    p, correction = correct(rows, plain, holm_only=rules.holm_only, rng_seed=rules.rng_seed)
+    smallest = np.array([smallest_p(len(values)) for _, values in rows])
+    if correction == "Holm":  # where numbers of seeds differ, who has many leaves more to others
+        smallest = holm(smallest)
+    fewest = fewest_for(correction, len(rows), rules.next_alpha)
+    decided, k = [], 0
+    for one in compared:
+        if one is None:
+            decided.append(_Decided(None, 1.0, 1.0, None))
+            continue
+        verdict = decide(
+            one,
+            float(p[k]),
+            smallest=float(smallest[k]),
+            fewest=fewest,
+            comparisons=len(rows),
+            margin=rules.margin,
+            alpha=rules.alpha,
+            next_alpha=rules.next_alpha,
+        )
+        decided.append(_Decided(one, float(p[k]), float(smallest[k]), verdict))
+        k += 1
+    found = [
+        effect_of(effect, level, own, float(adjusted))
+        for effect, own, adjusted in zip(effects, plain[k:], p[k:], strict=True)
+    ]
+    return _Family(decided, found, correction, len(rows))
+
+
+def _sound(runs: Sequence[Runs]) -> list[Runs]:
+    """Return arms' runs over the seeds with which none of them failed."""
+    if not runs:
+        return []
+    kept = ~np.any([arm.failed for arm in runs], axis=0)
+    return [arm.take(np.flatnonzero(kept)) for arm in runs]
+
+
+def _pair_result(
+    names: tuple[str, str],
+    matched: Sequence[Runs],
+    family: _Family,
+    counted: _Decided,
+    sound: _Decided,
+    joint: JointComparison | None,
+    p_joint: float | None,
+    rules: _Rules,
+) -> PairResult:
+    one, verdict, (arm, base) = counted.comparison, counted.verdict, matched
+    assert one is not None and verdict is not None  # over all common seeds: there always are some
+    if arm.diverged.all() and base.diverged.all():
+        verdict = BOTH_DIVERGED
+    corrected = None
+    if verdict.kind in ("better", "worse"):
+        corrected = corrected_for_call(
+            one.difference, one.sd, one.n, alpha=rules.alpha, comparisons=family.size
+        )
+    return PairResult(
+        arm=names[0],
+        baseline=names[1],
+        counted=one,
+        sound=sound.comparison,
+        p_adjusted=counted.p,
+        p_adjusted_sound=sound.p if sound.comparison else None,
+        smallest_p=counted.smallest,
+        verdict=verdict,
+        verdict_sound=sound.verdict,
+        simultaneous=difference_interval(
+            arm.errors, base.errors, level=1 - rules.alpha / len(family.pairs)
+        ),
+        failures=compare_failures(arm.failed, base.failed),
+        arm_diverged=int(arm.diverged.sum()),
+        baseline_diverged=int(base.diverged.sum()),
+        over_all=interval_with_failures(
+            arm.errors, base.errors, arm.failed, base.failed, 1 - rules.alpha
+        ),
+        margin=rules.margin,
+        corrected=corrected,
+        joint=joint,
+        p_joint_adjusted=p_joint,
+        alpha=rules.alpha,
+    )
 
 
 def _joint(
-    arm: Runs,
-    baseline: Runs,
-    labels: ArrayLike | None,
-    seeds: Interval | None,
-    rng_seed: int,
-    alpha: float,
+    arm: Runs, baseline: Runs, labels: ArrayLike | None, seeds: Interval | None, rules: _Rules
 ) -> JointComparison | None:
     if labels is None or arm.predictions is None or baseline.predictions is None or len(arm) < 2:
         return None
     tables = []
-    for runs in (arm, baseline):
-        missed = misses(runs.predictions, labels, runs.diverged)
+    for runs, predictions in ((arm, arm.predictions), (baseline, baseline.predictions)):
+        missed = misses(predictions, labels, runs.diverged)
         if np.abs(missed.mean(axis=1) - runs.errors).max() > np.sqrt(ROUNDING):
             raise ValueError(
                 "errors and predictions disagree: are they of the same runs and split?"
             )
         tables.append(missed)
-    return compare_jointly(*tables, seeds=seeds, level=1 - alpha, rng_seed=rng_seed)
+    return compare_jointly(*tables, seeds=seeds, level=1 - rules.alpha, rng_seed=rules.rng_seed)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
-from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
 from lecun_ablate.statistics.arrays import ROUNDING, check_fraction
 from lecun_ablate.statistics.intervals import LEVEL, Interval
@@ -28,6 +27,7 @@ class JointComparison:
     interaction_variance: float  # what remains of one image under one seed
     interval: Interval  # for new seeds and new images together
     bootstrap: Interval  # two-way bootstrap: counts the interaction three times
+    p: float  # of no difference for new seeds and images: at which level the interval ends at 0
 
     @property
     def widest(self) -> Interval:
@@ -67,12 +67,16 @@ def compare_jointly(
     # where a component would be negative, it counts as 0: one mean square alone is larger then
     sums = np.array([[1, 1, -1], [1, 0, 0], [0, 1, 0]]) * mean_squares
     terms = sums[np.argmax(sums.sum(axis=1))]
-    reach = 0.0
+    reach, p = 0.0, 1.0 if abs(mean) <= ROUNDING else 0.0
     if terms.sum() > ROUNDING:
         satterthwaite = terms.sum() ** 2 / (terms**2 / freedom).sum()
         squared_errors = np.array([terms.sum(), ms_seeds]) / (n * m)
         quantiles = stats.t.ppf((1 + level) / 2, [satterthwaite, n - 1])
         reach = float((quantiles * np.sqrt(squared_errors)).max())
+        # seeds without a spread of their own leave nothing to doubt
+        t = np.divide(abs(mean), np.sqrt(squared_errors), out=np.full(2, np.inf),
+                      where=squared_errors > 0)  # fmt: skip
+        p = float(np.max(2 * stats.t.sf(t, [satterthwaite, n - 1])))
     interval = Interval(mean - reach, mean + reach, level, "crossed variance components")
     if seeds is not None:
         interval = interval.extended(seeds)
@@ -85,6 +89,7 @@ def compare_jointly(
         interaction_variance=float(ms_rest),
         interval=interval.clipped(-1.0, 1.0),
         bootstrap=_two_way_bootstrap(table, level, rng_seed, resamples),
+        p=p,
     )
 
 
@@ -175,5 +180,5 @@ def mcnemar(
         differing=int(np.sum(first != second)),
         difference=(only2 - only1) / n,
         interval=Interval(centre - reach, centre + reach, level, "Agresti-Min"),
-        p=float(statsmodels_mcnemar(table, exact=True).pvalue),
+        p=float(stats.binomtest(only1, only1 + only2).pvalue) if only1 + only2 else 1.0,
     )

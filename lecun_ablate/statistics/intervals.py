@@ -12,8 +12,9 @@ from scipy import stats
 
 from lecun_ablate.statistics.arrays import ROUNDING, check_fraction, check_values, spread
 
-BOOTSTRAP_FROM = 20  # seeds; below, the bootstrap sees too little of the distribution's tails
-RESAMPLES = 9_999
+SKEW_FROM = 20  # seeds; with fewer, the skew of a sample is mostly chance
+WIDEST = 2  # times as wide as Student's interval, at most
+RESAMPLES = 9_999  # of the BCa interval
 BATCH = 1_000  # resamples held in memory at a time
 LEVEL = 0.95
 
@@ -50,18 +51,73 @@ class Interval:
         return not self.low <= value <= self.high
 
 
-def seed_interval(
-    values: ArrayLike, level: float = LEVEL, *, rng_seed: int = 0, resamples: int = RESAMPLES
-) -> Interval | None:
+def seed_interval(values: ArrayLike, level: float = LEVEL) -> Interval | None:
     """Return the interval for the mean of `values` (seeds,); None for a single seed.
 
-    Student's t below BOOTSTRAP_FROM seeds, the studentized bootstrap from there on. Values that
-    are all equal give an interval of no width.
+    Student's interval, and from SKEW_FROM seeds on each of its ends extended to where Hall's
+    correction for skew puts it; never more than twice as wide as Student's. Values that are all
+    equal give an interval of no width. Raises ValueError for values that are not finite.
+
+    Chosen by simulation (`benchmarks/seed_intervals.py`: normal, skewed and heavy-tailed
+    differences, and runs that collapse at 2, 5 and 10 % in one arm or both, 5 to 100 seeds).
+    Student's interval alone covers 91 % of exponential differences at 20 seeds and 87 % of more
+    skewed ones. Hall's alone, like the studentized bootstrap, follows skew, but covers only 80 %
+    where both arms collapse now and then, and the bootstrap is up to 45 times as wide as Student's
+    when one seed went wrong. The farther end of both covers 94.5 % or more in every setting from 20
+    seeds on, for 3 % more width with 20 normal differences and 1 % with 60. With fewer seeds the
+    correction would cost up to half of the width, so there Student's stays, and covers 83 to 91 %
+    of skewed differences at 10 seeds. No method covers what has not occurred: that an arm collapses
+    with one seed in fifty is told by its failure rate, not by this interval.
+
+    Hall 1992, Journal of the Royal Statistical Society B 54(1), 221-228.
     """
     values = check_values(values)
-    if len(values) < BOOTSTRAP_FROM:
-        return t_interval(values, level)
-    return studentized_interval(values, level, rng_seed=rng_seed, resamples=resamples)
+    check_fraction(level, "level")
+    n = len(values)
+    if n < 2:
+        return None
+    low, high = interval_ends(values, level)
+    return Interval(float(low), float(high), level, "t" if n < SKEW_FROM else "t and Hall")
+
+
+def interval_ends(values: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of `seed_interval` for many samples at once: (..., seeds) to two of (...).
+
+    At least two seeds. For simulations: nothing is checked.
+    """
+    n = values.shape[-1]
+    mean, se = values.mean(axis=-1), values.std(axis=-1, ddof=1) / math.sqrt(n)
+    se = np.where(np.ptp(values, axis=-1) <= ROUNDING, 0.0, se)
+    student = float(stats.t.ppf((1 + level) / 2, n - 1))
+    if n < SKEW_FROM:
+        return mean - student * se, mean + student * se
+    # where the studentized mean lies with this skew if it is at +-student without
+    shift = _skewness(values) / math.sqrt(n)
+    farthest = (2 * WIDEST - 1) * student  # one end: the other is at least at Student's
+    below = np.clip(_with_skew(student, shift), student, farthest)
+    above = np.clip(-_with_skew(-student, shift), student, farthest)
+    return mean - below * se, mean + above * se
+
+
+def _skewness(values: np.ndarray) -> np.ndarray:
+    """Return the size-adjusted skewness (...) of samples (..., seeds), 0 where all are equal."""
+    n = values.shape[-1]
+    deviations = values - values.mean(axis=-1, keepdims=True)
+    square, cube = (deviations**2).mean(axis=-1), (deviations**3).mean(axis=-1)
+    spread_out = np.ptp(values, axis=-1) > ROUNDING
+    biased: np.ndarray = np.divide(cube, square**1.5, out=np.zeros_like(square), where=spread_out)
+    adjusted: np.ndarray = biased * math.sqrt(n * (n - 1)) / (n - 2)
+    return adjusted
+
+
+def _with_skew(t: float, shift: np.ndarray) -> np.ndarray:
+    """Return the x with  x + a (2 x^2 + 1) / 6 + a^2 x^3 / 27 = t, `shift` being a.
+
+    The left side is Hall's monotone transformation, which takes the skew out of a studentized mean;
+    a is the skewness of the values over the root of their number.
+    """
+    a = np.where(np.abs(shift) < 1e-8, 1.0, shift)  # without skew, x is t
+    return np.where(a == shift, 3 / a * (np.cbrt(1 + a * (t - a / 6)) - 1), t)
 
 
 def t_interval(values: ArrayLike, level: float = LEVEL) -> Interval | None:
@@ -76,40 +132,10 @@ def t_interval(values: ArrayLike, level: float = LEVEL) -> Interval | None:
     return Interval(mean - reach, mean + reach, level, "t")
 
 
-def studentized_interval(
-    values: ArrayLike, level: float = LEVEL, *, rng_seed: int = 0, resamples: int = RESAMPLES
-) -> Interval | None:
-    """Return the bootstrap-t interval for the mean of `values` (seeds,); None for a single seed.
-
-    Each resample's deviation is divided by its own standard error, which corrects for skew and
-    for the small sample at once. Where resamples have no spread of their own (nearly all values
-    equal), Student's interval takes its place, and `method` says so.
-    Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 12.5.
-    """
-    values = check_values(values)
-    student = t_interval(values, level)
-    se = spread(values) / math.sqrt(len(values))
-    if student is None or se == 0:
-        return student
-    mean = float(values.mean())
-    rng = np.random.default_rng(rng_seed)
-    deviations = np.empty(resamples)
-    for start in range(0, resamples, BATCH):
-        batch = deviations[start : start + BATCH]
-        draws = values[rng.integers(0, len(values), size=(len(batch), len(values)))]
-        errors = draws.std(axis=1, ddof=1) / math.sqrt(len(values))
-        if errors.min() <= ROUNDING:
-            return student
-        batch[:] = (draws.mean(axis=1) - mean) / errors
-    tail = (1 - level) / 2
-    low, high = np.quantile(deviations, [tail, 1 - tail])
-    return Interval(mean - float(high) * se, mean - float(low) * se, level, "studentized bootstrap")
-
-
 def bca_interval(
     values: ArrayLike, level: float = LEVEL, *, rng_seed: int = 0, resamples: int = RESAMPLES
 ) -> Interval | None:
-    """Return the bias-corrected accelerated bootstrap interval, a cross-check of the other two.
+    """Return the bias-corrected accelerated bootstrap interval, a cross-check of the seed interval.
 
     None for a single seed or for values that are all equal. It is too narrow for few seeds: at 10
     it covers about 90 % instead of 95. Efron 1987, JASA 82.

@@ -93,7 +93,6 @@ def compare(
     arm, baseline = check_errors(arm_errors), check_errors(baseline_errors)
     p, exact = sign_flip_test(differences, rng_seed=rng_seed)
     improvement, improvement_interval = probability_of_improvement(differences, level)
-    resampling = {"level": level, "rng_seed": rng_seed, "resamples": resamples}
     return Comparison(
         n=len(differences),
         arm_mean=float(arm.mean()),
@@ -102,8 +101,8 @@ def compare(
         baseline_sd=spread(baseline),
         difference=float(differences.mean()),
         sd=spread(differences),
-        interval=difference_interval(arm, baseline, **resampling),
-        bca=bca_interval(differences, **resampling),
+        interval=difference_interval(arm, baseline, level=level),
+        bca=bca_interval(differences, level, rng_seed=rng_seed, resamples=resamples),
         p=p,
         exact=exact,
         improvement=improvement,
@@ -114,12 +113,7 @@ def compare(
 
 
 def difference_interval(
-    arm_errors: ArrayLike,
-    baseline_errors: ArrayLike,
-    *,
-    level: float = LEVEL,
-    rng_seed: int = 0,
-    resamples: int = RESAMPLES,
+    arm_errors: ArrayLike, baseline_errors: ArrayLike, *, level: float = LEVEL
 ) -> Interval | None:
     """Return the seed interval of the mean difference, arm minus baseline; None for a single seed.
 
@@ -127,7 +121,7 @@ def difference_interval(
     fractions can lie, -1 to 1: a few wild seeds lead beyond.
     """
     differences = paired_differences(arm_errors, baseline_errors)
-    interval = seed_interval(differences, level, rng_seed=rng_seed, resamples=resamples)
+    interval = seed_interval(differences, level)
     return interval and interval.clipped(-1.0, 1.0)
 
 
@@ -153,7 +147,8 @@ def sign_flip_test(
             sums = np.concatenate([sums + value, sums - value])
         return float(np.mean(np.abs(sums) >= reached)), True
     rng = np.random.default_rng(rng_seed)
-    as_far, at_a_time = 0, max(1, SIGNS // len(values))
+    as_far: int | np.integer = 0
+    at_a_time = max(1, SIGNS // len(values))
     for start in range(0, permutations, at_a_time):
         flips = rng.integers(0, 2, size=(min(at_a_time, permutations - start), len(values)))
         as_far += np.count_nonzero(np.abs((2.0 * flips - 1) @ values) >= reached)

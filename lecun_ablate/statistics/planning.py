@@ -39,7 +39,9 @@ def seeds_needed(
     level alpha / comparisons, `sd` being that of each arm. Never fewer than `fewest_seeds`;
     MOST_SEEDS stands for that many or more. Raises ValueError as `power` does.
     """
-    fewest = fewest_seeds(comparisons, alpha, paired=paired)
+    fewest = fewest_seeds(alpha=alpha) if paired else fewest_seeds(comparisons, alpha, paired=False)
+    if comparisons < 1:
+        raise ValueError(f"comparisons is {comparisons}; expected 1 or more")
     check_plan(effect, sd, alpha)
     check_fraction(target, "target")
 
@@ -58,7 +60,6 @@ def seeds_for_equivalence(
     *,
     alpha: float = ALPHA,
     target: float = POWER,
-    comparisons: int = 1,
 ) -> int:
     """Return the fewest paired seeds whose interval lies within +-margin with power `target`.
 
@@ -70,7 +71,7 @@ def seeds_for_equivalence(
     check_fraction(target, "target")
     return _fewest(
         lambda n: equivalence_power(difference, margin, sd, n, alpha=alpha) >= target,
-        fewest_seeds(comparisons, alpha),
+        fewest_seeds(alpha=alpha),
     )
 
 
@@ -96,9 +97,27 @@ def minimum_detectable_effect(
     """
     check_plan(1.0, sd, alpha)
     check_fraction(target, "target")
-    if n < fewest_seeds(comparisons, alpha):
+    if n < fewest_seeds(alpha=alpha):
         return None
     return sd * _detectable(n, alpha, target, comparisons)
+
+
+def detectable_range(
+    n: int, sd: float, *, alpha: float = ALPHA, target: float = POWER, comparisons: int = 1
+) -> tuple[float, float] | None:
+    """Return the detectable effect at the ends of the sd's 95 % interval.
+
+    The spread is known only as well as `n` seeds show it: 10 of them to 0.7 to 1.8 times. None
+    where `minimum_detectable_effect` is. Raises ValueError as `power` does.
+    """
+    ends = sd_interval(sd, n)
+    found = [
+        minimum_detectable_effect(n, end, alpha=alpha, target=target, comparisons=comparisons)
+        for end in ends or ()
+    ]
+    if len(found) < 2 or found[0] is None or found[1] is None:
+        return None
+    return found[0], found[1]
 
 
 @cache
@@ -135,6 +154,7 @@ class PowerAnalysis:
     fewest: int  # seeds below which no effect could be shown, however large
     power: float  # chance that n paired seeds show the effect
     detectable: float | None  # the effect that n paired seeds show with 80 % power; None: too few
+    detectable_range: tuple[float, float] | None  # the same at the ends of the sd's 95 % interval
     paired: int  # seeds needed for the effect, arms paired by seed
     paired_range: tuple[int, int]  # the same at the ends of the sd's 95 % interval
     unpaired: int  # seeds per arm needed if the arms had independent seeds
@@ -145,31 +165,48 @@ def analyse_power(
     effect: float,
     *,
     alpha: float = ALPHA,
+    next_alpha: float | None = None,
     target: float = POWER,
     comparisons: int = 1,
 ) -> PowerAnalysis:
     """Return the power analysis of a comparison for a true `effect` (a fraction, like errors).
 
-    `comparisons` is how many the experiment makes, for which p is corrected. Raises ValueError
-    for a comparison of one seed (its spread is unknown) or an effect <= 0.
+    `comparisons` is how many the experiment makes, for which p is corrected; `alpha` the level of
+    this look, `next_alpha` the one at which more seeds would be looked at (None: `alpha`). Raises
+    ValueError for a comparison of one seed (its spread is unknown) or an effect <= 0.
     """
     if comparison.n < 2:
         raise ValueError("one seed says nothing about the spread over seeds: run at least two")
-    rule = {"alpha": alpha, "comparisons": comparisons}
-    plan = {**rule, "target": target}
-    low, high = sd_interval(comparison.sd, comparison.n)
+    n, sd = comparison.n, comparison.sd
     arm_sd = math.sqrt((comparison.arm_sd**2 + comparison.baseline_sd**2) / 2)
+
+    def needed(spread: float, paired: bool = True) -> int:
+        return seeds_needed(
+            effect,
+            spread,
+            alpha=alpha if next_alpha is None else next_alpha,
+            target=target,
+            paired=paired,
+            comparisons=comparisons,
+        )
+
+    low, high = sd_interval(sd, n) or (sd, sd)
     return PowerAnalysis(
         effect=effect,
-        n=comparison.n,
-        sd=comparison.sd,
+        n=n,
+        sd=sd,
         correlation=comparison.correlation,
-        fewest=fewest_seeds(comparisons, alpha),
-        power=power(effect, comparison.sd, comparison.n, **rule),
-        detectable=minimum_detectable_effect(comparison.n, comparison.sd, **plan),
-        paired=seeds_needed(effect, comparison.sd, **plan),
-        paired_range=(seeds_needed(effect, low, **plan), seeds_needed(effect, high, **plan)),
-        unpaired=seeds_needed(effect, arm_sd, paired=False, **plan),
+        fewest=fewest_seeds(alpha=alpha),
+        power=power(effect, sd, n, alpha=alpha, comparisons=comparisons),
+        detectable=minimum_detectable_effect(
+            n, sd, alpha=alpha, target=target, comparisons=comparisons
+        ),
+        detectable_range=detectable_range(
+            n, sd, alpha=alpha, target=target, comparisons=comparisons
+        ),
+        paired=needed(sd),
+        paired_range=(needed(low), needed(high)),
+        unpaired=needed(arm_sd, paired=False),
     )
 
 

@@ -22,7 +22,9 @@ STEPS = 1_000  # of the integral over the sample's spread
 def fewest_seeds(comparisons: int = 1, alpha: float = ALPHA, *, paired: bool = True) -> int:
     """Return the fewest seeds per arm at which a permutation test can reach alpha / comparisons.
 
-    Raises ValueError for fewer than one comparison or an alpha outside 0..1.
+    That is what Holm's correction asks of the smallest p of several; `step_down` lets all of them
+    be significant with the seeds that one takes. Raises ValueError for fewer than one comparison or
+    an alpha outside 0..1.
     """
     check_fraction(alpha, "alpha")
     if comparisons < 1:
@@ -36,22 +38,28 @@ def fewest_seeds(comparisons: int = 1, alpha: float = ALPHA, *, paired: bool = T
 def power(effect: float, sd: float, n: int, *, alpha: float = ALPHA, comparisons: int = 1) -> float:
     """Return the chance that `n` paired seeds show a true `effect`, with its sign.
 
-    They do where the sign-flip test's p is at most alpha / comparisons, which is what the smallest
-    p must meet under Holm's correction, and the 1 - alpha interval excludes 0. `effect` and `sd`,
-    that of the normal differences, are in the same unit. 0 below `fewest_seeds`; for SIMULATED
-    numbers of seeds from there on the flips' loss against Student's test is simulated (to about
-    0.01); with more it is below 0.02 and left out. Raises ValueError as `t_power` does.
+    `effect` and `sd`, that of the normal differences, are in the same unit. One comparison shows it
+    where the sign-flip test's p is at most alpha and the 1 - alpha interval excludes 0; of several,
+    the p after `step_down`, if the other arms are the same as the baseline (true effects in them
+    add to the power). That sees what Student's test at alpha / comparisons does, but for the flips'
+    loss: simulated for SIMULATED numbers of seeds from `fewest_seeds` on, below 0.02 and left out
+    with more, the same for several comparisons as for one. Right to about 0.03
+    (tests/statistics/test_statistics_power.py). Raises ValueError as `t_power` does.
     """
     check_plan(effect, sd, alpha)
-    fewest = fewest_seeds(comparisons, alpha)
+    if comparisons < 1:
+        raise ValueError(f"comparisons is {comparisons}; expected 1 or more")
+    fewest = fewest_seeds(1, alpha)
     if n < fewest:
         return 0.0
     smooth = t_power(effect, sd, n, alpha=alpha / comparisons)
     if n >= fewest + SIMULATED or sd == 0:
         return smooth
-    by_rule, by_t = _seen_from(n, alpha, comparisons)
+    by_rule, by_t = _seen_from(n, alpha)
+    # the effect that one comparison would show as often, by Student's test
+    ratio = effect / sd if comparisons == 1 else float(np.quantile(by_t, smooth))
     # the same samples for both, so that most of the simulation's error cancels
-    loss = np.mean(by_t < effect / sd) - np.mean(by_rule < effect / sd)
+    loss = np.mean(by_t < ratio) - np.mean(by_rule < ratio)
     return float(np.clip(smooth - loss, 0, 1))
 
 
@@ -110,7 +118,7 @@ def check_plan(effect: float, sd: float, alpha: float) -> None:
 
 
 @cache
-def _seen_from(n: int, alpha: float, comparisons: int) -> tuple[np.ndarray, np.ndarray]:
+def _seen_from(n: int, alpha: float) -> tuple[np.ndarray, np.ndarray]:
     """Return from which effect on each of many samples with mean 0 and sd 1 shows it.
 
     By the rule of `power`, and by Student's test at the same level: (samples,) each. With an effect
@@ -118,17 +126,16 @@ def _seen_from(n: int, alpha: float, comparisons: int) -> tuple[np.ndarray, np.n
     mean over J is at most -d. So the p-value falls as d grows, and meets the level where -d falls
     below one of the smallest means of subsets. Hartigan 1969, JASA 64.
     """
-    level = alpha / comparisons
     flips = 2**n - 1  # all but that of no seed
     samples = int(np.clip(MOST_FLIPS // flips, 512, SAMPLES))
     values = np.random.default_rng(n).normal(size=(samples, n))
     chosen = ((np.arange(1, flips + 1) >> np.arange(n)[:, None]) & 1).astype(np.float64)
     chosen /= chosen.sum(axis=0)
-    reaching = math.floor(level * (flips + 1) / 2 + 1e-9)  # flips, that of no seed among them
+    reaching = math.floor(alpha * (flips + 1) / 2 + 1e-9)  # flips, that of no seed among them
     by_flips = np.concatenate([
         -np.partition(part @ chosen, reaching - 1, axis=1)[:, reaching - 1]
         for part in np.array_split(values, math.ceil(samples * flips / BATCH))
     ])  # fmt: skip
     mean, se = values.mean(axis=1), values.std(axis=1, ddof=1) / math.sqrt(n)
-    excluding_0 = stats.t.isf(alpha / 2, n - 1) * se - mean
-    return np.maximum(by_flips, excluding_0), stats.t.isf(level / 2, n - 1) * se - mean
+    by_t = stats.t.isf(alpha / 2, n - 1) * se - mean  # where Student's interval excludes 0, too
+    return np.maximum(by_flips, by_t), by_t

@@ -6,52 +6,81 @@ from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lecun_ablate.statistics.arrays import DIVERGED_ERROR, check_errors, check_mask
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Runs:
-    """One arm's results after the last epoch, row by row the same seed.
-
-    The error of a diverged run is not used and may be anything, NaN included.
-    Raises ValueError where rows do not match, a seed comes twice, or errors are no fractions.
-    """
+    """One arm's results after the last epoch, row by row the same seed."""
 
     seeds: np.ndarray  # (seeds,) int, any order
-    errors: np.ndarray  # (seeds,) fractions of the images missed
-    diverged: np.ndarray = None  # type: ignore[assignment]  # (seeds,) bool; None: no run diverged
-    predictions: np.ndarray | None = None  # (seeds, images) uint8, 255 being no answer
+    errors: np.ndarray  # (seeds,) fractions of the images missed; DIVERGED_ERROR where diverged
+    diverged: np.ndarray  # (seeds,) bool
+    predictions: np.ndarray | None  # (seeds, images) uint8, 255 being no answer
+    collapsed: np.ndarray  # (seeds,) bool: ended without having learnt anything
 
-    def __post_init__(self) -> None:
-        seeds = np.asarray(self.seeds)
+    def __init__(
+        self,
+        seeds: ArrayLike,
+        errors: ArrayLike,
+        diverged: ArrayLike | None = None,
+        predictions: ArrayLike | None = None,
+        collapsed: ArrayLike | None = None,
+    ) -> None:
+        """Check and keep the arrays; None for a mask: no run did.
+
+        The error of a diverged run is not used and may be anything, NaN included. Raises ValueError
+        where rows do not match, a seed comes twice, or errors are no fractions.
+        """
+        seeds = np.asarray(seeds)
         if seeds.ndim != 1 or len(np.unique(seeds)) != len(seeds):
             raise ValueError(f"seeds: expected a row of different seeds, got {seeds.tolist()}")
-        diverged = np.zeros(len(seeds), bool) if self.diverged is None else self.diverged
-        diverged = check_mask(diverged, len(seeds), "diverged")
-        errors = np.asarray(self.errors, dtype=np.float64)
+        diverged = _mask(diverged, len(seeds), "diverged")
+        errors = np.asarray(errors, dtype=np.float64)
         if errors.shape != seeds.shape:
             raise ValueError(f"errors have shape {errors.shape} for {len(seeds)} seeds")
         errors = np.where(diverged, DIVERGED_ERROR, errors)
         if len(errors):  # an arm without a run is no error yet
             check_errors(errors)
-        for name, value in (("seeds", seeds), ("diverged", diverged), ("errors", errors)):
-            object.__setattr__(self, name, value)
-        if self.predictions is not None:
-            predictions = np.asarray(self.predictions)
+        if predictions is not None:
+            predictions = np.asarray(predictions)
             if predictions.ndim != 2 or len(predictions) != len(seeds):
                 raise ValueError(
                     f"predictions have shape {predictions.shape}; expected ({len(seeds)}, images)"
                 )
-            object.__setattr__(self, "predictions", predictions)
+        for name, value in (
+            ("seeds", seeds),
+            ("errors", errors),
+            ("diverged", diverged),
+            ("predictions", predictions),
+            ("collapsed", _mask(collapsed, len(seeds), "collapsed")),
+        ):
+            object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
         return len(self.seeds)
 
+    @property
+    def failed(self) -> np.ndarray:
+        """Which runs diverged or collapsed: (seeds,) bool."""
+        return np.asarray(self.diverged | self.collapsed)
+
     def take(self, rows: np.ndarray) -> Runs:
         """Return the runs in the given rows."""
         predictions = None if self.predictions is None else self.predictions[rows]
-        return Runs(self.seeds[rows], self.errors[rows], self.diverged[rows], predictions)
+        return Runs(
+            self.seeds[rows],
+            self.errors[rows],
+            self.diverged[rows],
+            predictions,
+            self.collapsed[rows],
+        )
+
+
+def _mask(mask: ArrayLike | None, seeds: int, name: str) -> np.ndarray:
+    return np.zeros(seeds, bool) if mask is None else check_mask(mask, seeds, name)
 
 
 def common(*arms: Runs) -> list[Runs]:

@@ -26,11 +26,11 @@ class Description:
     worst: float
 
 
-def describe(errors: ArrayLike, level: float = LEVEL, *, rng_seed: int = 0) -> Description:
+def describe(errors: ArrayLike, level: float = LEVEL) -> Description:
     """Return the distribution of errors (seeds,). Raises ValueError for NaN or no fractions."""
     errors = check_errors(errors)
     low, high = np.quantile(errors, [0.05, 0.95])
-    interval = seed_interval(errors, level, rng_seed=rng_seed)
+    interval = seed_interval(errors, level)
     return Description(
         n=len(errors),
         mean=float(errors.mean()),

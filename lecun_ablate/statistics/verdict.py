@@ -1,13 +1,14 @@
 """A comparison's verdict in plain words, by fixed rules.
 
-In this order, with `alpha` 0.05 and a `margin` below which a difference does not matter:
+In this order, with an error `alpha` and a `margin` below which a difference does not matter:
 
 1. undecided, if so few seeds could not give a significant result whatever they were, or if both
    arms diverged with every seed;
-2. better or worse, if the corrected p is at most alpha and the seed interval excludes 0;
+2. better or worse, if the corrected p is at most alpha and the seed interval excludes 0; by less
+   than matters, if the whole interval lies within the margin;
 3. no difference, if the seed interval lies within the margin: its farther end is the largest
    difference that is not excluded;
-4. undecided otherwise, with the seeds that would probably tell.
+4. undecided otherwise, with the seeds that would probably tell at the next look.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lecun_ablate.statistics.images import JointComparison
+from lecun_ablate.statistics.intervals import Interval
 from lecun_ablate.statistics.paired import Comparison, smallest_p
 from lecun_ablate.statistics.planning import MOST_SEEDS, POWER, seeds_for_equivalence, seeds_needed
 from lecun_ablate.statistics.power import ALPHA, fewest_seeds
@@ -43,29 +45,37 @@ def decide(
     p_adjusted: float | None = None,
     *,
     smallest: float | None = None,
+    fewest: int | None = None,
     comparisons: int = 1,
     margin: float = MARGIN,
     alpha: float = ALPHA,
+    next_alpha: float | None = None,
 ) -> Verdict:
     """Return the verdict on one of an experiment's `comparisons`, by the rules above.
 
     `p_adjusted` is its p after correction for the others (None: the comparison's own p), `smallest`
-    the least that so many seeds could have made of it (None: with as many seeds in the others);
-    `margin` is a fraction of the images, like the errors. Raises ValueError for a margin <= 0.
+    the least that so many seeds could have made of it and `fewest` the seeds from which on it could
+    be called at the next look (None: by the step-down correction, as if alone); `margin` is a
+    fraction of the images, like the errors; `next_alpha` the level of the next look, for which more
+    seeds are planned (None: `alpha`). Raises ValueError for a margin <= 0.
     """
+    next_alpha = alpha if next_alpha is None else next_alpha
     if margin <= 0:
         raise ValueError(f"margin is {margin}; expected a positive difference in error")
     p = comparison.p if p_adjusted is None else p_adjusted
     n, interval = comparison.n, comparison.interval
     if smallest is None:
-        smallest = comparisons * smallest_p(n)
+        smallest = smallest_p(n)
+    if fewest is None:
+        fewest = fewest_seeds(alpha=next_alpha)
     if interval is None:
-        fewest = fewest_seeds(comparisons, alpha)
         text = f"undecided: one seed does not show the spread; {count(fewest, 'seed')} could tell"
         return Verdict("undecided", text, fewest - n)
     if smallest <= alpha:
         if p <= alpha and interval.excludes(0):
-            kind = "better" if comparison.difference < 0 else "worse"
+            kind: Kind = "better" if comparison.difference < 0 else "worse"
+            if interval.bound <= margin:
+                return Verdict(kind, f"{kind}, but by less than matters ({_bound(interval)})")
             text = f"{kind} by {points(abs(comparison.difference), sign=False)} {span(interval)}"
             return Verdict(kind, text)
         if comparison.identical:
@@ -73,7 +83,7 @@ def decide(
         if interval.bound <= margin:
             text = f"no difference larger than {at_most(interval.bound)}"
             return Verdict("no difference", text)
-    more = _more_seeds(comparison, comparisons, margin, alpha)
+    more = max(fewest - n, _more_seeds(comparison, comparisons, margin, next_alpha))
     if n + more >= MOST_SEEDS:
         return Verdict("undecided", "undecided: no feasible number of seeds would tell", more)
     return Verdict("undecided", f"undecided: {count(more, 'more seed')} would probably tell", more)
@@ -85,20 +95,33 @@ def _more_seeds(comparison: Comparison, comparisons: int, margin: float, alpha: 
     By rule 2 or by rule 3, whichever takes fewer seeds.
     """
     distance = abs(comparison.difference)
-    plan = {"alpha": alpha, "target": POWER, "comparisons": comparisons}
     needed = []
     if distance > 0:
-        needed.append(seeds_needed(distance, comparison.sd, **plan))
+        needed.append(
+            seeds_needed(
+                distance, comparison.sd, alpha=alpha, target=POWER, comparisons=comparisons
+            )
+        )
     if distance < margin:
-        needed.append(seeds_for_equivalence(distance, margin, comparison.sd, **plan))
+        needed.append(
+            seeds_for_equivalence(distance, margin, comparison.sd, alpha=alpha, target=POWER)
+        )
     return max(1, min(needed) - comparison.n)
 
 
-def second_sentence(verdict: Verdict, joint: JointComparison) -> str:
-    """Return what the verdict, which is about this test set, means for new images."""
+def _bound(interval: Interval) -> str:
+    return f"at most {at_most(interval.bound).removesuffix(' points')}"
+
+
+def second_sentence(verdict: Verdict, joint: JointComparison, holds: bool) -> str:
+    """Return what the verdict, which is about this test set, means for new images.
+
+    `holds` says whether it may be said of them as well: the joint interval excludes 0, and so does
+    the joint p after correction for the other comparisons.
+    """
     found = f"{points(joint.difference)} {span(joint.interval)}"
     if verdict.kind not in ("better", "worse"):
         return f"For new images of this kind: {found}."
-    if joint.interval.excludes(0):
+    if holds:
         return f"The same holds for new images of this kind: {found}."
     return f"For new images of this kind it remains open: {found}."

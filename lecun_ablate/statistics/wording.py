@@ -13,6 +13,11 @@ def percent(error: float, decimals: int = 2) -> str:
     return f"{100 * error:.{decimals}f} %"
 
 
+def share(rate: float) -> str:
+    """Return a share as percent with two digits: 0.259 is "26 %", 0.0238 is "2.4 %"."""
+    return f"{100 * rate:.2g} %" if rate < 0.995 else "100 %"
+
+
 def signed(difference: float, decimals: int = 2) -> str:
     """Return a difference (a fraction) as a signed number of points: -0.0031 is "-0.31"."""
     text = f"{100 * difference:+.{decimals}f}"

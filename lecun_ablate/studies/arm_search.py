@@ -25,7 +25,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from lecun_ablate.config.arms import Arm
-from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.config.recipe import Recipe, is_numeric
 from lecun_ablate.config.study import Alternatives, Range, SearchStudy
 from lecun_ablate.statistics import DIVERGED_ERROR
 from lecun_ablate.trainers.base import EpochReport, State
@@ -338,7 +338,7 @@ class ArmSearch:
 def _distribution(name: str, values: Range | Alternatives) -> BaseDistribution:
     if isinstance(values, tuple):
         return CategoricalDistribution(values)
-    if name == "epochs":
+    if is_numeric(name, whole=True):
         return IntDistribution(int(values.low), int(values.high), log=values.log)
     return FloatDistribution(values.low, values.high, log=values.log)
 

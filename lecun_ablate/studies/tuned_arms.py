@@ -113,8 +113,7 @@ def _partner(experiment: Experiment, study: SearchStudy, arm: Arm) -> str:
     """Return the arm of a study that is an experiment's arm in all that is not searched."""
 
     def fixed(candidate: Arm) -> dict[str, Any]:
-        recipe = candidate.recipe.model_dump()
-        return {field: value for field, value in recipe.items() if field not in study.search}
+        return candidate.recipe.without(study.search)
 
     for candidate in study.arms:
         if fixed(candidate) == fixed(arm):

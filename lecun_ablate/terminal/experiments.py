@@ -25,6 +25,7 @@ SHOWN = ("arm", "runs", "test error", "best (seed)", "worst (seed)", "train erro
 SAID_BELOW = {
     "diverged": "{} diverged",
     "collapsed": "{} collapsed",
+    "failed": "failed {}",
     "lr": "",
     "tuned": "",
     "trainer": "trainer {}",
@@ -79,18 +80,18 @@ def _findings(on: Console, evidence: Evidence) -> None:
     pairs = evidence.comparisons.pairs
     if pairs:
         table = evidence_tables.comparisons(evidence)
-        varying = [name for name in ("against", "seeds") if len(set(table.column(name))) > 1]
-        title = f"{table.title} {pairs[0].baseline}" if "against" not in varying else table.title
-        caption = "differences in points, with 95 % intervals over seeds; p Holm-corrected"
-        shown = table.only([COMPARED[0], *varying, *COMPARED[1:]])
-        print_table(on, replace(shown, title=title, caption=caption))
+        more = [name for name in ("against", "seeds") if len(set(table.column(name))) > 1]
+        failed = ["among sound runs"] if any(pair.failed for pair in pairs) else []
+        title = f"{table.title} {pairs[0].baseline}" if "against" not in more else table.title
+        shown = table.only([COMPARED[0], *more, *COMPARED[1:3], *failed, *COMPARED[3:]])
+        print_table(on, replace(shown, title=title))
     if evidence.effects:
-        print_table(on, evidence_tables.effects(evidence.effects))
-    notes = [warning(evidence), *(pair.divergence_note for pair in pairs)]
+        print_table(on, evidence_tables.effects(evidence))
+    notes = [warning(evidence), *(pair.failure_note for pair in pairs)]
     for effect in evidence.effects:
-        if effect.divergence_note:
+        if effect.failure_note:
             what = f"{' x '.join(effect.factors)}, {' x '.join(map(str, effect.levels))}"
-            notes.append(f"{what}: {effect.divergence_note}")
+            notes.append(f"{what}: {effect.failure_note}")
     for note in notes:
         if note:
             on.print(f"NOTICE: {note}")
@@ -141,6 +142,6 @@ def plan(plan: Plan, todo: Sequence[tuple[str, int]], seconds: float) -> None:
     until = experiment.until
     if until:
         print(
-            f"then more seeds until every 95 % interval is within +-{until.halfwidth:g} points, "
-            f"{until.at_most} at most"
+            "then more seeds until every 95 % interval among sound runs is within "
+            f"+-{until.halfwidth:g} points, {until.at_most} at most"
         )

@@ -55,4 +55,6 @@ def components(found: Mapping[str, Sequence[Component]]) -> None:
         for component in members:
             origin = "" if component.builtin else f"  [{component.origin}]"
             print(f"  {component.name:{width}}  {component.summary}{origin}")
+            for parameter in component.parameters.values():
+                print(f"  {'':{width}}    {parameter}")
         print()

@@ -21,6 +21,7 @@ KEY = "lecun_ablate.run_key"
 ARM = "lecun_ablate.arm"
 PLAN = "lecun_ablate.plan"  # the key of a plan, or of a study's version
 SEEDS = "lecun_ablate.seeds"
+LOOKS = "lecun_ablate.looks"  # of a plan: the numbers of seeds at which conclusions were drawn
 STATUS = "lecun_ablate.status"  # how training ended: a RunStatus
 ENVIRONMENT = "lecun_ablate.environment"
 SUMMARY = "lecun_ablate.summary"  # the fingerprint of an arm's summary

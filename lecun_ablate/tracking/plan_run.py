@@ -35,6 +35,7 @@ from lecun_ablate.tracking.names import (
     LAST_RUN,
     LEVEL,
     LONGEST_NOTE,
+    LOOKS,
     NOTE,
     PARENT,
     PLAN,
@@ -46,6 +47,7 @@ from lecun_ablate.tracking.names import (
     Level,
 )
 from lecun_ablate.tracking.records import PlanRecord
+from lecun_ablate.tracking.store import plan_record
 from lecun_ablate.tracking.writer import Contents, Writer
 
 SUMMARISED = ("train_loss", "train_error", "test_loss", "test_error")
@@ -93,6 +95,7 @@ class PlanRun:
         writer.delete(gone)
         self.run_id = ""
         self.arms: dict[str, str] = {}
+        self._looks: tuple[int, ...] = ()
 
     @classmethod
     @contextlib.contextmanager
@@ -132,7 +135,7 @@ class PlanRun:
     def results(self) -> Results:
         """Return the results of all runs of the plan that have finished."""
         name = self.plan.experiment.name
-        record = PlanRecord(self.run_id, self.experiment_id, name, "RUNNING", 0)
+        record = PlanRecord(self.run_id, self.experiment_id, name, "RUNNING", 0, self._looks)
         return self._writer.store.results(record)
 
     def log(
@@ -170,10 +173,12 @@ class PlanRun:
     def conclude(self, results: Results, found: Conclusion) -> None:
         """Write what has been found: to the plan's run, to the run of each arm, and as views.
 
-        Every seed run that has lost its arm is given to one of these.
+        Every seed run that has lost its arm is given to one of these. The number of seeds is noted
+        as that of a look at the data, whose error cannot be spent again.
         """
-        note = found.note[:LONGEST_NOTE]
-        self._writer.set_tags(self.run_id, {NOTE: note, ANSWER: found.answer})
+        self._looks = tuple(sorted({*self._looks, len(self.plan.experiment.seeds)}))
+        note, looks = found.note[:LONGEST_NOTE], json.dumps(self._looks)
+        self._writer.set_tags(self.run_id, {NOTE: note, ANSWER: found.answer, LOOKS: looks})
         for arm, table in results.frame.groupby("arm", sort=False):
             with held_back():
                 self.arms[arm] = self._summarise(arm, table, found.arms[arm])
@@ -215,10 +220,7 @@ class PlanRun:
     def _record(self, key: str) -> PlanRecord | None:
         """Return the run of the plan with a key, if there is one."""
         for run in self._tagged({LEVEL: Level.EXPERIMENT, PLAN: key}):
-            info = run.info
-            variant = run.data.tags.get(VARIANT, "")
-            place = self.experiment_id
-            return PlanRecord(info.run_id, place, info.run_name, info.status, 0, variant)
+            return plan_record(run)
         return None
 
     def _with_earlier_seeds(self, plan: Plan, notice: Callable[[str], None]) -> Plan:
@@ -254,7 +256,7 @@ class PlanRun:
                 self.plan = self.plan.as_in_the_file()
             plan = self.plan
             if same:
-                run_id = same.run_id
+                run_id, self._looks = same.run_id, same.looks
                 writer.resume(run_id)
             else:
                 about = {PLAN: plan.key, "question": plan.experiment.question, "data": plan.data}
@@ -266,8 +268,9 @@ class PlanRun:
                 files[plan.experiment.file.name] = plan.experiment.file
             writer.put(run_id, files)
             seeds, now = str(len(plan.experiment.seeds)), str(int(time.time() * 1000))
-            variant = plan.experiment.variant
-            writer.set_tags(run_id, {SEEDS: seeds, LAST_RUN: now, VARIANT: variant})
+            looks, variant = json.dumps(self._looks), plan.experiment.variant
+            tags = {SEEDS: seeds, LAST_RUN: now, LOOKS: looks, VARIANT: variant}
+            writer.set_tags(run_id, tags)
         return run_id
 
     def _dataset(self) -> DatasetInput:

@@ -14,6 +14,7 @@ class PlanRecord:
     name: str
     status: str  # MLflow's: RUNNING, FINISHED, FAILED or KILLED
     last_run: int  # milliseconds since 1970
+    looks: tuple[int, ...] = ()  # the numbers of seeds at which conclusions have been drawn
     variant: str = ""  # the options that change what the file says, if any
 
     @property

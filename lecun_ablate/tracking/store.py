@@ -37,8 +37,11 @@ from lecun_ablate.tracking.names import (
     KEY,
     LAST_RUN,
     LEVEL,
+    LOOKS,
+    NOTE,
     PARENT,
     PLAN_FILE,
+    SEEDS,
     STATUS,
     STUDIES,
     VARIANT,
@@ -79,7 +82,7 @@ class Store:
         last: a short trial does not hide the results.
         """
         runs = self.connection.tagged(experiment_id, {LEVEL: Level.EXPERIMENT})
-        return sorted(map(_plan_record, runs), key=lambda plan: plan.rank, reverse=True)
+        return sorted(map(plan_record, runs), key=lambda plan: plan.rank, reverse=True)
 
     def find(self, name_or_id: str) -> PlanRecord:
         """Return the plan that is meant: of several, the first of `plans`.
@@ -107,7 +110,7 @@ class Store:
                 while run.data.tags.get(LEVEL) in (Level.RUN, Level.ARM):
                     run = self._client.get_run(run.data.tags[PARENT])
                 if run.data.tags.get(LEVEL) == Level.EXPERIMENT:
-                    return _plan_record(run)
+                    return plan_record(run)
         known = nearest(name_or_id, names) if names else "the store holds none yet"
         raise LecunAblateError(f"no experiment or run {name_or_id!r}: {known}")
 
@@ -186,7 +189,7 @@ class Store:
         )
         columns = ["arm", "seed", "epoch", *EPOCH_METRICS, "status", "run_id"]
         frame = frame[columns].reset_index(drop=True)
-        return Results(plan, frame, origins, record.run_id, record.experiment_id)
+        return Results(plan, frame, origins, record.run_id, record.experiment_id, record.looks)
 
     def finished(self, experiment_id: str) -> tuple[Finished, Finished]:
         """Return the seed runs that count, and those that have lost their files.
@@ -301,7 +304,8 @@ def still_to_do(plan: Plan, tracking_uri: str | None = None) -> list[tuple[str, 
     return plan.pending(store.finished(experiment_id)[0] if experiment_id else ())
 
 
-def _plan_record(run: Run) -> PlanRecord:
+def plan_record(run: Run) -> PlanRecord:
+    """Return the record of a plan's run."""
     tags: dict[str, Any] = run.data.tags
     return PlanRecord(
         run.info.run_id,
@@ -309,5 +313,16 @@ def _plan_record(run: Run) -> PlanRecord:
         run.info.run_name,
         run.info.status,
         int(tags.get(LAST_RUN, run.info.start_time)),
+        _looks(tags),
         tags.get(VARIANT, ""),
     )
+
+
+def _looks(tags: dict[str, Any]) -> tuple[int, ...]:
+    """Return at which numbers of seeds conclusions have been drawn from a plan.
+
+    Stores written before looks were counted tell of the last one: its note, and the seeds then.
+    """
+    if LOOKS in tags:
+        return tuple(json.loads(tags[LOOKS]))
+    return (int(tags[SEEDS]),) if NOTE in tags and SEEDS in tags else ()

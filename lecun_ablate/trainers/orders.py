@@ -45,7 +45,7 @@ class Orders:
             recipe, seed = self.runs[i].recipe, self.runs[i].seed
             order = recipe.component("order")
             drawn_from = seed if recipe.order_seed is None else recipe.order_seed
-            key = (order.name, drawn_from if order.arity > 1 else None)  # takes a generator?
+            key = (recipe.order, drawn_from if order.arity > 1 else None)  # takes a generator?
             if key not in row_of:
                 row_of[key] = len(orders)
                 orders.append(pattern_order(recipe, seed, epoch, self.n).numpy())

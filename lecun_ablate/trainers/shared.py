@@ -14,16 +14,25 @@ from lecun_ablate.trainers.base import EpochReport, Run, Scores, State, Trainer
 
 
 def unknown_component(
-    trainer: str, recipe: Recipe, known: Mapping[str, Collection[str]]
+    trainer: str,
+    recipe: Recipe,
+    known: Mapping[str, Collection[str]],
+    with_parameters: Collection[str] = (),
 ) -> str | None:
     """Return the component of a recipe that a trainer does not know, in words; None if it has all.
 
-    `known` maps recipe fields to the built-in components that the trainer has.
+    `known` maps recipe fields to the built-in components that the trainer has, `with_parameters`
+    are those of the fields whose components may have other parameters than the defaults.
     """
     for field, names in known.items():
         component = recipe.component(field)
         if not component.builtin or component.name not in names:
             return f"the {trainer} trainer has no {component.kind} {component.name!r}"
+        if component.changed and field not in with_parameters:
+            return (
+                f"the {trainer} trainer has the {component.kind} {component.name!r} with the "
+                f"default parameters only, not {component.spelling}"
+            )
     return None
 
 

@@ -114,6 +114,22 @@ def test_options_override_the_file():
             "name: x\nseeds: {until: {halfwidth: 0.2, at_most: 30}}",
             "x.yaml:2: seeds.until: looks at the intervals of comparisons, and a single arm is",
         ),
+        (
+            "name: x\narms: [{lr: 1}, {lr: 2}]\nseeds: {until: {halfwidth: 0.2, at_most: 30, "
+            "at_least: 31}}",
+            "x.yaml:3: seeds.until: at_least is 31, above at_most, 30",
+        ),
+        (
+            "name: x\narms: [{lr: 1}, {lr: 2}]\nseeds: {until: {halfwidth: 1, at_most: 30, "
+            "at_least: 9}}",
+            "x.yaml:3: seeds.until.at_least: expected greater than or equal to 20, got 9",
+        ),
+        (
+            "name: x\nladder: [{lr: 1}, {lr: 2}]\ncompare: all",
+            "x.yaml:3: compare: a ladder compares each step with the one before",
+        ),
+        ("name: x\ncompare: al", "x.yaml:2: compare: "),
+        ("name: x\nmargin: 0", "x.yaml:2: margin: expected greater than 0, got 0"),
         ("name: a b", "x.yaml:1: name: "),
         ("name: x\nquestion: 3", "x.yaml:2: question: expected a text, got 3"),
         (

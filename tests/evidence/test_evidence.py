@@ -1,5 +1,7 @@
 """From results to comparisons, verdicts and the sentence on top."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from made_up import IMAGES, results
@@ -11,7 +13,7 @@ from lecun_ablate.evidence.arms import arm_table
 from lecun_ablate.evidence.records import arm_summary, comparison_record, effect_record
 from lecun_ablate.evidence.sentences import answer, warning
 from lecun_ablate.evidence.weighing import seeds_to_add, weigh
-from lecun_ablate.statistics import minimum_detectable_effect, power
+from lecun_ablate.statistics import look_level, minimum_detectable_effect, power
 
 BASE = [20, 22, 19, 21, 23, 20, 18, 22, 21, 20, 19, 21]
 
@@ -26,7 +28,8 @@ def test_each_arm_is_compared_with_the_baseline_paired_by_seed():
     (pair,) = found.comparisons.pairs
     record = comparison_record(found, pair)
     differences = (np.array(better) - np.array(BASE)) / IMAGES
-    low, high = stats.t.interval(0.95, len(BASE) - 1, differences.mean(), stats.sem(differences))
+    level = 1 - look_level(1)
+    low, high = stats.t.interval(level, len(BASE) - 1, differences.mean(), stats.sem(differences))
     assert (record["arm"], record["baseline"], record["seeds"]) == ("good", "base", 12)
     assert record["difference"] == pytest.approx(differences.mean(), abs=1e-12)
     assert record["difference_low"] == pytest.approx(low, abs=1e-12)
@@ -35,7 +38,13 @@ def test_each_arm_is_compared_with_the_baseline_paired_by_seed():
     assert record["verdict"] == "better"
     assert record["difference_new_images_low"] <= low
     words = answer(found)
-    assert words.startswith("Against base (10.25 % test error): better: good by 2.75 points")
+    assert words.startswith(
+        "On these 200 test images, against base (10.25 % test error): better: good by 2.75 points"
+    )
+    assert words.endswith(
+        "The same holds for new images of this kind. "
+        "No run failed, so at most 23 % of an arm's runs do."
+    )
 
 
 def test_the_answer_sorts_the_arms_by_verdict():
@@ -63,7 +72,7 @@ def test_the_answer_sorts_the_arms_by_verdict():
     assert words.index("better: best by 4.25") < words.index("and good by 2.50")
     assert words.index("worse: bad by 3.50") > words.index("good by")
     assert "no difference that matters: same (none with any seed)" in words
-    assert words.endswith("undecided: wild.")
+    assert "undecided: wild. " in words
 
 
 def test_too_few_seeds_are_no_evidence_and_the_answer_says_so():
@@ -85,7 +94,9 @@ def test_a_ladder_compares_each_step_with_the_one_before():
         ("first", "1989", "better"),
         ("second", "first", "no difference"),
     ]
-    assert answer(found).startswith("Each step against the one before it: better: first by 2.00")
+    assert answer(found).startswith(
+        "On these 200 test images, each step against the one before it: better: first by 2.00"
+    )
 
 
 def test_factors_have_main_effects_and_an_interaction():
@@ -98,7 +109,7 @@ def test_factors_have_main_effects_and_an_interaction():
     one = {"activation": ["tanh", "relu"], "padding": [-1.0]}
     arms = {name: {"activation": name, "padding": -1.0} for name in one["activation"]}
     alone = evidence(dict.fromkeys(arms, BASE), overrides=arms, factors=one)
-    assert alone.effects == [], "one factor is what the arm table shows"
+    assert alone.effects == (), "one factor is what the arm table shows"
 
 
 def test_diverged_runs_count_and_are_named():
@@ -106,39 +117,57 @@ def test_diverged_runs_count_and_are_named():
     record = comparison_record(found, found.comparisons.pairs[0])
     assert record["arm_diverged"] == 1
     assert record["difference"] == pytest.approx((0.9 - BASE[3] / IMAGES) / 12)
-    assert record["difference_excluding_diverged"] == 0
-    assert "1 run of other" in record["note"] and "another" in record["note"]
+    assert record["difference_sound"] == 0
+    assert record["note"].startswith("other failed with 1 of 12: 8 % [0, 39] (1 diverged)")
+    assert "another" in record["note"]
+    assert (record["arm_failed"], record["baseline_failed"]) == (1, 0)
+    assert record["baseline_failure_rate_at_most"] == pytest.approx(1 - 0.05 ** (1 / 12))
+    assert record["conclusion"].startswith("over all runs undecided")
+    assert answer(found).endswith("Runs failed: other 1 of 12: 8 % [0, 39].")
 
 
-def test_the_excluded_variant_has_its_numbers_too():
+def test_collapsed_runs_are_failures_with_an_error_of_their_own():
+    other = [*BASE[:3], 180, *BASE[4:]]
+    found = evidence({"base": BASE, "other": other}, status={("other", 3): "collapsed"})
+    record = comparison_record(found, found.comparisons.pairs[0])
+    assert record["difference"] == pytest.approx((180 - BASE[3]) / IMAGES / 12)
+    assert (record["difference_sound"], record["seeds_sound"]) == (0, 11)
+    assert (record["arm_failed"], record["arm_diverged"]) == (1, 0)
+    numbers, tags = arm_summary(found, "other")
+    assert (numbers["failed_runs"], numbers["diverged_runs"]) == (1, 0)
+    assert numbers["failure_rate"] == pytest.approx(1 / 12)
+    assert tags["failures"] == "1 of 12: 8 % [0, 39]"
+
+
+def test_the_difference_among_sound_runs_has_its_numbers_too():
     worse = [count + 2 + seed % 3 for seed, count in enumerate(BASE)]
     found = evidence({"base": BASE, "other": worse}, status={("base", 3): "diverged"})
     (pair,) = found.comparisons.pairs
     record = comparison_record(found, pair)
     kept = [seed for seed in range(12) if seed != 3]
     differences = (np.array(worse) - np.array(BASE))[kept] / IMAGES
-    low, high = stats.t.interval(0.95, 10, differences.mean(), stats.sem(differences))
-    assert record["seeds_excluding_diverged"] == 11
-    assert record["difference_excluding_diverged"] == pytest.approx(differences.mean())
-    assert record["difference_excluding_diverged_low"] == pytest.approx(low)
-    assert record["difference_excluding_diverged_high"] == pytest.approx(high)
-    assert (record["verdict"], record["verdict_excluding_diverged"]) == ("undecided", "worse")
-    assert record["verdict_text_excluding_diverged"] == pair.verdict_excluded.text
+    low, high = stats.t.interval(1 - look_level(1), 10, differences.mean(), stats.sem(differences))
+    assert record["seeds_sound"] == 11
+    assert record["difference_sound"] == pytest.approx(differences.mean())
+    assert record["difference_sound_low"] == pytest.approx(low)
+    assert record["difference_sound_high"] == pytest.approx(high)
+    assert (record["verdict"], record["verdict_sound"]) == ("undecided", "worse")
+    assert record["verdict_text_sound"] == pair.verdict_sound.text
     whole = evidence({"base": BASE, "other": worse})
     record = comparison_record(whole, whole.comparisons.pairs[0])
-    assert record["difference_excluding_diverged_low"] == record["difference_low"]
+    assert record["difference_sound_low"] == record["difference_low"]
 
 
 def test_what_an_arm_reached_leaves_diverged_runs_out_everywhere():
     found = evidence({"base": BASE, "other": BASE}, status={("base", 3): "diverged"})
     mean = np.mean(np.delete(BASE, 3)) / IMAGES
     assert arm_table(found.plan, found.results.final).test_error_mean[0] == pytest.approx(mean)
-    assert f"Against base ({100 * mean:.2f} % test error)" in answer(found)
+    assert f"against base ({100 * mean:.2f} % test error)" in answer(found)
     numbers, _ = arm_summary(found, "base")
     assert numbers["test_error_low"] < mean < numbers["test_error_high"]
     assert numbers["diverged_runs"] == 1
     other, _ = arm_summary(found, "other")
-    assert other["difference"] < -0.05 and other["difference_excluding_diverged"] == 0
+    assert other["difference"] < -0.05 and other["difference_sound"] == 0
     alone = evidence({"base": BASE}, status={("base", 3): "diverged"})
     assert f"{100 * mean:.2f} % of the test digits on average over 11 seeds" in answer(alone)
     assert answer(alone).endswith("; 1 more run diverged.")
@@ -148,7 +177,9 @@ def test_arms_that_diverged_with_every_seed_are_not_called_the_same():
     every = {(arm, seed): "diverged" for arm in ("base", "other") for seed in range(12)}
     found = evidence({"base": BASE, "other": BASE}, status=every)
     assert answer(found) == (
-        "Against base (every run diverged): undecided: other (both diverged with every seed)."
+        "On these 200 test images, against base (every run diverged): undecided: other (both "
+        "diverged with every seed). Runs failed: other 12 of 12: at least 77 % and base 12 of 12: "
+        "at least 77 %."
     )
     assert arm_summary(found, "base")[0] == {"diverged_runs": 12}
     alone = evidence({"base": BASE}, status=every)
@@ -173,21 +204,23 @@ def test_effects_of_factors_are_shown_without_diverged_runs_as_well():
     effects = {" x ".join(effect.factors): effect for effect in found.effects}
     relu = effect_record(effects["activation"])
     assert relu["effect"] * IMAGES == pytest.approx(4 + (180 - BASE[5] - 6) / 2 / 12)
-    assert relu["effect_excluding_diverged"] * IMAGES == pytest.approx(4)
-    assert (relu["seeds"], relu["seeds_excluding_diverged"]) == (12, 11)
-    assert relu["effect_excluding_diverged_low"] <= relu["effect_excluding_diverged"]
-    assert relu["p_adjusted_excluding_diverged"] < 0.05
-    assert relu["note"].startswith("with 1 seed a run diverged and counts as error 0.9; without: ")
+    assert relu["effect_sound"] * IMAGES == pytest.approx(4)
+    assert (relu["seeds"], relu["seeds_sound"]) == (12, 11)
+    assert relu["effect_sound_low"] <= relu["effect_sound"]
+    assert relu["p_adjusted_sound"] < 0.05
+    assert relu["note"].startswith(
+        "with 1 seed a run failed (one that diverged counts as error 0.9); without: "
+    )
     assert "another finding, more errors" in relu["note"], "one wild seed hides the effect"
     both = effect_record(effects["activation x padding"])
-    assert both["effect_excluding_diverged"] == pytest.approx(0)
+    assert both["effect_sound"] == pytest.approx(0)
     assert "another" not in both["note"]
     whole = crossed(add)
     relu = effect_record(whole.effects[0])
-    assert relu["note"] is None and relu["effect_excluding_diverged"] == relu["effect"]
+    assert relu["note"] is None and relu["effect_sound"] == relu["effect"]
     every = crossed(add, status={("relu 0", seed): "diverged" for seed in range(12)})
-    assert effect_record(every.effects[0])["effect_excluding_diverged"] is None
-    assert every.effects[0].divergence_note.endswith("without, nothing is left")
+    assert effect_record(every.effects[0])["effect_sound"] is None
+    assert every.effects[0].failure_note.endswith("without, nothing is left")
 
 
 def test_arms_without_runs_are_not_compared_yet():
@@ -205,7 +238,51 @@ def test_what_an_arm_run_is_told():
     assert numbers["p_adjusted"] <= 0.05
     assert tags["verdict"] == "better" and tags["compared_with"] == "base"
     baseline, none = arm_summary(found, "base")
-    assert "difference" not in baseline and none == {}
+    assert tags["look"] == "first look: level 0.032"
+    assert tags["conclusion"].endswith("(at most 23 % do; 3 % would outweigh it)")
+    assert "difference" not in baseline and none == {"failures": "0 of 12: at most 23 %"}
+    assert baseline["failed_runs"] == baseline["failure_rate"] == 0
+    assert baseline["failure_rate_high"] > baseline["failure_rate_at_most"] > 0.22
+
+
+def test_a_second_look_decides_at_its_own_level():
+    misses = {"base": BASE, "good": [count - 5 + seed % 3 for seed, count in enumerate(BASE)]}
+    found, store = results(misses)
+    first = weigh(found, store)
+    again = weigh(replace(found, looks=(8,)), store)
+    assert (first.comparisons.look, again.comparisons.look) == (1, 2)
+    assert again.comparisons.level_note == "second look: level 0.012"
+    widths = [found.comparisons.pairs[0].counted.interval.halfwidth for found in (first, again)]
+    ratio = stats.t.isf(look_level(2) / 2, 11) / stats.t.isf(look_level(1) / 2, 11)
+    assert widths[1] / widths[0] == pytest.approx(ratio)
+    same = weigh(replace(found, looks=(12,)), store)  # as often as one likes at the same seeds
+    assert same.comparisons.look == 1
+
+
+def test_the_margin_of_the_experiment_decides_what_matters():
+    better = [count - 1 for count in BASE]  # half a point, with every seed
+    found = {
+        margin: weigh(*results({"base": BASE, "good": better}, margin=margin))
+        for margin in (0.3, 0.6)
+    }
+    text = {margin: one.comparisons.pairs[0].verdict.text for margin, one in found.items()}
+    assert text[0.3].startswith("better by 0.50 points")
+    assert text[0.6] == "better, but by less than matters (at most 0.50)"
+    assert "good by 0.50 points [-0.50, -0.50], less than matters" in answer(found[0.6])
+
+
+def test_all_arms_are_ranked_in_groups_that_are_not_told_apart():
+    rng = np.random.default_rng(3)
+    near = [count + int(rng.integers(-2, 3)) for count in BASE]
+    misses = {"base": BASE, "near": near, "good": [count - 9 for count in BASE]}
+    found = evidence(misses, compare="all")
+    assert [(pair.arm, pair.baseline) for pair in found.comparisons.pairs] == [
+        ("near", "base"),
+        ("good", "base"),
+        ("good", "near"),
+    ]
+    assert "in groups that are not told apart: good; " in answer(found)
+    assert arm_summary(found, "good")[1]["compared_with"] == "base"
 
 
 def test_power_uses_the_spread_of_the_pairs():
@@ -215,13 +292,14 @@ def test_power_uses_the_spread_of_the_pairs():
     sd = np.std(np.subtract(noisy, BASE) / IMAGES, ddof=1)
     assert one.sd == pytest.approx(sd)
     n = one.paired
-    assert power(0.005, sd, n, comparisons=2) >= 0.8 > power(0.005, sd, n - 1, comparisons=2)
-    assert power(0.005, sd, n - 1) >= 0.8, "it is corrected for two comparisons"
+    rule = {"alpha": look_level(2), "comparisons": 2}  # more seeds are for the next look
+    assert power(0.005, sd, n, **rule) >= 0.8 > power(0.005, sd, n - 1, **rule)
+    assert power(0.005, sd, n - 1, alpha=look_level(2)) >= 0.8, "it is corrected for two"
     # and so is the effect that can be detected
     record = comparison_record(found, found.comparisons.pairs[0])
-    corrected = minimum_detectable_effect(12, sd, comparisons=2)
+    corrected = minimum_detectable_effect(12, sd, alpha=look_level(1), comparisons=2)
     assert record["detectable"] == one.detectable == pytest.approx(corrected, rel=1e-12)
-    assert record["detectable"] > 1.05 * minimum_detectable_effect(12, sd)
+    assert record["detectable"] > 1.05 * minimum_detectable_effect(12, sd, alpha=look_level(1))
     with pytest.raises(LecunAblateError, match="more seeds"):
         evidence({"base": BASE[:1], "one": BASE[:1]}).power(0.005)
 
@@ -241,6 +319,21 @@ def test_seeds_are_added_while_an_interval_is_wide(halfwidth, at_most, seeds, mo
     misses = {arm: rng.integers(15, 25, seeds).tolist() for arm in ("base", "other")}
     found, _ = results(misses, until=Until(halfwidth=halfwidth, at_most=at_most))
     assert seeds_to_add(found) == more
+
+
+def test_a_rule_looks_at_sound_runs_and_never_before_its_least_seeds():
+    rng = np.random.default_rng(1)
+    base = rng.integers(15, 25, 20)
+    misses = {"base": base.tolist(), "other": (base + rng.integers(0, 2, 20)).tolist()}
+    misses["other"][4] = 180
+    failed = {("other", 4): "collapsed"}
+    for at_least, more in ((20, 0), (50, 30)):
+        until = Until(halfwidth=1, at_most=100, at_least=at_least)
+        assert seeds_to_add(results(misses, until=until, status=failed)[0]) == more
+    assert seeds_to_add(results(misses, until=Until(halfwidth=1, at_most=100))[0]) == 10
+    every = {("other", seed): "collapsed" for seed in range(20)}
+    until = Until(halfwidth=1, at_most=100)
+    assert seeds_to_add(results(misses, until=until, status=every)[0]) == 10
 
 
 def test_every_comparison_must_be_narrow():

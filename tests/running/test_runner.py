@@ -22,6 +22,7 @@ from lecun_ablate.plan.results import EPOCH_METRICS
 from lecun_ablate.running.estimate import estimate
 from lecun_ablate.running.experiment import run_experiment
 from lecun_ablate.running.training import run_status
+from lecun_ablate.statistics import look_level
 from lecun_ablate.tracking.plan_run import PlanRun
 from lecun_ablate.tracking.store import still_to_do
 from lecun_ablate.tracking.writer import Writer
@@ -167,6 +168,27 @@ def test_more_seeds_train_only_the_new_ones_and_replace_the_summaries(experiment
         history = store.client.get_metric_history(arm.info.run_id, "seeds")
         assert [point.value for point in history] == [3, 3, 3]
         assert len(store.search(top.experiment_id, mlflow__parentRunId=arm.info.run_id)) == 3
+
+
+def test_every_number_of_seeds_at_which_conclusions_are_drawn_is_a_look(experiment, command):
+    def look(number):
+        status, out, _ = command("show", "small", "--json")
+        found = json.loads(out)
+        assert (status, found["look"]) == (0, number)
+        assert found["level"] == pytest.approx(look_level(number))
+        tags = View().client.get_run(View().find("small").run_id).data.tags
+        return json.loads(tags["lecun_ablate.looks"])
+
+    run(experiment)
+    assert look(1) == [2]
+    run(experiment)  # the same seeds are the same look
+    assert look(1) == [2]
+    run(experiment, seeds=3)
+    assert look(2) == [2, 3]
+    run(experiment)  # all there are are shown
+    assert look(2) == [2, 3]
+    run(experiment, seeds=5)
+    assert look(3) == [2, 3, 5]
 
 
 def tree(name="small/tiny"):

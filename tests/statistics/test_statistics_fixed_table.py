@@ -6,7 +6,7 @@ from itertools import combinations, product
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import integrate, stats
+from scipy import integrate, optimize, stats
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.multitest import multipletests
@@ -70,6 +70,15 @@ def test_monte_carlo_p_counts_the_observed_flip():
     assert (p, exact) == (1 / 1000, False)
 
 
+def test_monte_carlo_p_counts_flips_that_reach_exactly_as_far():
+    """Whole misses tie all the time: 17 differences of one sign and 7 of the other."""
+    differences = np.repeat([1, -1], [17, 7]) / IMAGES
+    p, exact = st.sign_flip_test(differences)
+    expected = 2 * stats.binom.cdf(7, 24, 0.5)  # 0.0639; without the ties 0.0227
+    assert not exact
+    assert p == pytest.approx(expected, abs=4 * math.sqrt(expected / 99_999))
+
+
 def test_seeds_without_a_difference_leave_the_permutation_p_exact():
     assert st.sign_flip_test([*DIFFERENCES, *np.zeros(30)]) == st.sign_flip_test(DIFFERENCES)
 
@@ -87,29 +96,56 @@ def test_moments_effect_size_and_correlation(comparison):
     assert comparison.pairing_gain == pytest.approx(expected, **CLOSE)
 
 
-def test_probability_of_improvement_with_wilsons_interval(comparison):
-    assert comparison.improvement == 6.5 / 8  # six wins and a tie
-    z = stats.norm.ppf(0.975)
+@pytest.mark.parametrize("level", [0.8, 0.95, 0.99])
+def test_probability_of_improvement_with_wilsons_interval(level):
+    improvement, interval = st.probability_of_improvement(ARM - BASELINE, level)
+    assert improvement == 6.5 / 8  # six wins and a tie
+    z = stats.norm.ppf((1 + level) / 2)
     share, n = 6.5 / 8, 8
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     reach = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    assert comparison.improvement_interval.low == pytest.approx(centre - reach, **CLOSE)
-    assert comparison.improvement_interval.high == pytest.approx(centre + reach, **CLOSE)
+    assert interval.low == pytest.approx(centre - reach, **CLOSE)
+    assert interval.high == pytest.approx(centre + reach, **CLOSE)
+    assert interval.level == level
+    found = st.compare(ARM, BASELINE, level=level)
+    assert (found.improvement, found.improvement_interval) == (improvement, interval)
 
 
-def test_studentized_bootstrap_resample_by_resample():
-    values = np.tile(DIFFERENCES, 3)
-    draws = np.random.default_rng(7).integers(0, 24, size=(500, 24))
-    t = []
-    for row in draws:
-        sample = [values[k] for k in row]
-        t.append((np.mean(sample) - values.mean()) / stats.sem(sample))
-    se = stats.sem(values)
-    found = st.seed_interval(values, rng_seed=7, resamples=500)
-    assert found.method == "studentized bootstrap"
-    # the upper quantile of t gives the lower end
-    assert found.low == pytest.approx(values.mean() - np.quantile(t, 0.975) * se, **CLOSE)
-    assert found.high == pytest.approx(values.mean() - np.quantile(t, 0.025) * se, **CLOSE)
+@pytest.mark.parametrize("level", [0.95, 0.8])
+@pytest.mark.parametrize("values", [np.tile(DIFFERENCES, 3), np.tile(DIFFERENCES, 3) ** 2 * 1e3])
+def test_the_seed_interval_reaches_as_far_as_students_and_halls(values, level):
+    """Hall's ends by solving for the studentized mean whose transformation is Student's t."""
+    n, mean, se = len(values), values.mean(), stats.sem(values)
+    a = stats.skew(values, bias=False) / math.sqrt(n)
+    t = stats.t.ppf((1 + level) / 2, n - 1)
+
+    def without_skew(x):
+        return x + a * (2 * x**2 + 1) / 6 + a**2 * x**3 / 27
+
+    high_x = optimize.brentq(lambda x: without_skew(x) - t, -99, 99)
+    low_x = optimize.brentq(lambda x: without_skew(x) + t, -99, 99)
+    found = st.seed_interval(values, level)
+    assert found.low == pytest.approx(mean - max(t, high_x) * se, **CLOSE)
+    assert found.high == pytest.approx(mean + max(t, -low_x) * se, **CLOSE)
+    assert (found.method, found.level) == ("t and Hall", level)
+
+
+def test_the_seed_interval_with_an_outlier_is_no_wider_than_twice_students():
+    """One seed of twenty collapsed: the studentized bootstrap gives [-1.35, +1274] points."""
+    points = np.append(np.linspace(-0.6, -0.4, 19), 75.5)
+    student, found = st.t_interval(points), st.seed_interval(points)
+    assert (student.low, student.high) == pytest.approx((-4.65, 11.25), abs=0.01)
+    assert found.low == pytest.approx(student.low, **CLOSE)
+    assert 26 < found.high < 27.2
+    assert found.halfwidth <= 2 * student.halfwidth
+
+
+def test_many_samples_have_the_intervals_of_one():
+    samples = np.random.default_rng(6).exponential(size=(4, 5, 24))
+    low, high = st.interval_ends(samples, 0.9)
+    assert low.shape == (4, 5)
+    one = st.seed_interval(samples[2, 3], 0.9)
+    assert (low[2, 3], high[2, 3]) == pytest.approx((one.low, one.high), **CLOSE)
 
 
 def test_bca_is_scipys(comparison):
@@ -132,6 +168,41 @@ def test_holm_is_that_of_statsmodels(monkeypatch):
     for size in range(1, 9):
         p = rng.uniform(size=size).round(2)  # ties, too
         assert st.holm(p) == pytest.approx(multipletests(p, method="holm")[1], abs=1e-15)
+
+
+@pytest.mark.parametrize("level", [0.8, 0.99])
+def test_intervals_of_a_factorial_have_the_level_asked_for(level):
+    cells = [{"a": 0}, {"a": 1}]
+    (found,) = st.factorial(cells, [BASELINE, ARM], level=level)
+    expected = stats.ttest_rel(ARM, BASELINE).confidence_interval(level)
+    assert (found.interval.low, found.interval.high) == pytest.approx(expected, **CLOSE)
+    assert found.interval.level == level
+
+
+def test_the_experiments_alpha_sets_the_level_of_every_interval():
+    """For 8 seeds, Student's quantiles at 99 and 95 % stand in the ratio 1.480."""
+    labels = np.zeros(IMAGES, np.uint8)
+    image = np.arange(IMAGES)
+
+    def runs(errors):
+        missed = (image < np.round(errors * IMAGES)[:, None]).astype(np.uint8)
+        return st.Runs(np.arange(8), errors, None, missed)
+
+    arms = {"arm": runs(ARM), "base": runs(BASELINE)}
+    pair, strict = (
+        st.compare_all(arms, [("arm", "base")], labels=labels, alpha=alpha)["arm"]
+        for alpha in (0.05, 0.01)
+    )
+    ratio = stats.t.isf(0.005, 7) / stats.t.isf(0.025, 7)
+    assert ratio == pytest.approx(1.480, abs=5e-4)
+    wider = strict.counted.interval.halfwidth / pair.counted.interval.halfwidth
+    assert wider == pytest.approx(ratio, rel=1e-12)
+    assert strict.sound.interval == strict.counted.interval
+    one, other = strict.joint.interval, pair.joint.interval
+    assert (one.level, other.level) == (0.99, 0.95)
+    assert one.halfwidth / other.halfwidth > 1.3  # degrees of freedom beyond the seeds' 7
+    assert strict.joint.bootstrap.halfwidth > 1.2 * pair.joint.bootstrap.halfwidth
+    assert strict.joint.bootstrap.level == 0.99
 
 
 def test_joint_interval_by_hand():
@@ -318,6 +389,14 @@ def test_factorial_by_hand():
         assert effect.interval.low == pytest.approx(t.low, rel=1e-11)
         assert effect.interval.high == pytest.approx(t.high, rel=1e-11)
         assert effect.baseline == tuple({"act": "tanh", "init": "sqrt"}[f] for f in effect.factors)
-    assert [effect.p_adjusted for effect in found] == pytest.approx(
-        st.holm([effect.p for effect in found])
-    )
+    rows = [expected[effect.levels] for effect in found]
+    adjusted = [effect.p_adjusted for effect in found]
+    assert adjusted == pytest.approx(st.step_down(rows))
+    assert adjusted == [
+        pytest.approx(pair.p_adjusted)
+        for pair in st.factorial(
+            [arms[k] for k in range(6)],
+            [errors[tuple(arms[k].values())] for k in range(6)],
+            baseline={"act": "tanh", "init": "sqrt"},
+        )
+    ]

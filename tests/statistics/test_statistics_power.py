@@ -24,10 +24,20 @@ def halfwidths(differences):
     return stats.t.ppf(0.975, n - 1) * differences.std(axis=1, ddof=1) / np.sqrt(n)
 
 
-def shown(differences, comparisons):
-    """Return which experiments show an effect above 0, with the p that is hardest to reach."""
-    significant = comparisons * flip_p(differences) <= 0.05
-    return significant & (differences.mean(axis=1) > halfwidths(differences))
+def rate_shown(effect, comparisons, n, experiments=2000):
+    """Return how often an arm's effect (in sds) is shown, the other arms being the baseline's like.
+
+    By the rule: the p after correction, and Student's interval at 95 % above 0.
+    """
+    rng = np.random.default_rng(1)
+    runs = rng.normal(size=(experiments, comparisons + 1, n)) / np.sqrt(2)
+    differences = runs[:, 1:] - runs[:, :1]
+    differences[:, 0] += effect
+    if comparisons == 1:
+        p = flip_p(differences[:, 0])
+    else:
+        p = np.array([st.step_down(table)[0] for table in differences])
+    return np.mean((p <= 0.05) & (differences[:, 0].mean(axis=1) > halfwidths(differences[:, 0])))
 
 
 def test_the_quick_p_is_that_of_the_test():
@@ -37,21 +47,20 @@ def test_the_quick_p_is_that_of_the_test():
 
 
 @pytest.mark.parametrize(
-    ("comparisons", "n"), [(1, 6), (1, 7), (1, 9), (2, 7), (4, 8), (4, 10), (1, 12), (7, 13)]
+    ("comparisons", "n"), [(1, 6), (1, 7), (1, 9), (1, 12), (2, 7), (4, 7), (4, 8), (4, 10), (8, 9)]
 )
 def test_the_detectable_effect_is_shown_in_80_percent_of_experiments(comparisons, n):
     effect = st.minimum_detectable_effect(n, 0.004, comparisons=comparisons)
-    rng = np.random.default_rng(1)
-    rate = shown(rng.normal(effect, 0.004, (4000, n)), comparisons).mean()
-    assert rate == pytest.approx(0.8, abs=TOLERANCE)
+    rate = rate_shown(effect / 0.004, comparisons, n)
+    assert rate == pytest.approx(0.8, abs=TOLERANCE + 0.01)
 
 
 @pytest.mark.parametrize("ratio", [0.5, 1.0, 2.0])
-@pytest.mark.parametrize(("comparisons", "n"), [(1, 6), (1, 8), (4, 9)])
+@pytest.mark.parametrize(("comparisons", "n"), [(1, 6), (1, 8), (4, 6), (4, 9)])
 def test_power_is_the_rate_at_which_the_rule_shows_an_effect(comparisons, n, ratio):
-    rng = np.random.default_rng(2)
-    rate = shown(rng.normal(ratio, 1, (4000, n)), comparisons).mean()
-    assert st.power(ratio, 1.0, n, comparisons=comparisons) == pytest.approx(rate, abs=TOLERANCE)
+    rate = rate_shown(ratio, comparisons, n)
+    found = st.power(ratio, 1.0, n, comparisons=comparisons)
+    assert found == pytest.approx(rate, abs=TOLERANCE + 0.01)
 
 
 def test_power_is_that_of_the_verdict():
@@ -67,7 +76,7 @@ def test_power_is_that_of_the_verdict():
 
 @pytest.mark.parametrize("comparisons", [1, 4, 14])
 def test_too_few_seeds_show_nothing_however_large(comparisons):
-    fewest = st.fewest_seeds(comparisons)
+    fewest = st.fewest_seeds()
     for n in (1, 2, fewest - 1):
         assert st.power(0.5, 0.001, n, comparisons=comparisons) == 0
         assert st.power(0.5, 0.0, n, comparisons=comparisons) == 0
@@ -84,11 +93,10 @@ def test_power_grows_with_the_seeds_and_with_the_effect():
     assert all(later > earlier - 0.005 for earlier, later in pairwise(by_effect))
 
 
-@pytest.mark.parametrize("comparisons", [1, 4])
 @pytest.mark.parametrize("difference", [0.0, 0.0005, 0.0025])
-def test_the_seeds_for_sameness_give_it_in_80_percent_of_experiments(difference, comparisons):
+def test_the_seeds_for_sameness_give_it_in_80_percent_of_experiments(difference):
     margin, sd = 0.005, 0.008
-    n = st.seeds_for_equivalence(difference, margin, sd, comparisons=comparisons)
+    n = st.seeds_for_equivalence(difference, margin, sd)
     rng = np.random.default_rng(4)
     for seeds, expected in ((n, 0.8), (n // 2, None)):
         sample = rng.normal(difference, sd, (4000, seeds))

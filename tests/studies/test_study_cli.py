@@ -140,6 +140,14 @@ def test_a_study_tunes_an_experiment(files, command):
     assert json.loads(out)["todo"] == 0
 
 
+def test_an_experiment_is_tuned_from_python(files):
+    frame = lecun_ablate.run("tuned.yaml", tune=True, seeds=1, trainer="torch", device="cpu")
+    values = json.loads(Path("reports/studies/rates/tiny/study.json").read_text())["arms"]
+    rates = {arm["arm"]: arm["values"]["lr"] for arm in values}
+    for arm, run_id in frame.groupby("arm").run_id.first().items():
+        assert float(View().client.get_run(run_id).data.params["lr"]) == rates[arm]
+
+
 def test_untuned_arms_are_called_untuned(files, command):
     Path("plain.yaml").write_text(EXPERIMENT.replace("tuned: studies/rates.yaml\n", ""))
     status, out, _ = command("run", "plain.yaml", "--json")

@@ -12,6 +12,7 @@ from mlflow_view import View
 
 import lecun_ablate
 from lecun_ablate import api
+from lecun_ablate.statistics import look_level
 from lecun_ablate.trainers.base import Identity
 from lecun_ablate.trainers.torch_trainer import TorchTrainer
 
@@ -77,6 +78,9 @@ def test_more_seeds_train_only_the_new_ones(stored, same_trainer, command):
     assert status == 0 and "4 runs, 4 done before, 0 to train" in err
     status, _, err = command("run", "small.yaml", *TRAINER, "--seeds", "3")
     assert status == 0 and "6 runs, 4 done before, 2 to train" in err
+    # what had been concluded before looks were counted is the first of them
+    found = json.loads(command("show", "small", "--json")[1])
+    assert (found["look"], found["level"]) == (2, pytest.approx(look_level(2)))
     more = lecun_ablate.load_results("small")
     assert set(before.run_id) < set(more.run_id) and more.run_id.nunique() == 6
     assert {run: numbers for run, numbers in errors(more).items() if run in ERRORS} == ERRORS

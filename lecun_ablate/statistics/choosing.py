@@ -1,0 +1,220 @@
+"""What a search has found, judged by what had no part in the choice, and which choice is safe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from lecun_ablate.statistics.arrays import check_fraction, check_values
+from lecun_ablate.statistics.intervals import LEVEL, Interval
+
+RESAMPLES = 400
+
+
+@dataclass(frozen=True)
+class JudgedChoice:
+    """What the choice of the best of many trials gains over the arm's own values.
+
+    Errors are fractions of the validation images.
+    """
+
+    difference: float  # chosen minus own, on seeds and images that had no part in the choice
+    standard_error: float  # by resampling the whole choice
+    interval: Interval
+    error: float  # of what is chosen, judged alike
+
+
+def finalists(search: ArrayLike, number: int) -> list[int]:
+    """Return the trials that must be confirmed for `judge_choice`: the best on each half.
+
+    `search` (trials, seeds, images) holds the trials' misses on the validation images; the halves
+    are the even and the odd images. Up to twice `number` trials, best first.
+    """
+    scores = np.asarray(search, dtype=np.float64).mean(axis=1)
+    best = [np.argsort(scores[:, half::2].mean(axis=1), kind="stable")[:number] for half in (0, 1)]
+    return list(dict.fromkeys(int(trial) for pair in zip(*best, strict=True) for trial in pair))
+
+
+def judge_choice(
+    search: ArrayLike,
+    confirmed: Mapping[int, ArrayLike],
+    own: ArrayLike,
+    number: int,
+    *,
+    level: float = LEVEL,
+    rng_seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> JudgedChoice:
+    """Return what choosing among trials gains, judged by other seeds and other images.
+
+    `search` (trials, seeds, images) are the misses of the search, `confirmed` those of the
+    `finalists` over fresh seeds, (seeds, images) by trial, `own` those of the arm's own values with
+    the same fresh seeds. The whole choice is made on half of the images and half of the fresh
+    seeds: the `number` best trials of the search, then the best of these and of `own`; the other
+    half of both judges it, in all four ways. Finalists that were picked on all images would carry
+    the luck of these images into the judgement. The standard error comes from making the choice
+    again on resampled seeds and images.
+
+    By simulation (`benchmarks/tuning.py`) unbiased where all trials are equal, with a coverage of
+    95 % or more. Stone 1974, Journal of the Royal Statistical Society B 36; Owen 2007, Annals of
+    Applied Statistics 1(2). Raises ValueError for arrays that do not match, or fewer than two fresh
+    seeds or images.
+    """
+    check_fraction(level, "level")
+    scores = np.asarray(search, dtype=np.float64)
+    labels = list(confirmed)
+    tables = np.array([*(confirmed[k] for k in labels), own], dtype=np.float64)
+    if scores.ndim != 3 or tables.ndim != 3 or tables.shape[2] != scores.shape[2]:
+        raise ValueError(
+            f"search has shape {scores.shape} and what is confirmed {tables.shape}; expected "
+            "(trials, seeds, images) with the same images"
+        )
+    if not labels or not all(0 <= k < len(scores) for k in labels):
+        raise ValueError(f"confirmed trials are {labels}; expected some of 0 to {len(scores) - 1}")
+    seeds, images = tables.shape[1:]
+    if min(seeds, images) < 2:
+        raise ValueError(f"{seeds} fresh seeds and {images} images: expected 2 or more of each")
+    scores = scores[labels]
+    difference, error = _judge(
+        scores, tables, np.ones(scores.shape[1]), np.ones(seeds), np.ones(images), number
+    )
+    rng = np.random.default_rng(rng_seed)
+    again = np.array([
+        _judge(
+            scores,
+            tables,
+            _weights(rng, scores.shape[1], 1),
+            _weights(rng, seeds, 2),
+            _weights(rng, images, 2),
+            number,
+        )[0]
+        for _ in range(resamples)
+    ])  # fmt: skip
+    standard_error = float(again.std(ddof=1))
+    reach = float(stats.t.ppf((1 + level) / 2, seeds - 1)) * standard_error
+    return JudgedChoice(
+        difference,
+        standard_error,
+        Interval(difference - reach, difference + reach, level, "resampled choice"),
+        error,
+    )
+
+
+def _weights(rng: np.random.Generator, number: int, halves: int) -> np.ndarray:
+    """Return how often each of `number` units is drawn, within each of the halves."""
+    weights = np.zeros(number)
+    for half in range(halves):
+        units = np.arange(half, number, halves)
+        weights[units] = np.bincount(rng.integers(0, len(units), len(units)), minlength=len(units))
+    return weights
+
+
+def _judge(
+    scores: np.ndarray,
+    tables: np.ndarray,
+    search_seeds: np.ndarray,
+    seeds: np.ndarray,
+    images: np.ndarray,
+    number: int,
+) -> tuple[float, float]:
+    """Return chosen minus own, and the error of the chosen, over the four ways to halve.
+
+    `scores` (trials, seeds, images) and `tables` (trials and own last, seeds, images) are weighted
+    by how often each seed and image counts.
+    """
+    by_image = np.einsum("tsi,s->ti", scores, search_seeds / search_seeds.sum())
+    cells = np.empty((len(tables), 2, 2))  # mean misses per half of the seeds and of the images
+    searched = np.empty((len(scores), 2))
+    for half in (0, 1):
+        weight = images[half::2] / images[half::2].sum()
+        searched[:, half] = by_image[:, half::2] @ weight
+        of_images = tables[:, :, half::2] @ weight
+        for part in (0, 1):
+            cells[:, part, half] = of_images[:, part::2] @ (seeds[part::2] / seeds[part::2].sum())
+    differences, errors = [], []
+    for half in (0, 1):
+        best = np.argsort(searched[:, half], kind="stable")[:number]
+        candidates = np.append(best, len(tables) - 1)
+        for part in (0, 1):
+            chosen = candidates[cells[candidates, part, half].argmin()]
+            judged = cells[:, 1 - part, 1 - half]
+            differences.append(judged[chosen] - judged[-1])
+            errors.append(judged[chosen])
+    return float(np.mean(differences)), float(np.mean(errors))
+
+
+def prudent_choice(
+    places: ArrayLike, errors: ArrayLike, standard_errors: ArrayLike, failures: ArrayLike
+) -> int:
+    """Return which candidate to take: of those as good as the best, one far from failures.
+
+    Candidates lie at `places` on one axis (a learning rate's logarithm), with mean errors of their
+    sound runs, standard errors, and counts of failed runs, (candidates,) each. As good as the best
+    are those without failures whose error is within one standard error (the best one's) of the
+    smallest; among them, the one whose nearest failing candidate is farthest away, and of equals
+    the best. Without a candidate that never failed, the one that failed least often, and of equals
+    the best. Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3, for the
+    rule of one standard error. Raises ValueError for arrays that do not match.
+    """
+    places, errors = check_values(places, "places"), check_values(errors, "errors")
+    spreads, failed = check_values(standard_errors, "standard_errors"), np.asarray(failures)
+    if not len(places) == len(errors) == len(spreads) == failed.size:
+        raise ValueError(
+            f"{len(places)} places, {len(errors)} errors, {len(spreads)} standard errors and "
+            f"{failed.size} counts of failures; expected one of each per candidate"
+        )
+    calm = np.flatnonzero(failed == failed.min())
+    best = calm[errors[calm].argmin()]
+    if failed.min() > 0 or not failed.any():
+        return int(best)
+    good = calm[errors[calm] <= errors[best] + spreads[best]]
+    distances = np.abs(places[good, None] - places[failed > 0]).min(axis=1)
+    order = np.lexsort((errors[good], -distances))
+    return int(good[order[0]])
+
+
+def expected_best(errors: ArrayLike) -> np.ndarray:
+    """Return the expected smallest of n of the errors, for n = 1, 2, ... all of them.
+
+    `errors` (trials,) are the scores of a search's trials, in any order: the curve shows whether
+    more trials would still have helped. The mean over all subsets of n trials, which is unbiased
+    for a search at random. Dodge et al. 2019, "Show Your Work", EMNLP; in the form of Tang et al.
+    2020, "Showing Your Work Doesn't Always Work", ACL. Raises ValueError for no or infinite errors.
+    """
+    ordered = np.sort(check_values(errors, "errors"))
+    number = len(ordered)
+    expected = np.empty(number)
+    # the chance that the k-th smallest is the smallest of n drawn without replacement
+    chance = np.full(number, 1 / number)
+    for n in range(1, number + 1):
+        expected[n - 1] = chance @ ordered
+        # C(number - k, n) / C(number, n + 1) from C(number - k, n - 1) / C(number, n)
+        left = np.arange(number - 1, -1, -1)  # larger ones than each
+        if n < number:
+            chance = chance * (left - n + 1).clip(0) / n * (n + 1) / (number - n)
+    return expected
+
+
+def interval_over_searches(differences: ArrayLike, level: float = LEVEL) -> Interval | None:
+    """Return the interval of a mean difference over repeated searches; None for a single one.
+
+    `differences` (searches, seeds): in each row the arm and the baseline trained with what one
+    search found, over seeds of its own. Which values a search finds is a random effect that more
+    seeds do not average out, so the searches' means are what varies: Student's interval over them,
+    with searches - 1 degrees of freedom. Bouthillier et al. 2021, "Accounting for Variance in
+    Machine Learning Benchmarks", MLSys. Raises ValueError for another shape.
+    """
+    table = np.asarray(differences, dtype=np.float64)
+    if table.ndim != 2 or 0 in table.shape or not np.isfinite(table).all():
+        raise ValueError(f"differences have shape {table.shape}; expected finite (searches, seeds)")
+    check_fraction(level, "level")
+    if len(table) < 2:
+        return None
+    means = table.mean(axis=1)
+    reach = float(stats.t.ppf((1 + level) / 2, len(means) - 1)) * means.std(ddof=1)
+    mean, reach = float(means.mean()), float(reach) / len(means) ** 0.5
+    return Interval(mean - reach, mean + reach, level, "t over searches")

@@ -1,0 +1,150 @@
+"""What each of several choices is worth: shares of the variance, and contributions to a change."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from lecun_ablate.statistics.arrays import ROUNDING, check_errors
+from lecun_ablate.statistics.factors import Level, cell_table
+from lecun_ablate.statistics.intervals import LEVEL, Interval, seed_interval
+
+MOST_CHANGES = 8  # 2^8 cells, 8! orders in closed form
+
+
+@dataclass(frozen=True)
+class Share:
+    """How much of the variance between the cells of a factorial one set of factors explains."""
+
+    factors: tuple[str, ...]  # one: by itself; several: together beyond what fewer explain
+    share: float  # 0 to 1; all of them add up to 1
+    interval: Interval | None  # None below 3 seeds
+
+
+def variance_shares(
+    arms: Sequence[Mapping[str, Level]], errors: ArrayLike, *, level: float = LEVEL
+) -> list[Share]:
+    """Return the shares of variance by factors and their interactions, the largest first.
+
+    `arms` name the level of every factor and hold every combination once; `errors` (arms, seeds)
+    come from the same seeds in every arm. Functional ANOVA over the cells, each weighing the same:
+    the variance of the cells' true means is split among all sets of factors. What seeds alone would
+    make of it is subtracted, as the mean square of cells within seeds; no share below 0. Intervals
+    by leaving out one seed at a time. All shares are 0 where the cells do not differ.
+    Hooker 2007, Journal of Computational and Graphical Statistics 16; Efron and Stein 1981, Annals
+    of Statistics 9. Raises ValueError for a product that is not full, or errors that are no
+    fractions.
+    """
+    if not arms:
+        raise ValueError("no arms to compare")
+    table, factors = cell_table(arms, errors, dict(arms[0]))
+    varied = [axis for axis, name in enumerate(factors) if len(factors[name]) > 1]
+    sets = [axes for size in range(1, len(varied) + 1) for axes in combinations(varied, size)]
+    seeds = table.shape[-1]
+    found = _shares(table, sets)
+    spreads: list[float | None] = [None] * len(sets)
+    if seeds > 2:
+        left_out = np.array([_shares(np.delete(table, k, axis=-1), sets) for k in range(seeds)])
+        spreads = [math.sqrt((seeds - 1) * float(np.var(column))) for column in left_out.T]
+    quantile = float(stats.t.ppf((1 + level) / 2, max(seeds - 1, 1)))
+    names = list(factors)
+    shares = [
+        Share(
+            tuple(names[axis] for axis in axes),
+            float(share),
+            None
+            if spread is None
+            else Interval(
+                float(share) - quantile * spread,
+                float(share) + quantile * spread,
+                level,
+                "jackknife",
+            ).clipped(0.0, 1.0),
+        )
+        for axes, share, spread in zip(sets, found, spreads, strict=True)
+    ]
+    return sorted(shares, key=lambda share: -share.share)
+
+
+def _shares(table: np.ndarray, sets: Sequence[tuple[int, ...]]) -> np.ndarray:
+    """Return the share of each set of axes in the variance of cells (levels..., seeds)."""
+    seeds, axes = table.shape[-1], range(table.ndim - 1)
+    means = table.mean(axis=-1)
+    cells = means.size
+    residual = table - table.mean(axis=tuple(axes)) - means[..., None] + means.mean()
+    noise = 0.0
+    if seeds > 1 and cells > 1:
+        noise = float((residual**2).sum()) / ((seeds - 1) * (cells - 1)) / seeds
+    parts: dict[tuple[int, ...], np.ndarray] = {(): np.full((1,) * means.ndim, means.mean())}
+    components = []
+    for chosen in sets:
+        others = tuple(axis for axis in axes if axis not in chosen)
+        part = means.mean(axis=others, keepdims=True)
+        for fewer, explained in parts.items():
+            if set(fewer) < set(chosen):
+                part = part - explained
+        parts[chosen] = part
+        freedom = math.prod(means.shape[axis] - 1 for axis in chosen)
+        components.append(max(0.0, float((part**2).mean()) - freedom * noise / cells))
+    total = sum(components)
+    return np.array(components) / total if total > ROUNDING**2 else np.zeros(len(sets))
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one change contributes to the difference between two recipes, over all orders."""
+
+    change: str
+    effect: float  # a fraction of the images, negative for fewer errors
+    interval: Interval | None  # None for a single seed
+    first: float  # what it does alone, before all others
+    last: float  # what it does after all others
+
+
+def shapley(
+    errors: Mapping[Collection[str], ArrayLike], *, level: float = LEVEL
+) -> list[Contribution]:
+    """Return the average contribution of each change over all orders, the largest gain first.
+
+    `errors` maps each set of changes, from none to all, to the errors (seeds,) of the recipe with
+    these changes, over the same seeds: 2^k sets for k changes. A ladder shows one order, and its
+    steps depend on it; the average over all k! orders does not, and adds up to the whole
+    difference. Shapley 1953; Owen 2014, SIAM/ASA Journal on Uncertainty Quantification 2.
+    Raises ValueError if a set is missing, or for errors that do not pair up.
+    """
+    table = {frozenset(changes): check_errors(row, f"{sorted(changes)}")
+             for changes, row in errors.items()}  # fmt: skip
+    names = sorted(set().union(*table)) if table else []
+    if not 1 <= len(names) <= MOST_CHANGES:
+        raise ValueError(f"{len(names)} changes; expected 1 to {MOST_CHANGES}")
+    subsets = [frozenset(c) for size in range(len(names) + 1) for c in combinations(names, size)]
+    missing = [sorted(changes) for changes in subsets if changes not in table]
+    if missing:
+        raise ValueError(f"errors with the changes {missing[0]} are missing")
+    if len({len(row) for row in table.values()}) > 1:
+        raise ValueError("errors hold different numbers of seeds; expected the same seeds in all")
+    found = []
+    for name in names:
+        by_seed = np.zeros(len(table[frozenset()]))
+        for before in subsets:
+            if name not in before:
+                orders = math.factorial(len(before)) * math.factorial(len(names) - len(before) - 1)
+                step = table[before | {name}] - table[before]
+                by_seed = by_seed + orders / math.factorial(len(names)) * step
+        everything = frozenset(names)
+        found.append(
+            Contribution(
+                name,
+                float(by_seed.mean()),
+                seed_interval(by_seed, level),
+                float((table[frozenset({name})] - table[frozenset()]).mean()),
+                float((table[everything] - table[everything - {name}]).mean()),
+            )
+        )
+    return sorted(found, key=lambda one: one.effect)
