@@ -181,7 +181,8 @@ def test_arms_that_diverged_with_every_seed_are_not_called_the_same():
         "diverged with every seed). Runs failed: other 12 of 12: at least 77 % and base 12 of 12: "
         "at least 77 %."
     )
-    assert arm_summary(found, "base")[0] == {"diverged_runs": 12}
+    numbers, _ = arm_summary(found, "base")
+    assert numbers["diverged_runs"] == 12 and "test_error_low" not in numbers
     alone = evidence({"base": BASE}, status=every)
     assert answer(alone) == "base diverged with every seed."
 

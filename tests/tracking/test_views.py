@@ -48,7 +48,7 @@ def small(workplace, tiny):
 
 def test_the_front_end_knows_the_keys_of_a_state(front_end):
     """Those of its own state and of its search facets: a key it has dropped would do nothing."""
-    (listed,) = set(re.findall(r'=(\["selectedColumns",[^\]]*\])', front_end))
+    (listed,) = set(re.findall(r'=(\["selectedColumns","columnOrder",[^\]]*\])', front_end))
     persisted = set(json.loads(listed))
     facets = {"searchFilter", "orderByKey", "orderByAsc", "startTime", "lifecycleFilter"}
     facets |= {"datasetsFilter", "modelVersionFilter"}
