@@ -12,7 +12,7 @@ from lecun_ablate.evidence.weighing import Evidence
 from lecun_ablate.reporting import evidence_tables
 
 SPECIAL = {"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "$": r"\$", "{": r"\{", "}": r"\}"}
-HEADS = r"arm & test error [\%] & difference & 95\,\% over seeds & $p$ (Holm) & verdict"
+HEADS = r"arm & test error [\%] & difference & 95\,\% over seeds & $p$ (corrected) & verdict"
 SPECIAL |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
 
 

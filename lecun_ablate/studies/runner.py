@@ -25,6 +25,7 @@ from lecun_ablate.tracking.study_run import StudyRun
 from lecun_ablate.tracking.writer import Writer
 
 FOLDER = Path("reports", "studies")
+DASHBOARD = "http://127.0.0.1:8080/dashboard"  # where optuna-dashboard answers
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class FinishedStudy:
     folder: Path
     frame: pd.DataFrame
     link: str = ""  # to the MLflow UI
+    dashboard: str = ""  # to the first arm's study in Optuna's dashboard
 
 
 def prepare(
@@ -181,11 +183,13 @@ def run(
         if prepared.study.file.is_file():
             writer.put(run_id, {"study.yaml": prepared.study.file})
         _publish(records, report)
+        first = next(iter(records.values()))
+        dashboard = f"{DASHBOARD}/studies/{first._study_id}"
     folder = FOLDER / prepared.title
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    return FinishedStudy(report, folder, frame, link)
+    return FinishedStudy(report, folder, frame, link, dashboard)
 
 
 def _best(found: SearchResult) -> str:

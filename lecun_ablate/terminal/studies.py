@@ -23,7 +23,8 @@ def report(finished: FinishedStudy, storage: str) -> None:
     print(f"report: {finished.folder}")
     if finished.link:
         print(f"the trials in MLflow: {finished.link}")
-    print(f"the trials in Optuna: optuna-dashboard {without_passwords(storage)}")
+    command = f"optuna-dashboard {without_passwords(storage)}"
+    print(f"the trials in Optuna: {command}, then {finished.dashboard}")
 
 
 def shown(text: str, link: str, ui: str | None) -> None:
