@@ -1,5 +1,19 @@
-"""`python -m lecun_ablate`."""
+"""`python -m lecun_ablate`, and the command `lecun-ablate`."""
 
-from lecun_ablate.cli import main
+import sys
+from typing import NoReturn
 
-main()
+
+def main() -> NoReturn:
+    """Run the command line; Ctrl-C while it is still being imported ends it quietly as well."""
+    try:
+        from lecun_ablate.cli import main as command_line
+
+        command_line()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

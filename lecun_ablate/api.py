@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lecun_ablate.errors import ConfigError
+from lecun_ablate.system import disk
 from lecun_ablate.system.passwords import without_passwords
 from lecun_ablate.tracking import new_store
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from lecun_ablate.statistics import PairResult, PowerAnalysis
     from lecun_ablate.studies.runner import FinishedStudy, StudyPlan
     from lecun_ablate.tracking.contents import Doomed, Entry
+    from lecun_ablate.tracking.doctor import Finding
     from lecun_ablate.tracking.records import OtherPlan, PlanRecord
     from lecun_ablate.tracking.store import Store
     from lecun_ablate.tracking.writer import Writer
@@ -110,6 +112,15 @@ class Shown:
     link: str  # to the MLflow UI
     ui_command: str | None  # that starts the UI, unless it is running already
     other_plans: list[OtherPlan]
+
+    @property
+    def notices(self) -> list[str]:
+        """What must be said of runs that are not among the results."""
+        left_out = self.evidence.results.left_out
+        if not left_out:
+            return []
+        again = "`run` the experiment again: that trains them again"
+        return ["\n".join([f"Left out of these results; {again}:", *left_out])]
 
 
 @dataclass(frozen=True)
@@ -450,9 +461,8 @@ def _write_report(evidence: Evidence, digits: Digits | None, writer: Writer) -> 
     files = build(evidence, digits, writer.files)
     writer.put(evidence.results.run_id, files)
     page = page_of(evidence.plan)
-    page.parent.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (page.parent / name).write_bytes(content)
+        disk.write(page.parent / name, content)
     return page
 
 
@@ -568,11 +578,13 @@ def reproduce(
     data_dir: str | Path | None = None,
     components: Sequence[str | Path] = (),
     trainer: str | None = None,
+    trust_components: bool = False,
     tracking_uri: str | None = None,
 ) -> Reproduction:
     """Train a single run again from what MLflow holds, and compare every metric.
 
-    `trainer` is another trainer than the run's own. See running.reproduce.reproduce.
+    `trainer` is another trainer than the run's own. Components that only the store holds are code:
+    `trust_components` lets it run. See running.reproduce.reproduce.
     """
     from lecun_ablate.running import reproduce
     from lecun_ablate.running.two_arms import run_id as named_run
@@ -580,7 +592,31 @@ def reproduce(
 
     _load(components)
     store = Store(tracking_uri)
-    return reproduce.reproduce(store, named_run(store, run_id), _path(data_dir), trainer)
+    return reproduce.reproduce(
+        store, named_run(store, run_id), _path(data_dir), trainer, trust_components
+    )
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What `doctor` has found."""
+
+    where: str  # the store
+    findings: list[Finding]
+    repaired: int
+
+
+def doctor(*, repair: bool = False, tracking_uri: str | None = None) -> Examination:
+    """Look for everything that is wrong with the store; `repair` mends what is safe to mend.
+
+    Raises LecunAblateError if the store cannot be opened; the message says what can be saved.
+    """
+    from lecun_ablate.tracking import doctor
+    from lecun_ablate.tracking.address import address
+
+    findings = doctor.examine(tracking_uri)
+    repaired = doctor.repair(findings, tracking_uri) if repair else 0
+    return Examination(without_passwords(address(tracking_uri)), findings, repaired)
 
 
 # ---- studies

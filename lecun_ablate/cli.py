@@ -5,17 +5,21 @@ Heavy imports wait for their command.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import signal
 import sys
+from contextvars import ContextVar
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
 
 from lecun_ablate.errors import ConfigError, LecunAblateError
+from lecun_ablate.system.passwords import without_passwords
+from lecun_ablate.system.text import visible
 from lecun_ablate.trainers.names import DeviceChoice, TrainerChoice
 
 if TYPE_CHECKING:
@@ -398,6 +402,13 @@ def reproduce(
         TrainerChoice | None,
         typer.Option(help="Train with this trainer. Default: the run's own."),
     ] = None,
+    trust_components: Annotated[
+        bool,
+        typer.Option(
+            "--trust-components",
+            help="Run the run's own components from the store, where you do not have them.",
+        ),
+    ] = False,
 ) -> None:
     """Train a run again from what MLflow holds, and compare every metric."""
     from lecun_ablate import api
@@ -408,9 +419,26 @@ def reproduce(
         data_dir=data_dir,
         components=components or (),
         trainer=trainer.value if trainer else None,
+        trust_components=trust_components,
     )
     runs.reproduction(found)
     if not found.reproduced:
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Mend what can be mended without losing anything.")
+    ] = False,
+) -> None:
+    """Check the store: runs and files that are damaged, doubled, orphaned or left running."""
+    from lecun_ablate import api
+    from lecun_ablate.terminal import listings
+
+    found = api.doctor(repair=repair)
+    listings.findings(found)
+    if len(found.findings) > found.repaired:
         raise typer.Exit(1)
 
 
@@ -502,8 +530,11 @@ def _watch(studied: Any = None) -> Watch:
 # ---- from api to the terminal
 
 
+_json_output: ContextVar[TextIO | None] = ContextVar("_json_output", default=None)
+
+
 def _print_json(values: Any) -> None:
-    print(json.dumps(values, indent=2))
+    print(json.dumps(values, indent=2), file=_json_output.get())
 
 
 def _print_plan(planned: Any, as_json: bool) -> None:
@@ -525,6 +556,10 @@ def _print_study(finished: FinishedStudy, options: Options, as_json: bool) -> No
 
 
 def _print_results(shown: Shown, as_json: bool) -> None:
+    from lecun_ablate.terminal.console import notice
+
+    for text in shown.notices:
+        notice(text)
     if as_json:
         from lecun_ablate.evidence.records import evidence_record
 
@@ -541,7 +576,9 @@ def _print_results(shown: Shown, as_json: bool) -> None:
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
     gc.set_threshold(100_000)  # imports make many objects, hardly any of them garbage
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as Ctrl-C does
+    for which in (signal.SIGTERM, signal.SIGHUP):  # end as Ctrl-C does
+        if signal.getsignal(which) != signal.SIG_IGN:  # as `nohup` has it
+            signal.signal(which, signal.default_int_handler)
     if Path(sys.argv[0]).name == "__main__.py":  # the holder of a lock is shown by this
         sys.argv[0] = PROGRAM
     status = _main(sys.argv[1:])
@@ -550,6 +587,18 @@ def main() -> NoReturn:
 
 
 def _main(arguments: list[str]) -> int:
+    """Run a command and return its status. With --json, standard output has nothing else on it."""
+    if "--json" not in arguments:
+        return _command(arguments)
+    token = _json_output.set(sys.stdout)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # components may print
+            return _command(arguments)
+    finally:
+        _json_output.reset(token)
+
+
+def _command(arguments: list[str]) -> int:
     try:
         # typer returns the status of a command that exits, and 130 for a KeyboardInterrupt
         status = int(app(arguments, prog_name=PROGRAM, standalone_mode=False) or 0)
@@ -565,7 +614,7 @@ def _main(arguments: list[str]) -> int:
         return int(error.exit_code)
     except LecunAblateError as error:
         for line in str(error).split("\n"):
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {visible(line)}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
         return 1
@@ -581,12 +630,17 @@ def _unexpected(error: Exception) -> int:
     import tempfile
     import traceback
 
-    log, trace = Path("lecun_ablate-error.log"), "".join(traceback.format_exception(error))
+    log = Path("lecun_ablate-error.log")
+    trace = without_passwords("".join(traceback.format_exception(error)))
     try:
         log.write_text(trace)
     except OSError:
-        log = Path(tempfile.gettempdir()) / log
-        log.write_text(trace)
-    message = f"{type(error).__name__}: {error}"
-    print(f"error: {message}\nerror: this is a bug; its trace is in {log}", file=sys.stderr)
+        descriptor, name = tempfile.mkstemp(prefix=f"{log.stem}-", suffix=log.suffix)
+        log = Path(name)  # a name that nobody can have put a link in the place of
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(trace)
+    message = without_passwords(f"{type(error).__name__}: {error}")
+    print(
+        f"error: {visible(message)}\nerror: this is a bug; its trace is in {log}", file=sys.stderr
+    )
     return 1

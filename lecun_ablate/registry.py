@@ -76,10 +76,23 @@ KINDS = {
         Kind("target", ("labels",), 1, "int64 tensor (n,) of labels 0..9 -> float tensor (n, 10)"),
         Kind(
             "optimizer",
-            ("parameters", "gradients", "state", "lr", "momentum"),
+            ("parameters", "gradients", "state", "lr", "momentum", "curvature"),
             4,
-            "parameters and gradients (replicas, weights), a dict of such tensors that persists "
-            "between steps, lr (replicas, 1), momentum (float) -> None; updates the parameters",
+            "parameters and gradients (replicas, weights), a dict of such tensors, or of tensors "
+            "(replicas, 1), that persists between steps, lr (replicas, 1), momentum (float), "
+            "curvature (replicas, weights) -> None; updates the parameters",
+        ),
+        Kind(
+            "schedule",
+            ("progress",),
+            1,
+            "float64 tensor of progress, from 0 to 1 -> factors of the learning rate, same shape",
+        ),
+        Kind(
+            "augmentation",
+            ("images", "generator"),
+            1,
+            "images (n, 16, 16) in [-1, 1], torch.Generator of the epoch -> new images, same shape",
         ),
         Kind(
             "order",
@@ -112,6 +125,7 @@ class Component:
     source: bytes | None = field(default=None, repr=False)  # the content of `file` when it ran
     parameters: Mapping[str, Parameter] = field(default_factory=dict, repr=False, hash=False)
     changed: Mapping[str, Value] = field(default_factory=dict, hash=False)  # not the defaults
+    interactive: bool = False  # from a notebook or a session, where a cell may be run again
 
     def __call__(self, *arguments: Any) -> Any:
         """Call the component, without the trailing arguments that it does not take."""
@@ -209,8 +223,17 @@ class Registry:
                 raise ConfigError(
                     f"{origin}: {kind} without a name: expected @register({kind!r}, NAME)"
                 )
+            if not key.isprintable() or not key.strip():
+                raise ConfigError(
+                    f"{origin}: {kind} {key!r}: expected a name of characters that can be printed"
+                )
             old = components.get(key)
-            if old is not None and (old.file is None or old.file != file or old.digest == digest):
+            again = old is not None and file is None and _interactive(thing) and old.interactive
+            if (
+                old is not None
+                and not again
+                and (old.file is None or old.file != file or old.digest == digest)
+            ):
                 where = "built in" if old.builtin else f"registered by {old.origin}"
                 raise NameTaken(
                     f"{origin}: {kind} {key!r} is already {where}: give yours another name", old
@@ -222,7 +245,16 @@ class Registry:
             except ValueError as error:
                 raise ConfigError(f"{origin}: {kind} {key!r}: {error}") from None
             components[key] = Component(
-                kind, key, function, arity, origin, file, digest, source, parameters
+                kind,
+                key,
+                function,
+                arity,
+                origin,
+                file,
+                digest,
+                source,
+                parameters,
+                interactive=_interactive(thing),
             )
             return thing
 
@@ -284,6 +316,11 @@ class Registry:
 
     def _all(self) -> list[Component]:
         return [c for components in self._components.values() for c in components.values()]
+
+
+def _interactive(thing: Any) -> bool:
+    """Tell whether a component was defined in a session or a notebook."""
+    return getattr(thing, "__module__", None) == "__main__"
 
 
 def _failure(file: str | Path, path: Path, error: BaseException) -> str:

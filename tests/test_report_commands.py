@@ -287,7 +287,10 @@ def test_components_of_ones_own_come_from_the_store(workplace, command):
     assert status == 0, err
     assert "'bent'" not in out, "its file is gone, but the code is the same"
     del registry._components["activation"]["bent"]
-    status, out, err = command("reproduce", frame.run_id[0])
+    status, _, err = command("reproduce", frame.run_id[0])
+    assert status == 1 and "own.py (SHA-256 " in err and "--trust-components" in err
+    assert "bent" not in registry.names("activation"), "nothing was run"
+    status, out, err = command("reproduce", frame.run_id[0], "--trust-components")
     assert status == 0, err
     assert "is reproduced, bit for bit: 12 numbers over 2 epochs" in out
     del registry._components["activation"]["bent"]
@@ -295,6 +298,52 @@ def test_components_of_ones_own_come_from_the_store(workplace, command):
     status, out, _ = command("reproduce", frame.run_id[0], "--components", "own.py")
     assert status == 1
     assert "activation 'bent': of own.py then," in out and "own.py now: other code" in out
+
+
+EVIL = """
+from pathlib import Path
+Path("owned").touch()
+from lecun_ablate import register
+@register("activation")
+def bent(x): return x
+@register("activation")
+def evil(x): return x
+"""
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("activation", ["tanh", "bent"])
+def test_files_that_a_run_was_not_trained_with_are_never_run(workplace, command, activation):
+    """Whoever can write to a server's artifacts must not run code here."""
+    (workplace / "own.py").write_text(OWN)
+    (workplace / "own.yaml").write_text(
+        f"name: own\ndata: tiny\ncomponents: own.py\nseeds: 1\n"
+        f"recipe: {{activation: {activation}, epochs: 1}}\n"
+    )
+    frame = lecun_ablate.run("own.yaml", device="cpu")
+    (artifacts,) = workplace.glob(f"mlruns/*/{frame.run_id[0]}/artifacts")
+    (artifacts / "components").mkdir(exist_ok=True)
+    for name in ("evil.py", *(["own.py"] if activation == "bent" else [])):
+        (artifacts / "components" / name).write_text(EVIL)
+    del registry._components["activation"]["bent"]
+    status, out, err = command("reproduce", frame.run_id[0], "--trust-components")
+    assert not Path("owned").exists() and "evil" not in registry.names("activation")
+    if activation == "tanh":
+        assert status == 0 and "is reproduced" in out
+    else:
+        assert status == 1 and "nothing was run" in err and "evil.py" in err
+
+
+@pytest.mark.usefixtures("tiny")
+def test_files_that_are_here_as_well_need_no_word(workplace, command):
+    (workplace / "own.py").write_text(OWN)
+    (workplace / "own.yaml").write_text(
+        "name: own\ndata: tiny\ncomponents: own.py\nrecipe: {activation: bent, epochs: 1}\nseeds: 1"
+    )
+    frame = lecun_ablate.run("own.yaml", device="cpu")
+    del registry._components["activation"]["bent"]
+    status, out, err = command("reproduce", frame.run_id[0])
+    assert status == 0 and "is reproduced" in out, err
 
 
 def test_image_255_is_no_digit_without_answer():
@@ -349,7 +398,7 @@ def test_components_are_stored_as_they_were_trained(workplace, command):
     frame = lecun_ablate.run("own.yaml", device="cpu", progress=Editing())
     for name in ("bent", "curved"):
         del registry._components["activation"][name]
-    status, out, err = command("reproduce", frame.run_id[0])
+    status, out, err = command("reproduce", frame.run_id[0], "--trust-components")
     assert status == 0, out + err
     for name in ("bent", "curved"):
         del registry._components["activation"][name]

@@ -2,20 +2,24 @@
 
 from lecun_ablate.components import (
     activations,
+    augmentations,
     connectivities,
     inits,
     losses,
     optimizers,
     orders,
+    schedules,
     targets,
 )
 
 __all__ = [
     "activations",
+    "augmentations",
     "connectivities",
     "inits",
     "losses",
     "optimizers",
     "orders",
+    "schedules",
     "targets",
 ]

@@ -11,6 +11,7 @@ from lecun_ablate.config.base import canonical, check_overrides, check_value, ma
 from lecun_ablate.config.recipe import Recipe, is_parameter, merged
 from lecun_ablate.config.yaml_file import Keys, YamlFile
 from lecun_ablate.errors import nearest
+from lecun_ablate.system.text import is_invisible
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ def _listed(yaml: YamlFile, key: str, items: list[Any]) -> list[tuple[Keys, str,
         given = item.get("name", "-")
         if not isinstance(given, str) or not given.strip():
             yaml.problem((*keys, "name"), f"expected a name, got {given!r}")
+        elif any(map(is_invisible, given)):
+            yaml.problem((*keys, "name"), f"expected a name on one line, got {given!r}")
         name = str(item.get("name", arm_name(overrides)))
         overrides = check_overrides(yaml, overrides, keys)
         if key == "ladder":
@@ -123,7 +126,7 @@ def _same(yaml: YamlFile, keys: Keys, arm: Arm, other: Arm) -> bool:
     if arm.name == other.name:
         yaml.problem(keys, f"duplicate arm: {arm.name!r} is given twice")
         return True
-    if arm.recipe == other.recipe:
+    if arm.recipe == other.recipe and not yaml.problems:  # without a wrong value, arms may be alike
         yaml.problem(keys, f"duplicate arm: {arm.name!r} is the same recipe as {other.name!r}")
         return True
     return False

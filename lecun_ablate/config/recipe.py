@@ -40,7 +40,15 @@ class Recipe(BaseModel):
     """The choices of one arm. The defaults are the notebook's 1989 net, in float32.
 
     `init_seed` and `order_seed` pin the draws of the weights (with the random connectivity) or of
-    the orders to one seed, while the run's own seed governs the rest; None: the run's seed.
+    the orders (with shifts and dropout masks) to one seed, while the run's own seed governs the
+    rest; None: the run's seed.
+
+    A step takes `batch_size` patterns and the mean of their gradients, plus `weight_decay` times
+    the weights, biases included. `dropout` is the rate at which inputs of H3 are 0 during training;
+    the others are divided by 1 - rate. `label_smoothing` s trains with (1 - s) t + s mean(t). An
+    `average` a > 0 keeps a running mean of the weights, mean <- a mean + (1 - a) weights after
+    every step, with which the network is scored. Scores never have dropout, smoothing or
+    augmentation.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,6 +69,14 @@ class Recipe(BaseModel):
     output_bias: Real = -1.0
     init_seed: Seed | None = None
     order_seed: Seed | None = None
+    schedule: Annotated[str, registered("schedule")] = "constant"
+    schedule_per: Literal["epoch", "step"] = "epoch"
+    batch_size: Annotated[int, Field(strict=True, ge=1)] = 1
+    augmentation: Annotated[str, registered("augmentation")] = "none"
+    dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[Real, Field(ge=0)] = 0.0
+    label_smoothing: Annotated[Real, Field(ge=0, lt=1)] = 0.0
+    average: Annotated[Real, Field(ge=0, lt=1)] = 0.0
 
     @model_validator(mode="before")
     @classmethod
@@ -91,7 +107,17 @@ class Recipe(BaseModel):
                 "target bipolar does not go with loss cross_entropy: a cross-entropy needs "
                 "probabilities, so use target one_hot"
             )
+        optimizer = self.component("optimizer")
+        if self.momentum and optimizer.arity < MOMENTUM_ARITY:
+            raise ValueError(
+                f"optimizer {optimizer.name} takes no momentum, got momentum {self.momentum}"
+            )
         return self
+
+    @property
+    def stored(self) -> dict[str, Any]:
+        """The fields as plain values, in the form that keys hold."""
+        return stored_form(self.model_dump())
 
     def component(self, field: str) -> Component:
         """Return the component that a field of this recipe names."""
@@ -139,7 +165,31 @@ COMPONENT_FIELDS = {
     "target": "target",
     "optimizer": "optimizer",
     "order": "order",
+    "schedule": "schedule",
+    "augmentation": "augmentation",
 }
+MOMENTUM_ARITY = 5  # of an optimizer that takes momentum
+
+# Fields that recipes have not always had. Keys leave them out at their defaults, and so stay.
+ADDED = (
+    "schedule",
+    "schedule_per",
+    "batch_size",
+    "augmentation",
+    "dropout",
+    "weight_decay",
+    "label_smoothing",
+    "average",
+)
+
+
+def stored_form(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's fields, or some of them, in the form that keys hold."""
+    return {
+        field: value
+        for field, value in fields.items()
+        if field not in ADDED or value != Recipe.model_fields[field].default
+    }
 
 
 def is_parameter(key: Any) -> bool:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from lecun_ablate.config.base import DEFAULT_DATA, DataChoice, by_name
 from lecun_ablate.config.recipe import COMPONENT_FIELDS
-from lecun_ablate.config.yaml_file import Keys, YamlFile, parse_scalar
+from lecun_ablate.config.yaml_file import Keys, YamlFile, find_file, parse_scalar
 from lecun_ablate.errors import ConfigError
 from lecun_ablate.registry import registry
 
@@ -58,7 +58,7 @@ def read(path: str | Path, overrides: Overrides) -> YamlFile:
             yaml.problems += [(0, f"--components: {problem}") for problem in error.problems]
     for place, named in _component_files(yaml.content):
         try:
-            registry.load(named)
+            registry.load(find_file(named, yaml.path))
         except ConfigError as error:
             for problem in error.problems:
                 yaml.problem(place, problem)

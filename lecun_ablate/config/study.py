@@ -33,6 +33,7 @@ from lecun_ablate.config.recipe import (
     is_numeric,
     is_parameter,
     merged,
+    stored_form,
 )
 from lecun_ablate.config.source import Overrides, read
 from lecun_ablate.config.yaml_file import Keys, YamlFile, find_file
@@ -189,7 +190,7 @@ class SearchStudy:
         }
         return {
             "search": searched,
-            "recipe": arm.recipe.without(self.search),
+            "recipe": stored_form(arm.recipe.without(self.search)),
             "first": self.own_values(arm),
             "components": components,
             "seeds": list(self.seeds),

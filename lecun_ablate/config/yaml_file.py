@@ -14,12 +14,17 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq, CommentedSet, TaggedScalar
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.reader import ReaderError
 from ruamel.yaml.scalarbool import ScalarBoolean
 
 from lecun_ablate.errors import ConfigError, nearest, neighbours
+from lecun_ablate.system.text import is_invisible, visible
 
 Keys = tuple[str | int, ...]
+LARGEST = 100_000  # bytes of a file
+MOST_VALUES = 50_000  # that a file may stand for, each alias counted with all that it repeats
+DEEPEST = 100  # levels of nesting
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -34,6 +39,8 @@ class YamlFile:
         self.problems: list[tuple[int, str]] = []
         self._options: dict[Keys, str] = {}
         try:
+            if self.path.is_file() and (size := self.path.stat().st_size) > LARGEST:
+                raise ConfigError(f"{path}: expected at most {LARGEST:,} bytes, got {size:,}")
             text = self.path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise ConfigError(f"{path}: no such file{neighbours(path, '*.yaml')}") from None
@@ -46,7 +53,7 @@ class YamlFile:
                 f"{path}:{line}: not a readable text file: expected UTF-8, got {byte}"
             ) from None
         try:
-            self._marked = YAML(typ="rt").load(text)
+            self._marked = _load(text)
             content = _plain(self._marked)
         except MarkedYAMLError as error:
             mark = error.problem_mark
@@ -62,12 +69,18 @@ class YamlFile:
             ) from None
         except RecursionError:
             raise ConfigError(f"{path}: nested too deeply to be read") from None
-        except (YAMLError, ValueError) as error:
+        except _TooMuch as error:
+            raise ConfigError(f"{path}: {error}") from None
+        except AttributeError:  # of ruamel's: what is merged is not finished yet
+            raise ConfigError(
+                f"{path}: not a YAML file: a merge (<<) stands within what it merges"
+            ) from None
+        except (YAMLError, ValueError, TypeError, LookupError) as error:
             raise ConfigError(f"{path}: not a YAML file: {error}") from None
         if not isinstance(self._marked, CommentedMap):
             kinds = {type(None): "nothing", CommentedSeq: "a list", str: "a text"}
             got = kinds.get(type(self._marked), repr(self._marked))
-            line = getattr(getattr(self._marked, "lc", None), "line", 0) + 1
+            line = (getattr(getattr(self._marked, "lc", None), "line", None) or 0) + 1
             raise ConfigError(
                 f"{path}:{line}: expected a YAML mapping of keys to values, got {got}"
             )
@@ -76,9 +89,12 @@ class YamlFile:
         self.check()
 
     def _refuse_oddities(self, marked: Any, keys: Keys) -> None:
-        """Note tags, and keys that are not texts."""
+        """Note tags, keys that are not texts, and texts with control characters."""
         if tag := _tag(marked):
             self.problem(keys, f"expected a plain value, got one with the tag {tag}")
+        elif isinstance(marked, str):
+            if odd := [c for c in marked if is_invisible(c) and c not in "\n\t"]:
+                self.problem(keys, f"the character U+{ord(odd[0]):04X} is not allowed in a text")
         elif isinstance(marked, dict | list):
             for key in marked if isinstance(marked, dict) else range(len(marked)):
                 if isinstance(marked, dict) and not isinstance(key, str):
@@ -129,7 +145,7 @@ class YamlFile:
         """Note a problem at a key."""
         where = self.where(keys)
         names = ["null" if key is None else str(key) for key in keys]
-        label = f"{'.'.join(names)}: " if keys else ""
+        label = f"{visible('.'.join(names), keep='')}: " if keys else ""
         if where.startswith("--") and where.lstrip("-") == label.removesuffix(": "):
             label = ""  # --seeds: seeds: ...
         entry = (self._line(keys), f"{where}: {label}{message}")
@@ -219,6 +235,41 @@ def _fields_at(model: type[BaseModel], keys: Keys) -> list[str]:
     return list(model.model_fields)
 
 
+class _TooMuch(Exception):
+    """A text that stands for more than a machine can hold."""
+
+
+def _load(text: str) -> Any:
+    """Return the marked values of a YAML text; _TooMuch if they are too many or have no end."""
+    depth = 0
+    for event in YAML(typ="rt", pure=True).parse(text):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > DEEPEST:
+            line = event.start_mark.line + 1
+            raise _TooMuch(f"line {line}: nested too deeply to be read: more than {DEEPEST} levels")
+    marked = YAML(typ="rt", pure=True).load(text)
+    _size(marked, {})
+    return marked
+
+
+def _size(node: Any, known: dict[int, int | None]) -> int:
+    """Return how many values a node stands for, its aliases written out, without doing that."""
+    if not isinstance(node, Mapping | list | tuple | set):
+        return 1
+    if id(node) in known:
+        size = known[id(node)]
+        if size is None:
+            raise _TooMuch("an alias (*) stands within what it repeats")
+        return size
+    known[id(node)] = None
+    inner = list(node.values()) if isinstance(node, Mapping) else list(node)
+    size = 1 + sum(_size(value, known) for value in inner)
+    if size > MOST_VALUES:
+        raise _TooMuch(f"stands for more than {MOST_VALUES:,} values, with its aliases (*)")
+    known[id(node)] = size
+    return size
+
+
 def _plain(node: Any) -> Any:
     """Return ruamel's marked values as ordinary Python ones."""
     if isinstance(node, TaggedScalar):
@@ -255,9 +306,11 @@ def _tag(node: Any) -> str | None:
 def parse_scalar(text: str) -> Any:
     """Read one YAML value, such as the one after the '=' of --set; other text stays as it is."""
     try:
-        marked = YAML(typ="rt").load(text)
+        marked = _load(text[:LARGEST])
         return text if _tag(marked) else _plain(marked)
-    except (YAMLError, ValueError, RecursionError):
+    except (YAMLError, ValueError, TypeError, AttributeError, LookupError):
+        return text
+    except (RecursionError, _TooMuch):
         return text
 
 

@@ -23,6 +23,7 @@ FILES = {
     "test": "data/test-00000-of-00001.parquet",
 }
 ROWS = {"train": 7291, "test": 2007}
+LARGEST = 100_000_000  # bytes of a file, packed or not; those of USPS have 0.5 and 1.8 million
 PROBE_SECONDS = 1.5  # so that a command answers within 3 seconds, Python's start included
 ASK_AGAIN_SECONDS = 30.0
 
@@ -86,9 +87,7 @@ def read_split(file: Path, rows: int) -> Split:
 
     Raises DataError with the file, and the row (counted from 0) if the problem is in a row.
     """
-    cells, labels = _columns(file)
-    if len(labels) != rows:
-        raise DataError(f"{file}: expected {rows} rows, got {len(labels)}")
+    cells, labels = _columns(file, rows)
     pixels = np.empty((rows, 16, 16), dtype=np.uint8)
     for row, (cell, label) in enumerate(zip(cells, labels, strict=True)):
         try:
@@ -99,16 +98,26 @@ def read_split(file: Path, rows: int) -> Split:
     return Split(pixels / 127.5 - 1, np.array(labels, dtype=np.int64))
 
 
-def _columns(file: Path) -> tuple[list[Any], list[Any]]:
-    """Return the columns `image` and `label` of a parquet file as Python values."""
+def _columns(file: Path, rows: int) -> tuple[list[Any], list[Any]]:
+    """Return the columns `image` and `label` of a parquet file as Python values.
+
+    What the file claims to hold is looked at before anything is unpacked.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
+        size = file.stat().st_size
+        if size > LARGEST:
+            raise DataError(f"{file}: expected at most {LARGEST:,} bytes, came {size:,}")
         content = file.read_bytes()
     except OSError as error:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else error.strerror
         raise DataError(f"{file}: cannot be read: {reason}") from error
+    if content.startswith(b"version https://git-lfs"):
+        raise DataError(
+            f"{file}: is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`"
+        )
     if not content.startswith(b"PAR1"):
         raise DataError(
             f"{file}: not a parquet file: expected it to begin with b'PAR1', got {content[:4]!r}"
@@ -131,6 +140,15 @@ def _columns(file: Path) -> tuple[list[Any], list[Any]]:
         if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
             raise DataError(
                 f"{file}: column 'image': expected a struct with the field 'bytes', got {kind}"
+            )
+        came = source.metadata.num_rows
+        if came != rows:
+            raise DataError(f"{file}: expected {rows} rows, came {came}")
+        groups = [source.metadata.row_group(i) for i in range(source.num_row_groups)]
+        unpacked = sum(group.total_byte_size for group in groups)
+        if unpacked > LARGEST:
+            raise DataError(
+                f"{file}: expected at most {LARGEST:,} bytes when unpacked, came {unpacked:,}"
             )
         table = source.read(columns=["image", "label"])
         return table["image"].to_pylist(), table["label"].to_pylist()

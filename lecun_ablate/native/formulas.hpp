@@ -191,4 +191,24 @@ LECUN_FORMULA void loss_gradient(Loss kind, const typename Math::Scalar* outputs
     for (int i = 0; i < kOutputs; ++i) gradient[i] = slope(outputs[i], targets[i]);
 }
 
+// The second derivative of the loss by each output alone. outputs, targets, second: (10,)
+template <class Math>
+LECUN_FORMULA void loss_curvature(Loss kind, const typename Math::Scalar* outputs,
+                                  const typename Math::Scalar* targets,
+                                  typename Math::Scalar* second) {
+    using Scalar = typename Math::Scalar;
+    if (kind != Loss::cross_entropy) {
+        for (int i = 0; i < kOutputs; ++i)
+            second[i] = kind == Loss::mse ? Scalar(2) / kOutputs : Scalar(1);
+        return;
+    }
+    const auto terms = softmax_terms<Math>(outputs);
+    Scalar mass = 0;
+    for (int i = 0; i < kOutputs; ++i) mass += targets[i];
+    for (int i = 0; i < kOutputs; ++i) {
+        const Scalar p = Math::exp_one(outputs[i] - terms.max) / terms.sum;
+        second[i] = mass * p * (1 - p);
+    }
+}
+
 }  // namespace lecun_ablate

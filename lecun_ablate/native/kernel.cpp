@@ -35,6 +35,77 @@ void train(const Choices& choices, T* parameters, T* velocity, Patterns<T> patte
     net->store(parameters, velocity);
 }
 
+// Lets subnormal numbers count as 0 until it goes out of scope.
+class FlushSubnormals {
+public:
+#if defined(__SSE2__)
+    FlushSubnormals() : before_(__builtin_ia32_stmxcsr()) {
+        __builtin_ia32_ldmxcsr(before_ | 0x8040);  // results and operands
+    }
+    ~FlushSubnormals() { __builtin_ia32_ldmxcsr(before_); }
+
+private:
+    unsigned before_;
+#elif defined(__aarch64__)
+    FlushSubnormals() {
+        asm volatile("mrs %0, fpcr" : "=r"(before_));
+        asm volatile("msr fpcr, %0" : : "r"(before_ | (std::uint64_t(1) << 24)));
+    }
+    ~FlushSubnormals() { asm volatile("msr fpcr, %0" : : "r"(before_)); }
+
+private:
+    std::uint64_t before_;
+#endif
+};
+
+template <class T>
+void train_by(const Choices& choices, const Method& method, const Tensors<T>& tensors,
+              Patterns<T> patterns, const Epoch& epoch) {
+    [[maybe_unused]] const FlushSubnormals flush;
+    const auto net = std::make_unique<Net<T>>(choices);
+    net->prepare_method();
+    net->load(tensors);
+    if (method.dropout != 0) net->set_dropout(method.dropout);
+    // gradient descent step by step needs no gradient of its own
+    const bool plain = method.optimizer == Optimizer::sgd && epoch.batch == 1 &&
+                       method.weight_decay == 0 && method.average == 0;
+    const bool scaled = method.optimizer == Optimizer::sdlm && !method.running &&
+                        method.momentum == 0 && epoch.batch == 1 && method.weight_decay == 0 &&
+                        method.average == 0;
+    if (scaled) net->scale_by_curvature(method.mu);
+    for (std::ptrdiff_t from = 0, step = 0; from < epoch.count; from += epoch.batch, ++step) {
+        const std::ptrdiff_t left = epoch.count - from;
+        const std::ptrdiff_t batch = left < epoch.batch ? left : epoch.batch;
+        for (std::ptrdiff_t i = 0; i < batch; ++i) {
+            const std::int64_t pattern = epoch.order[from + i];
+            const T* image = patterns.images + pattern * kImage * kImage;
+            const int label = int(patterns.labels[pattern]);
+            const std::uint8_t* kept = epoch.kept ? epoch.kept + pattern * kH2Units : nullptr;
+            if (plain) {
+                net->set_learning_rate(epoch.rates[step]);
+                if (tensors.first)
+                    net->template train<true>(image, label, kept);
+                else
+                    net->template train<false>(image, label, kept);
+            } else if (scaled) {
+                net->train_scaled(image, label, kept, epoch.rates[step]);
+            } else {
+                net->add_pattern(image, label, kept, i == 0, method.running);
+            }
+        }
+        if (!plain && !scaled) net->step(method, epoch.rates[step], batch);
+    }
+    net->store(tensors);
+}
+
+template <class T>
+void curvature(const Choices& choices, const T* parameters, Patterns<T> patterns, T* h) {
+    const auto net = std::make_unique<Net<T>>(choices);
+    net->prepare_method();
+    net->load(parameters, nullptr);
+    net->curvature(patterns, h);
+}
+
 template <class T>
 double evaluate(const Choices& choices, const T* parameters, Patterns<T> patterns, T* outputs) {
     const auto net = std::make_unique<Net<T>>(choices);
@@ -82,8 +153,9 @@ double multiply_adds(std::ptrdiff_t rounds) {
 }
 
 template <class T>
-constexpr Functions<T> kFunctions = {train<T>, evaluate<T>, activate_each<T>,
-                                     loss_with_gradient<T>, multiply_adds<T>};
+constexpr Functions<T> kFunctions = {train<T>,         train_by<T>,           curvature<T>,
+                                     evaluate<T>,      activate_each<T>,      loss_with_gradient<T>,
+                                     multiply_adds<T>};
 
 }  // namespace
 

@@ -28,12 +28,45 @@ struct Patterns {
 // order of initial.SHAPES, each in row-major order.
 constexpr int kParameters = 10960;
 
+enum class Optimizer { sgd, nesterov, adam, adamw, rmsprop, lion, sdlm };
+
+// What a step does with the mean gradient of a batch. The formulas and the defaults are those of
+// lecun_ablate/components/optimizers.py; an optimizer ignores what it has no use for.
+struct Method {
+    Optimizer optimizer;
+    double momentum, beta1, beta2, eps, decay;  // decay: that of adamw and lion
+    double mu, gamma;
+    bool running;  // whether the curvature moves with every step
+    double weight_decay, average, dropout;
+};
+
+// A network that is trained; everything flat. What the method has no use for may be null.
+template <class T>
+struct Tensors {
+    T *parameters, *first, *second;  // first: velocity or mean; second: mean square
+    T *curvature, *average;
+    double* powers;  // (2,): beta1^t and beta2^t
+};
+
+// What one call presents.
+struct Epoch {
+    const std::int64_t* order;  // (steps of a batch each, the last perhaps of fewer)
+    std::ptrdiff_t count, batch;
+    const double* rates;       // (steps,)
+    const std::uint8_t* kept;  // (n, 192): which inputs of H3 a pattern keeps; null without dropout
+};
+
 template <class T>
 struct Functions {
     // Advances one network in place, by one update per entry of `order`. Without momentum,
     // `velocity` is not used and may be null.
     void (*train)(const Choices&, T* parameters, T* velocity, Patterns<T>,
                   const std::int64_t* order, std::ptrdiff_t steps);
+    // The same by any method, with a rate per step, batches and dropout. Subnormal numbers count as
+    // 0 here, or moments that decay would slow a CPU down many times.
+    void (*train_by)(const Choices&, const Method&, const Tensors<T>&, Patterns<T>, const Epoch&);
+    // Writes the mean curvature over all patterns; see lecun_ablate/network/curvature.py.
+    void (*curvature)(const Choices&, const T* parameters, Patterns<T>, T* h);
     // Writes the outputs (n, 10) of one network and returns the mean loss.
     double (*evaluate)(const Choices&, const T* parameters, Patterns<T>, T* outputs);
     // The formulas by themselves, as the network computes them: f(x) and f'(x) of n values, and the

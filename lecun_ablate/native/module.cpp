@@ -31,6 +31,8 @@ using Indices = Vector<const std::int64_t>;
 const std::vector<std::string> kActivations = {"tanh", "scaled_tanh", "lisht",    "sigmoid",
                                                "relu", "leaky_relu",  "softsign", "gelu",
                                                "silu", "identity"};
+const std::vector<std::string> kOptimizers = {"sgd",     "nesterov", "adam", "adamw",
+                                              "rmsprop", "lion",     "sdlm"};
 const std::vector<std::string> kLosses = {"mse", "half_sum_squares", "cross_entropy"};
 
 void expect(bool condition, const std::string& what) {
@@ -113,6 +115,57 @@ void train(const std::string& instruction_set, const Choices& choices, Vector<T>
 }
 
 template <class T>
+T* optional_tensor(const std::optional<Vector<T>>& tensor) {
+    expect(!tensor || tensor->size() == kParameters, "tensors as long as the parameters");
+    return tensor ? tensor->data() : nullptr;
+}
+
+template <class T>
+void train_by(const std::string& instruction_set, const Choices& choices, const Method& method,
+              Vector<T> parameters, std::optional<Vector<T>> first,
+              std::optional<Vector<T>> second, std::optional<Vector<T>> curvature,
+              std::optional<Vector<T>> average, std::optional<Vector<double>> powers,
+              Images<T> images, Indices labels, Indices order, std::ptrdiff_t batch,
+              Vector<const double> rates,
+              std::optional<Array<const std::uint8_t, nb::shape<-1, 192>>> kept) {
+    const auto& kernel = functions<T>(instruction_set);
+    const auto patterns = make_patterns<T>(images, labels);
+    const auto* begin = order.data();
+    expect(std::all_of(begin, begin + order.size(),
+                       [&](auto i) { return 0 <= i && i < patterns.count; }),
+           "an order within the patterns");
+    expect(parameters.size() == kParameters, "all the parameters, flat");
+    expect(batch > 0 && rates.size() == (order.size() + batch - 1) / batch, "a rate for each step");
+    expect(!kept || std::ptrdiff_t(kept->shape(0)) == patterns.count, "a mask for each pattern");
+    expect(!powers || powers->size() == 2, "two powers");
+    const bool adam = method.optimizer == Optimizer::adam || method.optimizer == Optimizer::adamw;
+    expect(!adam || (first && second && powers), "the moments of adam");
+    expect(method.optimizer != Optimizer::rmsprop || second, "the mean squares of rmsprop");
+    expect(method.optimizer != Optimizer::lion || first, "the mean of lion");
+    expect(method.optimizer != Optimizer::sdlm || curvature, "the curvature of sdlm");
+    expect(method.momentum == 0 || first, "a velocity, with momentum");
+    expect(method.average == 0 || average, "an average of the weights");
+    const Tensors<T> tensors = {parameters.data(),       optional_tensor(first),
+                                optional_tensor(second), optional_tensor(curvature),
+                                optional_tensor(average), powers ? powers->data() : nullptr};
+    const Epoch epoch = {begin, std::ptrdiff_t(order.size()), batch, rates.data(),
+                         kept ? kept->data() : nullptr};
+    nb::gil_scoped_release release;
+    kernel.train_by(choices, method, tensors, patterns, epoch);
+}
+
+template <class T>
+void curvature(const std::string& instruction_set, const Choices& choices,
+               Vector<const T> parameters, Images<T> images, Indices labels, Vector<T> h) {
+    const auto& kernel = functions<T>(instruction_set);
+    const auto patterns = make_patterns<T>(images, labels);
+    expect(parameters.size() == kParameters && h.size() == kParameters, "flat parameters and h");
+    expect(patterns.count > 0, "one pattern at least");
+    nb::gil_scoped_release release;
+    kernel.curvature(choices, parameters.data(), patterns, h.data());
+}
+
+template <class T>
 double evaluate(const std::string& instruction_set, const Choices& choices,
                 Vector<const T> parameters, Images<T> images, Indices labels,
                 Array<T, nb::shape<-1, kOutputs>> outputs) {
@@ -148,6 +201,15 @@ void bind(nb::module_& m) {
           "order"_a.noconvert(),
           "Advance one network by one update per entry of `order`, in place. `velocity` is None "
           "without momentum.");
+    m.def("train_by", &train_by<T>, "instruction_set"_a, "choices"_a, "method"_a,
+          "parameters"_a.noconvert(), "first"_a.noconvert().none(), "second"_a.noconvert().none(),
+          "curvature"_a.noconvert().none(), "average"_a.noconvert().none(),
+          "powers"_a.noconvert().none(), "images"_a.noconvert(), "labels"_a.noconvert(),
+          "order"_a.noconvert(), "batch"_a, "rates"_a.noconvert(), "kept"_a.noconvert().none(),
+          "Advance one network in place by any method, by one step per batch of `order`.");
+    m.def("curvature", &curvature<T>, "instruction_set"_a, "choices"_a,
+          "parameters"_a.noconvert(), "images"_a.noconvert(), "labels"_a.noconvert(),
+          "h"_a.noconvert(), "Write the mean curvature of one network over the images.");
     m.def("evaluate", &evaluate<T>, "instruction_set"_a, "choices"_a, "parameters"_a.noconvert(),
           "images"_a.noconvert(), "labels"_a.noconvert(), "outputs"_a.noconvert(),
           "Write the outputs, (n, 10), of one network and return its mean loss.");
@@ -179,6 +241,17 @@ NB_MODULE(_native, m) {
              },
              "activation"_a, "output_activation"_a, "loss"_a, "lr"_a, "momentum"_a, "padding"_a,
              "targets"_a, "connected"_a);
+    nb::class_<Method>(m, "Method", "What a step does with the gradient of a batch.")
+        .def("__init__",
+             [](Method* self, const std::string& optimizer, double momentum, double beta1,
+                double beta2, double eps, double decay, double mu, double gamma, bool running,
+                double weight_decay, double average, double dropout) {
+                 new (self) Method{parse<Optimizer>(kOptimizers, optimizer), momentum, beta1,
+                                   beta2, eps, decay, mu, gamma, running, weight_decay, average,
+                                   dropout};
+             },
+             "optimizer"_a, nb::kw_only(), "momentum"_a, "beta1"_a, "beta2"_a, "eps"_a, "decay"_a,
+             "mu"_a, "gamma"_a, "running"_a, "weight_decay"_a, "average"_a, "dropout"_a);
     std::vector<std::string> instruction_sets;
     for (const Kernel* kernel : usable_kernels())
         instruction_sets.push_back(kernel->instruction_set);
@@ -190,6 +263,7 @@ NB_MODULE(_native, m) {
 #endif
     m.attr("ACTIVATIONS") = nb::cast(kActivations);
     m.attr("LOSSES") = nb::cast(kLosses);
+    m.attr("OPTIMIZERS") = nb::cast(kOptimizers);
     bind<float>(m);
     bind<double>(m);
 }

@@ -22,6 +22,9 @@
 // independent sums, and each loaded value should be used in several of them.
 #pragma once
 
+#include <cstddef>
+#include <memory>
+
 #include "kernel.hpp"
 #include "layout.hpp"
 
@@ -71,26 +74,102 @@ public:
         return scalars(out_);
     }
 
-    // One pattern: forward, backward, update.
+    // One pattern: forward, backward, update. kept: (192,) as in Epoch, or null.
     template <bool momentum>
-    void train(const T* image, int label) {
-        forward(image, hidden_with_slopes_, output_with_slopes_);
-        const Update<momentum> update = {-learning_rate_, momentum_};
+    void train(const T* image, int label, const std::uint8_t* kept = nullptr) {
+        forward(image, hidden_with_slopes_, output_with_slopes_, kept);
         output_delta(label, momentum ? T(1) : -learning_rate_);
-        // The deltas of a layer need the weights of the layer above from before their update.
-        dense_backward(update, scalars(h3_), weights_.out_weight, velocity_.out_weight, out_delta_,
-                       h3_slope_, h3_delta_);
-        dense_backward(update, scalars(h2_), weights_.h3_weight, velocity_.h3_weight, h3_delta_,
-                       h2_slope_, h2_delta_);
-        h1_backward();
-        update_h1_weights(update);
-        update_h2_weights(update);
-        update_biases(update, weights_.h1_bias, velocity_.h1_bias, h1_delta_);
-        update_biases(update, weights_.h2_bias, velocity_.h2_bias, h2_delta_);
-        update_biases(update, weights_.h3_bias, velocity_.h3_bias, h3_delta_);
-        update_biases(update, weights_.out_bias, velocity_.out_bias, out_delta_);
+        backward(Update<momentum>{-learning_rate_, momentum_}, weights_, velocity_);
         weigh_padding();
     }
+
+    void set_learning_rate(double rate) { learning_rate_ = T(rate); }
+    void set_dropout(double rate) { kept_scale_ = T(1 / (1 - rate)); }
+
+    // ---- training by a method, in two parts: the gradient of a batch, then a step with it
+
+    void load(const Tensors<T>& from) {
+        load(from.parameters, nullptr);
+        copy_in(velocity_, from.first);
+        copy_in(more_->second, from.second);
+        copy_in(more_->curvature, from.curvature);
+        copy_in(more_->average, from.average);
+        if (from.powers) beta1_power_ = from.powers[0], beta2_power_ = from.powers[1];
+    }
+
+    void store(const Tensors<T>& to) {
+        store(to.parameters, nullptr);
+        copy_out(velocity_, to.first);
+        copy_out(more_->second, to.second);
+        copy_out(more_->curvature, to.curvature);
+        copy_out(more_->average, to.average);
+        if (to.powers) to.powers[0] = beta1_power_, to.powers[1] = beta2_power_;
+    }
+
+    // Adds a pattern to the gradient of the batch, and to its curvature where that is `running`.
+    void add_pattern(const T* image, int label, const std::uint8_t* kept, bool first,
+                     bool running) {
+        forward(image, hidden_with_slopes_, output_with_slopes_, kept);
+        output_delta(label, T(1));
+        gather(first, weights_, more_->gradient);
+        if (running) {
+            if (first) square_weights();
+            add_curvature(label, first);
+        }
+    }
+
+    // Takes a step with what the patterns of the batch have added up to.
+    void step(const Method& method, double rate, std::ptrdiff_t patterns) {
+        T* __restrict w = values(weights_);
+        T* __restrict g = values(more_->gradient);
+        const T share = T(1) / T(patterns), decay = T(method.weight_decay);
+        if (patterns > 1) each_value([&](int i) ALWAYS_INLINE { g[i] *= share; });
+        if (method.weight_decay != 0) each_value([&](int i) ALWAYS_INLINE { g[i] += decay * w[i]; });
+        if (method.running) {
+            T* __restrict h = values(more_->curvature);
+            const T* __restrict now = values(more_->pattern_curvature);
+            const T gamma = T(method.gamma);
+            each_value([&](int i) ALWAYS_INLINE { h[i] += gamma * (now[i] * share - h[i]); });
+        }
+        apply_optimizer(method, T(rate), w, g);
+        if (method.average != 0) {
+            T* __restrict mean = values(more_->average);
+            const T keep = T(method.average), rest = T(1 - method.average);
+            each_value([&](int i) ALWAYS_INLINE { mean[i] = keep * mean[i] + rest * w[i]; });
+        }
+        weigh_padding();
+    }
+
+    // One pattern of sdlm whose curvature stays: every weight has a rate of its own.
+    void train_scaled(const T* image, int label, const std::uint8_t* kept, double rate) {
+        forward(image, hidden_with_slopes_, output_with_slopes_, kept);
+        output_delta(label, -T(rate));
+        backward(Scaled{}, weights_, more_->second);
+        weigh_padding();
+    }
+
+    // Makes the rates of train_scaled: 1 / (mu + h).
+    void scale_by_curvature(double mu) {
+        T* __restrict scale = values(more_->second);
+        const T* __restrict h = values(more_->curvature);
+        for (int i = 0; i < kValues; ++i) scale[i] = T(1) / (T(mu) + h[i]);
+    }
+
+    // Writes the mean curvature over the patterns.
+    void curvature(Patterns<T> patterns, T* h) {
+        square_weights();
+        for (std::ptrdiff_t i = 0; i < patterns.count; ++i) {
+            forward(patterns.images + i * kImage * kImage, hidden_with_slopes_,
+                    output_with_slopes_);
+            add_curvature(int(patterns.labels[i]), i == 0);
+        }
+        for (int i = 0; i < kParameters; ++i) h[i] = 0;  // unconnected weights too
+        visit(more_->pattern_curvature,
+              [&](T& lane, int i) { h[i] = lane / T(patterns.count); });
+    }
+
+    // Makes room for what a method needs.
+    void prepare_method() { more_ = std::make_unique<More>(); }
 
 private:
     using V = typename VectorTypes<T, lanes>::Vector;
@@ -138,6 +217,50 @@ private:
             }
         }
     };
+
+    // A gradient by itself: summed up from 0, or added to what `velocity` has of the batch.
+    template <bool first>
+    struct Gather {
+        ALWAYS_INLINE V begin(V, V gradient) const { return first ? V{} : gradient; }
+        ALWAYS_INLINE void end(V&, V& gradient, V sum) const { gradient = sum; }
+    };
+
+    // A gradient times the rates of its weights, which `scale` holds.
+    struct Scaled {
+        ALWAYS_INLINE V begin(V, V) const { return V{}; }
+        ALWAYS_INLINE void end(V& weight, V& scale, V sum) const { weight += scale * sum; }
+    };
+
+    // What only some methods need.
+    struct More {
+        Parameters gradient = {}, second = {}, average = {};
+        Parameters curvature = {}, pattern_curvature = {}, squares = {};
+    };
+
+    static constexpr int kValues = sizeof(Parameters) / sizeof(T);
+    static T* values(Parameters& p) { return (T*)&p; }
+
+    // Calls f(i) for each place of values() but those of windows that are not open.
+    template <class F>
+    ALWAYS_INLINE void each_value(F f) const {
+        constexpr int window = kTaps * kGroup * lanes;
+        constexpr int first = offsetof(Parameters, h2_weight) / sizeof(T);
+        for (int i = 0; i < first; ++i) f(i);
+        for (int group = 0; group < kGroups; ++group)
+            for (int w = 0; w < kWindows; ++w) {
+                if (!open_[group][w]) continue;
+                const int begin = first + (group * kWindows + w) * window;
+                for (int i = begin; i < begin + window; ++i) f(i);
+            }
+        for (int i = first + kGroups * kWindows * window; i < kValues; ++i) f(i);
+    }
+    
+    void copy_in(Parameters& to, const T* from) {
+        if (from) visit(to, [&](T& lane, int i) { lane = from[i]; });
+    }
+    void copy_out(Parameters& from, T* to) {
+        if (to) visit(from, [&](T& lane, int i) { to[i] = lane; });
+    }
 
     ALWAYS_INLINE static V broadcast(T x) { return x - V{}; }
     ALWAYS_INLINE static V at(const T* x) { return *(const Unaligned*)x; }
@@ -259,7 +382,8 @@ private:
 
     // ---- forward -----------------------------------------------------------------------------
 
-    void forward(const T* image, Activate hidden, Activate output) {
+    void forward(const T* image, Activate hidden, Activate output,
+                 const std::uint8_t* kept = nullptr) {
         for (int y = 0; y < kImage; ++y)
             for (int x = 0; x < kImage; ++x)
                 image_[(y + kPad) * kImagePadded + kPad + x] = image[y * kImage + x] - padding_;
@@ -268,11 +392,22 @@ private:
         lay_out_h1();
         h2_forward();
         apply(hidden, h2_, h2_slope_);
+        if (kept) drop_out(kept);
         dense_forward<kH2Units>(scalars(h2_), weights_.h3_weight, weights_.h3_bias, h3_);
         apply(hidden, h3_, h3_slope_);
         for (int i = kH3; i < kH3Vectors * lanes; ++i) scalars(h3_)[i] = 0;
         dense_forward<kH3>(scalars(h3_), weights_.out_weight, weights_.out_bias, out_);
         apply(output, out_, out_slope_);
+    }
+
+    // Inverted dropout of H2's values; their slopes are those of what is left.
+    void drop_out(const std::uint8_t* kept) {
+        T *value = scalars(h2_), *slope = scalars(h2_slope_);
+        for (int i = 0; i < kH2Units; ++i) {
+            const T factor = kept[i] ? kept_scale_ : T(0);
+            value[i] *= factor;
+            slope[i] *= factor;
+        }
     }
 
     // What the padding adds to every unit of a plane: p * (sum of the weights). For H2, the sum
@@ -438,7 +573,31 @@ private:
         }
     }
 
-    void h1_backward() {
+    // Updates `weights` from the deltas of the outputs; what moves them is kept in `moving`.
+    template <class Rule>
+    ALWAYS_INLINE void backward(Rule update, Parameters& weights, Parameters& moving) {
+        // a layer's deltas are taken with the weights of the one above before these change
+        dense_backward(update, scalars(h3_), weights.out_weight, moving.out_weight, out_delta_,
+                       h3_slope_, h3_delta_);
+        dense_backward(update, scalars(h2_), weights.h3_weight, moving.h3_weight, h3_delta_,
+                       h2_slope_, h2_delta_);
+        h1_backward(weights);
+        update_h1_weights(update, weights, moving);
+        update_h2_weights(update, weights, moving);
+        update_biases(update, weights.h1_bias, moving.h1_bias, h1_delta_);
+        update_biases(update, weights.h2_bias, moving.h2_bias, h2_delta_);
+        update_biases(update, weights.h3_bias, moving.h3_bias, h3_delta_);
+        update_biases(update, weights.out_bias, moving.out_bias, out_delta_);
+    }
+
+    void gather(bool first, Parameters& weights, Parameters& sums) {
+        if (first)
+            backward(Gather<true>{}, weights, sums);
+        else
+            backward(Gather<false>{}, weights, sums);
+    }
+
+    void h1_backward(const Parameters& weights) {
         // Row v of H2 covers rows 2 v - 2 to 2 v + 2 of H1. So row 2 j + r of H1 gets its deltas
         // from rows v = j + 1, j, j - 1 of H2, through the taps ky = r, r + 2, r + 4 (below 5).
         constexpr int rows = registers >= 32 ? 2 : 1;  // both r at once if the sums fit
@@ -452,7 +611,7 @@ private:
                             const int v = j + 1 - i;
                             if (v < 0 || v >= kH2) return;
                             const T* delta = scalars(h2_delta_) + group * kGroup * kH2Map + v * kH2;
-                            const auto& weight = weights_.h2_weight[group][window];
+                            const auto& weight = weights.h2_weight[group][window];
                             for (int o = 0; o < kGroup; ++o) {
                                 V d[kH2];
                                 unroll<kH2>([&](auto u) ALWAYS_INLINE {
@@ -493,7 +652,7 @@ private:
     }
 
     template <class Rule>
-    void update_h2_weights(Rule update) {
+    void update_h2_weights(Rule update, Parameters& weights, Parameters& moving) {
         for (int group = 0; group < kGroups; ++group) {
             V padding[kGroup];
             unroll<kGroup>([&](auto o) ALWAYS_INLINE {
@@ -505,8 +664,8 @@ private:
             for (int window = 0; window < kWindows; ++window) {
                 if (!open_[group][window]) continue;
                 for (int ky = 0; ky < kKernel; ++ky) {
-                    auto* weight = weights_.h2_weight[group][window] + ky * kKernel;
-                    auto* velocity = velocity_.h2_weight[group][window] + ky * kKernel;
+                    auto* weight = weights.h2_weight[group][window] + ky * kKernel;
+                    auto* velocity = moving.h2_weight[group][window] + ky * kKernel;
                     V sum[kKernel][kGroup];
                     unroll<kKernel>([&](auto kx) ALWAYS_INLINE {
                         unroll<kGroup>([&](auto o) ALWAYS_INLINE {
@@ -545,7 +704,7 @@ private:
     }
 
     template <class Rule>
-    void update_h1_weights(Rule update) {
+    void update_h1_weights(Rule update, Parameters& weights, Parameters& moving) {
         V padding[kTileVectors] = {};
         for (int tile = 0; tile < kH1 * kRowTiles; ++tile)
             unroll<kTileVectors>([&](auto v) ALWAYS_INLINE {
@@ -577,8 +736,8 @@ private:
                     }
                 }
                 unroll<taps>([&](auto kx) ALWAYS_INLINE {
-                    V* weight = weights_.h1_weight[ky * kKernel + kx0 + kx];
-                    V* velocity = velocity_.h1_weight[ky * kKernel + kx0 + kx];
+                    V* weight = weights.h1_weight[ky * kKernel + kx0 + kx];
+                    V* velocity = moving.h1_weight[ky * kKernel + kx0 + kx];
                     Planes::add_copies(sum[kx]);
                     unroll<kTileVectors>([&](auto v) ALWAYS_INLINE {
                         update.end(weight[v], velocity[v],
@@ -590,6 +749,108 @@ private:
 
     // ---- state -------------------------------------------------------------------------------
 
+    // ---- curvature: the gradient of a network whose weights, inputs and slopes are squared ------
+
+    void square_weights() {
+        const T* __restrict w = values(weights_);
+        T* __restrict squares = values(more_->squares);
+        each_value([&](int i) ALWAYS_INLINE { squares[i] = w[i] * w[i]; });
+    }
+
+    // Adds a pattern's curvature to that of the batch, after its forward pass. The values of the
+    // network are squared in place, so the gradient comes first.
+    void add_curvature(int label, bool first) {
+        output_curvature(label);
+        square(h1_slope_);
+        square(h2_slope_);
+        square(h3_slope_);
+        square(h2_);
+        square(h3_);
+        // values less the padding p become squares less p^2
+        const T padding = padding_;
+        const auto shifted = [&](T* x, int n) {
+            for (int i = 0; i < n; ++i) x[i] *= x[i] + 2 * padding;
+        };
+        shifted(image_, kImagePadded * kImagePadded);
+        shifted(h1_map_, kH1Padded * kH1Padded * kRow);
+        padding_ = padding * padding;
+        gather(first, more_->squares, more_->pattern_curvature);
+        padding_ = padding;
+    }
+
+    template <int n>
+    static void square(V (&x)[n]) {
+        for (V& each : x) each *= each;
+    }
+
+    // The second derivatives by the weighted sums of the outputs.
+    void output_curvature(int label) {
+        T c[kOutputs];
+        loss_curvature<VectorMath<T, lanes>>(loss_, scalars(out_), targets_ + label * kOutputs, c);
+        for (int i = 0; i < kOutputs; ++i) {
+            const T slope = scalars(out_slope_)[i];
+            scalars(out_delta_)[i] = c[i] * slope * slope;
+        }
+    }
+
+    // ---- optimizers: lanes that hold no parameter are 0 and stay 0 ------------------------------
+
+    void apply_optimizer(const Method& method, T rate, T* __restrict w, T* __restrict g) {
+        T* __restrict first = values(velocity_);
+        T* __restrict second = values(more_->second);
+        const T* __restrict h = values(more_->curvature);
+        const T momentum = T(method.momentum), eps = T(method.eps), mu = T(method.mu);
+        const T beta1 = T(method.beta1), rest1 = T(1 - method.beta1);
+        const T beta2 = T(method.beta2), rest2 = T(1 - method.beta2);
+        const T shrink = T(1) - rate * T(method.decay);
+        switch (method.optimizer) {
+            case Optimizer::sdlm:
+                each_value([&](int i) ALWAYS_INLINE { g[i] /= mu + h[i]; });
+                [[fallthrough]];
+            case Optimizer::sgd:
+                if (method.momentum == 0)
+                    return each_value([&](int i) ALWAYS_INLINE { w[i] -= rate * g[i]; });
+                return each_value([&](int i) ALWAYS_INLINE {
+                    first[i] = momentum * first[i] + g[i];
+                    w[i] -= rate * first[i];
+                });
+            case Optimizer::nesterov:
+                return each_value([&](int i) ALWAYS_INLINE {
+                    first[i] = momentum * first[i] + g[i];
+                    w[i] -= rate * (g[i] + momentum * first[i]);
+                });
+            case Optimizer::adam:
+            case Optimizer::adamw: {
+                beta1_power_ *= method.beta1;
+                beta2_power_ *= method.beta2;
+                const T scaled = T(double(rate) / (1 - beta1_power_));
+                const T per_root = T(1 / __builtin_sqrt(1 - beta2_power_));
+                const T left = method.optimizer == Optimizer::adamw ? shrink : T(1);
+                return each_value([&](int i) ALWAYS_INLINE {
+                    first[i] = beta1 * first[i] + rest1 * g[i];
+                    second[i] = beta2 * second[i] + rest2 * g[i] * g[i];
+                    w[i] = left * w[i] -
+                           scaled * first[i] / (square_root(second[i]) * per_root + eps);
+                });
+            }
+            case Optimizer::rmsprop:
+                return each_value([&](int i) ALWAYS_INLINE {
+                    second[i] = beta2 * second[i] + rest2 * g[i] * g[i];
+                    w[i] -= rate * g[i] / (square_root(second[i]) + eps);
+                });
+            case Optimizer::lion:
+                return each_value([&](int i) ALWAYS_INLINE {
+                    const T mean = beta1 * first[i] + rest1 * g[i];
+                    const T sign = mean > 0 ? T(1) : mean < 0 ? T(-1) : mean;  // NaN stays NaN
+                    w[i] = shrink * w[i] - rate * sign;
+                    first[i] = beta2 * first[i] + rest2 * g[i];
+                });
+        }
+    }
+
+    ALWAYS_INLINE static float square_root(float x) { return __builtin_sqrtf(x); }
+    ALWAYS_INLINE static double square_root(double x) { return __builtin_sqrt(x); }
+
     T learning_rate_, momentum_, padding_;
     Loss loss_;
     Activate hidden_, hidden_with_slopes_, output_, output_with_slopes_;
@@ -598,6 +859,9 @@ private:
     Mask seen_[kGroups][kWindows][kGroup] = {};  // the lanes that each plane of the group sees
 
     Parameters weights_ = {}, velocity_ = {};
+    std::unique_ptr<More> more_;
+    double beta1_power_ = 1, beta2_power_ = 1;
+    T kept_scale_ = 1;
     V h1_padding_[kTileVectors], h2_padding_[kGroups][kGroup];  // see weigh_padding
 
     // with the padding value subtracted, and therefore 0 in the padding

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.network.epoch import smoothed
 from lecun_ablate.network.initial import Start, start
 
 Activation = Callable[[Tensor], Tensor]
@@ -25,8 +26,11 @@ def forward(
     activation: Activation,
     output_activation: Activation,
     padding: float,
+    kept: Tensor | None = None,
 ) -> Tensor:
     """Return the outputs, (n, 10), for images (n, 16, 16) and one network's parameters.
+
+    `kept` holds the factors of H3's inputs under dropout, (n, 192).
 
     The unconnected weights of `h2_weight` must be 0.
     """
@@ -39,6 +43,8 @@ def forward(
     x = F.conv2d(x, p["h2_weight"], stride=2) + p["h2_bias"]  # (n, 12, 4, 4), a bias per unit
     x = activation(x)
     x = x.flatten(1)  # (n, 192)
+    if kept is not None:
+        x = x * kept
     x = activation(x @ p["h3_weight"] + p["h3_bias"])  # (n, 30)
     return output_activation(x @ p["out_weight"] + p["out_bias"])  # (n, 10)
 
@@ -56,8 +62,8 @@ class Network(nn.Module):
         connected = torch.from_numpy(begin.connectivity)[:, :, None, None]  # (12, 12, 1, 1)
         self.register_buffer("connected", connected)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the outputs, (n, 10), for images (n, 16, 16) in [-1, 1]."""
+    def forward(self, images: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Return the outputs, (n, 10), for images (n, 16, 16) in [-1, 1]; `kept` as `forward`."""
         parameters = dict(self.weights.items())
         parameters["h2_weight"] = parameters["h2_weight"] * self.connected  # no gradient elsewhere
         return forward(
@@ -66,12 +72,22 @@ class Network(nn.Module):
             self.recipe.component("activation"),
             self.recipe.component("output_activation"),
             self.recipe.padding,
+            kept,
         )
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the recipe's loss of each pattern, (n,), for images (n, 16, 16), labels (n,)."""
         outputs = self(images)
         targets = self.recipe.component("target")(labels).to(outputs.dtype)
+        return self.recipe.component("loss")(outputs, targets)
+
+    def training_loss(self, images: Tensor, labels: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Return the loss of each pattern, (n,), that training descends.
+
+        Targets are smoothed. `kept` holds the factors of H3's inputs under dropout, (n, 192).
+        """
+        outputs = self(images, kept)
+        targets = smoothed(self.recipe, self.recipe.component("target")(labels)).to(outputs.dtype)
         return self.recipe.component("loss")(outputs, targets)
 
 

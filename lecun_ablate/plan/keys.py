@@ -28,7 +28,7 @@ def run_key(recipe: Recipe, seed: int, data: Mapping[str, str], trainer: Identit
     """
     return content_hash(
         {
-            "recipe": recipe.model_dump(),
+            "recipe": recipe.stored,
             "components": {f"{c.kind}/{c.name}": c.digest for c in recipe.user_components},
             "seed": seed,
             "data": dict(data),
@@ -45,7 +45,7 @@ def plan_key(experiment: Experiment, digest: str, trainers: Mapping[str, Identit
     return content_hash(
         {
             "name": experiment.name,
-            "arms": {arm.name: arm.recipe.model_dump() for arm in experiment.arms},
+            "arms": {arm.name: arm.recipe.stored for arm in experiment.arms},
             "components": {
                 f"{component.kind}/{component.name}": component.digest
                 for arm in experiment.arms

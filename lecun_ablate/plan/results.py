@@ -45,6 +45,7 @@ class Results:
     run_id: str  # of the plan
     experiment_id: str
     looks: tuple[int, ...] = ()  # the numbers of seeds at which conclusions have been drawn
+    left_out: tuple[str, ...] = ()  # finished runs that are damaged or were changed, in words
 
     @property
     def look(self) -> int:

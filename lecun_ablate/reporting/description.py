@@ -7,6 +7,7 @@ from lecun_ablate.evidence.sentences import answer
 from lecun_ablate.evidence.weighing import Evidence
 from lecun_ablate.reporting import evidence_tables
 from lecun_ablate.reporting.tables import Column, Table
+from lecun_ablate.system.text import markdown, markdown_line
 from lecun_ablate.tracking import views
 
 MOST_ARMS = 12  # rows of the table; with more arms, the report has it
@@ -30,12 +31,14 @@ def description(evidence: Evidence) -> str:
         *([str(experiment.command).split("lecun_ablate ", 1)[1]] if experiment.command else []),
     ]
     parts = [
-        experiment.question or experiment.name,  # the list of experiments shows it as it is
+        markdown_line(
+            experiment.question or experiment.name
+        ),  # the list of experiments shows it as it is
         f"Variant of the file: `{experiment.variant}`" if experiment.variant else "",
-        answer(evidence),
+        markdown_line(answer(evidence)),
         pages,
         _table(evidence),
-        f"{plan.data}, {len(experiment.seeds)} seeds; {tuning_line(plan)}.",
+        f"{plan.data}, {len(experiment.seeds)} seeds; {markdown(tuning_line(plan))}.",
         "\n".join(f"    python -m lecun_ablate {command}" for command in commands),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -52,7 +55,7 @@ def _table(evidence: Evidence) -> str:
     columns = ["arm", "test error [%]"]
     more = ["difference", "over seeds", "p", "verdict"] if found else []
     rows = [
-        [arm["arm"], arm["test error"].replace("+-", "±")]
+        [markdown(arm["arm"]), arm["test error"].replace("+-", "±")]
         + [found.get(name, {}).get(column, "") for column in more]
         for arm, name in zip(arms.records(), names, strict=True)
     ]

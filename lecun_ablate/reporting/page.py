@@ -26,6 +26,7 @@ from lecun_ablate.reporting.html import finished, templates
 from lecun_ablate.reporting.selection import curve_factor, shown_arms
 from lecun_ablate.reporting.tables import Table
 from lecun_ablate.statistics import PairResult, points, probability, span
+from lecun_ablate.system.text import csv_cell, markdown, markdown_line
 from lecun_ablate.tracking.files import Files
 
 # of the Markdown page
@@ -132,6 +133,8 @@ def _templates() -> jinja2.Environment:
         "plain": _plain,
         "sentence": _sentence,
         "cell": _cell,
+        "md": markdown,
+        "mdline": markdown_line,
         "breakable": _breakable,
     }.items():
         environment.filters[name] = function
@@ -154,7 +157,7 @@ def _sentence(text: str) -> str:
 
 def _cell(text: Any) -> str:
     """Return a text that does not end its cell of a Markdown table."""
-    return _plain(text).replace("|", "\\|")
+    return markdown(_plain(text)).replace("|", "\\|")
 
 
 def _breakable(name: str) -> Markup:
@@ -167,7 +170,7 @@ def _plain(value: Any) -> str:
 
 
 def _csv(table: pd.DataFrame) -> bytes:
-    return table.to_csv(index=False, lineterminator="\n").encode()
+    return table.map(csv_cell).to_csv(index=False, lineterminator="\n").encode()
 
 
 # ---- what the templates show

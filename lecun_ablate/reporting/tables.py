@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from lecun_ablate.system.text import markdown
+
 
 @dataclass(frozen=True)
 class Column:
@@ -68,6 +70,6 @@ class Table:
     def markdown(self) -> str:
         """Return the table in GitHub's Markdown, without its title and caption."""
         aligned = ["---" if column.words else "--:" for column in self.columns]
-        rows = [[cell.replace("|", "\\|") for cell in row] for row in self.rows]
+        rows = [[markdown(cell).replace("|", "\\|") for cell in row] for row in self.rows]
         lines = [self.names, aligned, *rows]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)

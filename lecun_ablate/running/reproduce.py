@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import TypeAdapter, ValidationError
 
 from lecun_ablate import data as datasets
 from lecun_ablate.config.recipe import Recipe
@@ -19,7 +15,7 @@ from lecun_ablate.errors import ConfigError
 from lecun_ablate.plan.keys import run_key
 from lecun_ablate.plan.plan import SPLIT
 from lecun_ablate.plan.results import EPOCH_METRICS
-from lecun_ablate.registry import NameTaken, registry
+from lecun_ablate.running import stored_components
 from lecun_ablate.running.training import metrics
 from lecun_ablate.system.provenance import environment, git_commit
 from lecun_ablate.tracking.records import SeedRun
@@ -70,23 +66,25 @@ class Reproduction:
 
 
 def reproduce(
-    store: Store, run_id: str, data_dir: Path | None = None, trainer: str | None = None
+    store: Store,
+    run_id: str,
+    data_dir: Path | None = None,
+    trainer: str | None = None,
+    trusted: bool = False,
 ) -> Reproduction:
     """Train a seed run again, with another `trainer` if one is named.
 
     Recipe, seed and the user's own components come from the store, the digits from where they
-    always come. Nothing is written. Raises DataError if the digits are not those of the run,
+    always come. Nothing is written. Code from the store is run only if it is in the working
+    directory as well, or `trusted`. Raises DataError if the digits are not those of the run,
     LecunAblateError if the id is not that of a seed run.
     """
     run = store.seed_run(run_id)
-    others: list[str] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for file in store.files.component_files(run_id, Path(folder)):
-            others += _load_missing(file)
-        recipe = _recipe(run)
-        digits = datasets.load_exactly(run.params["data"], run.params["data_digest"], data_dir)
-        chosen = _trainer(run, recipe, trainer)
-        now = _train(chosen, Run(recipe, run.seed), digits)
+    others = stored_components.load(store, run, trusted)
+    recipe = stored_components.recipe_of(run)
+    digits = datasets.load_exactly(run.params["data"], run.params["data_digest"], data_dir)
+    chosen = _trainer(run, recipe, trainer)
+    now = _train(chosen, Run(recipe, run.seed), digits)
     then = store.histories([run_id])
     key = run_key(recipe, run.seed, {"digest": digits.digest, "split": SPLIT}, chosen.identity())
     return Reproduction(
@@ -98,42 +96,6 @@ def reproduce(
         bounds=BOUNDS[recipe.dtype],
         images={"train": len(digits.train), "test": len(digits.test)},
     )
-
-
-def _load_missing(file: Path) -> list[str]:
-    """Load components that the run brought; those that are registered already stay as they are.
-
-    Returns in words which of these come from a file with other content.
-    """
-    try:
-        registry.load(file)
-    except NameTaken as error:
-        here = error.taken
-        if here.digest != hashlib.sha256(file.read_bytes()).hexdigest():
-            return [
-                f"{here.kind} {here.name!r}: of {file.name} then, {here.origin} now: other code"
-            ]
-    return []
-
-
-def _recipe(run: SeedRun) -> Recipe:
-    """Return the recipe of a run from its params, which are text."""
-    fields: dict[str, Any] = {}
-    name = ""
-    try:
-        for name, field in Recipe.model_fields.items():
-            if name in run.params:
-                adapter: TypeAdapter[Any] = TypeAdapter(field.annotation or str)
-                fields[name] = adapter.validate_strings(run.params[name])
-        name = ""
-        return Recipe.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = name or ".".join(map(str, first["loc"]))
-        raise ConfigError(
-            f"run {run.run_id}: its recipe is no longer valid: {place}: {first['msg']}; load "
-            "components of your own with --components"
-        ) from None
 
 
 def _trainer(run: SeedRun, recipe: Recipe, wanted: str | None) -> Trainer:

@@ -1,4 +1,4 @@
-"""What the arrays must be before anything is computed from them."""
+"""Checks of the arrays that statistics are computed from."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from numpy.typing import ArrayLike
 
 DIVERGED_ERROR = 0.9  # what a diverged run counts as: guessing one digit of ten
 
-# An error is a count divided by the number of images, so real differences are far above this;
-# anything below it is what the division left behind.
+# An error is a count divided by the number of images, so real differences are far larger than this.
+# Smaller ones are rounding errors of the division.
 ROUNDING = 1e-12
 
 
@@ -46,7 +46,7 @@ def check_fraction(value: float, name: str) -> float:
 
 
 def paired_differences(arm: ArrayLike, baseline: ArrayLike) -> np.ndarray:
-    """Return arm minus baseline (seeds,), zero where only rounding tells them apart."""
+    """Return arm minus baseline (seeds,), zero if they differ only by rounding."""
     arm, baseline = check_errors(arm, "arm"), check_errors(baseline, "baseline")
     if len(arm) != len(baseline):
         raise ValueError(

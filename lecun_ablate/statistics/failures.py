@@ -1,7 +1,7 @@
 """How often runs fail, and what failures that have not occurred yet could mean.
 
 A run fails that diverges, or collapses: ends without having learnt anything. How often is an
-outcome of its own. A mean over a few seeds knows nothing of failures that none of them met.
+outcome of its own. A mean over a few seeds says nothing about failures that none had.
 """
 
 from __future__ import annotations

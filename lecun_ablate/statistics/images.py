@@ -1,4 +1,4 @@
-"""The doubt that comes from the test images, beside the one that comes from the seeds."""
+"""Uncertainty from the test images, in addition to that from the seeds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TWO_WAY_RESAMPLES = 2_000
 
 @dataclass(frozen=True)
 class JointComparison:
-    """A paired difference with both doubts: other seeds, and other images of the same kind."""
+    """A paired difference for other seeds and other images of the same kind."""
 
     seeds: int
     images: int
@@ -64,7 +64,7 @@ def compare_jointly(
     squares = np.array([m * (of_seeds**2).sum(), n * (of_images**2).sum(), (residual**2).sum()])
     freedom = np.array([n - 1, m - 1, (n - 1) * (m - 1)])
     ms_seeds, ms_images, ms_rest = mean_squares = squares / freedom
-    # where a component would be negative, it counts as 0: one mean square alone is larger then
+    # a negative component counts as 0: one mean square alone is larger then
     sums = np.array([[1, 1, -1], [1, 0, 0], [0, 1, 0]]) * mean_squares
     terms = sums[np.argmax(sums.sum(axis=1))]
     reach, p = 0.0, 1.0 if abs(mean) <= ROUNDING else 0.0
@@ -73,7 +73,7 @@ def compare_jointly(
         squared_errors = np.array([terms.sum(), ms_seeds]) / (n * m)
         quantiles = stats.t.ppf((1 + level) / 2, [satterthwaite, n - 1])
         reach = float((quantiles * np.sqrt(squared_errors)).max())
-        # seeds without a spread of their own leave nothing to doubt
+        # if seeds do not differ, the difference is certain
         t = np.divide(abs(mean), np.sqrt(squared_errors), out=np.full(2, np.inf),
                       where=squared_errors > 0)  # fmt: skip
         p = float(np.max(2 * stats.t.sf(t, [satterthwaite, n - 1])))
@@ -138,7 +138,7 @@ class TwoRuns:
     both_wrong: int
     differing: int  # images with different answers, right or wrong
     difference: float  # error of the first minus error of the second
-    interval: Interval  # over new images; the seeds' doubt is not in it
+    interval: Interval  # over new images; does not include the variation over seeds
     p: float  # exact McNemar test
 
 

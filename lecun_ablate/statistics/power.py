@@ -1,4 +1,4 @@
-"""The chance that the rules which decide a comparison see what is there."""
+"""Power: how often the rules that decide a comparison find a true effect."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def equivalence_power(
 
 
 def check_plan(effect: float, sd: float, alpha: float) -> None:
-    """Raise ValueError for an effect, a spread or a level that cannot be."""
+    """Raise ValueError for an effect, a spread or a level that is not possible."""
     if not (math.isfinite(effect) and effect > 0):
         raise ValueError(f"effect is {effect}; expected a positive difference in error")
     if not (math.isfinite(sd) and sd >= 0):

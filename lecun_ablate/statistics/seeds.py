@@ -1,4 +1,4 @@
-"""What the seed alone does to one arm: the distribution of its error, and where it comes from."""
+"""Variation over seeds within one arm: the distribution of its error, and its causes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def describe(errors: ArrayLike, level: float = LEVEL) -> Description:
     return Description(
         n=len(errors),
         mean=float(errors.mean()),
-        interval=interval and interval.clipped(0.0, 1.0),  # a few wild seeds lead beyond
+        interval=interval and interval.clipped(0.0, 1.0),  # wild seeds can push it outside
         sd=spread(errors),
         low=float(low),
         high=float(high),

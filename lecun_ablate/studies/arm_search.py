@@ -28,6 +28,7 @@ from lecun_ablate.config.arms import Arm
 from lecun_ablate.config.recipe import Recipe, is_numeric
 from lecun_ablate.config.study import Alternatives, Range, SearchStudy
 from lecun_ablate.statistics import DIVERGED_ERROR
+from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.trainers.base import EpochReport, State
 
 # attributes of the trials
@@ -105,9 +106,16 @@ class ArmSearch:
 
     def trials(self) -> dict[int, FrozenTrial]:
         """Return the trials by index, interrupted ones left out."""
-        trials = self.record.get_trials(deepcopy=False)
-        found = {t.user_attrs[INDEX]: t for t in trials if t.state != TrialState.FAIL}
+        found = {t.user_attrs[INDEX]: t for t in self._own() if t.state != TrialState.FAIL}
         return dict(sorted(found.items()))
+
+    def _own(self, *states: TrialState) -> list[FrozenTrial]:
+        """Return the trials of some states, or of all, that a study has made.
+
+        Others may add theirs, from Optuna's dashboard for example; they have no index.
+        """
+        trials = self.record.get_trials(deepcopy=False, states=states or None)
+        return [trial for trial in trials if INDEX in trial.user_attrs]
 
     def budget(self) -> dict[int, FrozenTrial]:
         """Return the told trials by index, those beyond the study's budget left out.
@@ -129,9 +137,10 @@ class ArmSearch:
         seeds = set(study.confirm_seeds)
         return sum(len(seeds - set(self.confirmed(label))) for label in self.candidates())
 
+    @held_back()
     def interrupt(self) -> None:
         """Tell what is still running as interrupted."""
-        for trial in self.record.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        for trial in self._own(TrialState.RUNNING):
             self.record.tell(trial.number, state=TrialState.FAIL)
 
     @property
@@ -142,6 +151,7 @@ class ArmSearch:
 
     # ---- ask
 
+    @held_back()
     def ask(self) -> list[Replica]:
         """Fill the batch up with new trials and return the runs to train, each to its next rung."""
         batch = self.study.batch
@@ -149,7 +159,7 @@ class ArmSearch:
         free = batch - len(self.active) if self.study.pruner else batch - self.next % batch
         room = max(0, min(free, self.study.trials - self.next))
         self._batch = self.active | dict.fromkeys(range(self.next, self.next + room), 0)
-        failed = self.record.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        failed = self._own(TrialState.FAIL)
         interrupted = {trial.user_attrs[INDEX]: trial for trial in failed}
         wanted = []
         for index in sorted(self._batch):
@@ -235,6 +245,7 @@ class ArmSearch:
 
     # ---- tell
 
+    @held_back()
     def tell(self, log: Callable[[ArmSearch, Ended], str]) -> None:
         """Tell Optuna what the batch has reached, in the order of the indices.
 
@@ -329,6 +340,7 @@ class ArmSearch:
         known = self.record.user_attrs.get(f"{CONFIRMED}/{label}", {})
         return {int(seed): error for seed, error in known.items()}
 
+    @held_back()
     def confirm(self, label: str, errors: Mapping[int, float]) -> None:
         """Add a candidate's validation errors by fresh seed."""
         known = self.confirmed(label) | dict(errors)

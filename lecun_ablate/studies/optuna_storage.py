@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import json
 import logging
 import os
 import re
 import sqlite3
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,10 +20,9 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from lecun_ablate.errors import LecunAblateError
-from lecun_ablate.system.lock import exclusive
+from lecun_ablate.system import disk
+from lecun_ablate.system.lock import held, server_place
 from lecun_ablate.system.passwords import without_passwords
-
-PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}  # if an address has none
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -49,18 +47,16 @@ def _parts(url: str) -> URL:
         return make_url(url)
 
 
-def _lock_of(url: str, study: str) -> Path:
+def _lock_of(url: str, study: str) -> Path | str:
     """Return the lock of a study in a storage, the same for all addresses of that storage."""
     file = file_of(url)
     if file is not None:
-        study = re.sub(r"[^\w.-]", "_", study)
+        name = re.sub(r"[^\w.-]", "_", study)
         file = file.resolve()
-        return file.with_name(f"{file.name}.{study}.lock")
+        return file.with_name(f"{file.name}.{name}.lock")
     parts = _parts(url)
-    server = parts.get_backend_name()
-    place = [server, parts.host, parts.port or PORTS.get(server), parts.database, study]
-    name = hashlib.sha256(repr(place).encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"lecun_ablate-{name}.lock"
+    place = server_place(parts.get_backend_name(), parts.host, parts.port, parts.database)
+    return f"{place} {study}"
 
 
 def open_storage(url: str) -> BaseStorage | None:
@@ -74,6 +70,7 @@ def open_storage(url: str) -> BaseStorage | None:
     with explained(url):
         if "://" in url:
             return RDBStorage(url, skip_compatibility_check=False)
+        _refuse_damaged_journal(Path(url))
         # the lock of a killed process is taken over after the grace period
         lock = JournalFileOpenLock(url, grace_period=5)
         return JournalStorage(JournalFileBackend(url, lock_obj=lock))
@@ -86,7 +83,7 @@ def driving(url: str, study: str) -> Iterator[BaseStorage]:
     Raises LecunAblateError if another process drives it, or the storage cannot be opened.
     """
     file = file_of(url)
-    with exclusive(_lock_of(url, study), f"the study {study}"):
+    with held(_lock_of(url, study), f"the study {study}"):
         if file is not None and not file.exists() and "://" in url:
             _create_database(file)
         elif file is not None and "://" not in url:
@@ -129,9 +126,29 @@ def _create_database(database: Path) -> None:
         storage.engine.dispose()
         with contextlib.closing(sqlite3.connect(unfinished)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")  # persists; makes writes faster
+        disk.sync_file_systems([database.parent])
         os.replace(unfinished, database)
+        disk.sync_folder(database.parent)
     except (OSError, sqlite3.Error, SQLAlchemyError, StorageInternalError) as error:
         raise LecunAblateError(f"{database}: cannot be created: {error}") from error
+
+
+def _refuse_damaged_journal(journal: Path) -> None:
+    """Raise LecunAblateError if a line is none of Optuna's; the last one may be unfinished."""
+    try:
+        lines = journal.read_bytes().split(b"\n")
+    except OSError as error:
+        raise LecunAblateError(f"{journal}: cannot be read: {error.strerror}") from None
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            if "op_code" in json.loads(line):
+                continue
+        except (ValueError, TypeError):
+            pass
+        raise LecunAblateError(
+            f"{journal}:{number}: expected a line of an Optuna journal, got {line[:60]!r}: delete "
+            "or mend this line (keep a copy of the file)"
+        )
 
 
 def _create_journal(journal: Path) -> None:

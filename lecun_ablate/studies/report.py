@@ -14,6 +14,7 @@ from lecun_ablate.reporting.tables import Table
 from lecun_ablate.studies.outcome import SearchResult
 from lecun_ablate.studies.seeds import SeedResult
 from lecun_ablate.system.provenance import machine
+from lecun_ablate.system.text import markdown, markdown_line
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,10 @@ class StudyReport:
 
     def markdown(self, figure: str | None = None) -> str:
         """Return the report as Markdown; `figure` is the file of the picture."""
-        picture = [f"![{self.title}]({figure})"] if figure else []
+        picture = [f"![]({figure})"] if figure else []
         tables = [table.markdown() for table in self.tables]
-        parts = [f"### {self.title}", *tables, *picture, *self.notes, f"*{self.origin}*"]
+        notes = [markdown_line(note) for note in self.notes]
+        parts = [f"### {markdown(self.title)}", *tables, *picture, *notes, f"*{self.origin}*"]
         return "\n\n".join(parts) + "\n"
 
     def files(self) -> dict[str, bytes | str]:

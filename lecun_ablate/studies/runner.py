@@ -21,6 +21,8 @@ from lecun_ablate.studies.report import StudyReport, value_text
 from lecun_ablate.studies.search import PreparedSearch
 from lecun_ablate.studies.seeds import PreparedSeeds
 from lecun_ablate.studies.versions import Records, latest
+from lecun_ablate.system import disk
+from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.tracking.study_run import StudyRun
 from lecun_ablate.tracking.writer import Writer
 
@@ -186,9 +188,8 @@ def run(
         first = next(iter(records.values()))
         dashboard = f"{DASHBOARD}/studies/{first._study_id}"
     folder = FOLDER / prepared.title
-    folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        disk.write(folder / name, content)
     return FinishedStudy(report, folder, frame, link, dashboard)
 
 
@@ -201,6 +202,7 @@ def _best(found: SearchResult) -> str:
     return f"best: {'; '.join(each)}"
 
 
+@held_back()
 def _publish(records: Records, report: StudyReport) -> None:
     """Put the report beside every arm's study in Optuna's dashboard: a note and the plots."""
     from optuna_dashboard import save_note, save_plotly_graph_object

@@ -20,10 +20,11 @@ from lecun_ablate.plan.keys import study_key
 from lecun_ablate.running.estimate import seconds_per_epoch
 from lecun_ablate.running.progress import Progress, Work
 from lecun_ablate.statistics import count
-from lecun_ablate.studies.arm_search import ArmSearch, Ended, Replica, searches
+from lecun_ablate.studies.arm_search import DIVERGED, ArmSearch, Ended, Replica, searches
 from lecun_ablate.studies.optuna_storage import explained, open_storage
 from lecun_ablate.studies.outcome import SearchResult, frame, outcome
 from lecun_ablate.studies.versions import DEFINITION, ID, TRAINER, Records, latest, open_version
+from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.tracking.names import ARM
 from lecun_ablate.tracking.study_run import RECORD, STORAGE_ID, TRIAL, StudyRun
 from lecun_ablate.tracking.writer import Writer
@@ -213,6 +214,7 @@ def run(
         try:
             for search in found:
                 study_run.delete_trials(search.record.user_attrs[ID], _interrupted(search))
+            _restore(prepared, found, study_run)
             _search(prepared, found, _logger(prepared, study_run), progress)
             _confirm(prepared, found, progress)
         finally:
@@ -304,6 +306,7 @@ def _confirm(
     _train(prepared, replicas, "confirming the best trials on fresh seeds", progress, ended)
 
 
+@held_back()
 def _add_seconds(search: ArmSearch, seconds: float) -> None:
     before = search.record.user_attrs.get(SECONDS, 0.0)
     search.record.set_user_attr(SECONDS, before + seconds)
@@ -322,26 +325,66 @@ def _logger(prepared: PreparedSearch, study_run: StudyRun) -> Callable[[ArmSearc
         }
         if len(replicas) > 1:
             history["validation_error_sd"] = [float(np.std(e, ddof=1)) for e in together]
-        tags = {
-            ARM: search.arm.name,
-            "trial.index": str(ended.index),
-            "trial.state": ended.state.name,
-            "trial.diverged": str(sum(r.diverged for r in replicas)),
-            STORAGE_ID: search.record.user_attrs[ID],
-            RECORD: search.record.study_name,
-            TRIAL: str(ended.number),
-        }
-        values: dict[str, Any] = (
-            replicas[0].recipe.model_dump()
-            | {
-                "seeds": ",".join(str(r.seed) for r in replicas),
-                "data": prepared.digits.name,
-                "data_digest": prepared.digits.digest,
-                "split": SPLIT,
-            }
-            | prepared.trainer(search.arm, replicas[0].values).identity().params
-            | {"trial": ended.index, "state": ended.state.name}
-        )
+        diverged = sum(r.diverged for r in replicas)
+        tags = _trial_tags(search, ended.index, ended.number, ended.state, diverged)
+        values = _trial_values(prepared, search, replicas[0].values, ended.index, ended.state)
         return study_run.log_trial(f"{search.arm.name} trial {ended.index}", tags, values, history)
 
     return log
+
+
+def _restore(prepared: PreparedSearch, found: Sequence[ArmSearch], study_run: StudyRun) -> None:
+    """Write the trials to MLflow again that Optuna has and MLflow has lost, without their history.
+
+    A power cut takes the last that MLflow was told, and a store can be lost.
+    """
+    for search in found:
+        known = study_run.trials(search.record.user_attrs[ID])
+        for index, trial in search.trials().items():
+            which = (search.record.study_name, str(trial.number))
+            if not trial.state.is_finished() or which in known:
+                continue
+            diverged = trial.user_attrs.get(DIVERGED, 0)
+            tags = _trial_tags(search, index, trial.number, trial.state, diverged)
+            values = _trial_values(prepared, search, trial.params, index, trial.state)
+            study_run.log_trial(
+                f"{search.arm.name} trial {index}",
+                tags | {"trial.history": "lost"},
+                values,
+                {"score": [float(trial.value if trial.value is not None else np.nan)]},
+            )
+
+
+def _trial_tags(
+    search: ArmSearch, index: int, number: int, state: TrialState, diverged: int
+) -> dict[str, str]:
+    return {
+        ARM: search.arm.name,
+        "trial.index": str(index),
+        "trial.state": state.name,
+        "trial.diverged": str(diverged),
+        STORAGE_ID: search.record.user_attrs[ID],
+        RECORD: search.record.study_name,
+        TRIAL: str(number),
+    }
+
+
+def _trial_values(
+    prepared: PreparedSearch,
+    search: ArmSearch,
+    values: Mapping[str, Any],
+    index: int,
+    state: TrialState,
+) -> dict[str, Any]:
+    study = prepared.study
+    return (
+        study.recipe(search.arm, values).model_dump()
+        | {
+            "seeds": ",".join(map(str, study.seeds)),
+            "data": prepared.digits.name,
+            "data_digest": prepared.digits.digest,
+            "split": SPLIT,
+        }
+        | prepared.trainer(search.arm, values).identity().params
+        | {"trial": index, "state": state.name}
+    )

@@ -36,6 +36,7 @@ from lecun_ablate.statistics import (
 from lecun_ablate.studies.arm_search import MLFLOW_RUN
 from lecun_ablate.studies.optuna_storage import explained, open_storage
 from lecun_ablate.studies.versions import DEFINITION, TRAINER, Records, latest, open_version
+from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.tracking.files import Files
 from lecun_ablate.tracking.store import still_to_do
 from lecun_ablate.tracking.writer import Writer
@@ -206,7 +207,8 @@ def _train(
         if trained:
             first = next(iter(records.values()))
             before = first.user_attrs.get(SECONDS, 0.0)
-            first.set_user_attr(SECONDS, before + time.monotonic() - began)
+            with held_back():
+                first.set_user_attr(SECONDS, before + time.monotonic() - began)
     final = results.final[["arm", "seed", "test_error", "status", "run_id"]]
     final = final[final.seed.isin(prepared.study.seeds)]  # without those that it had before
     for row in final.itertuples():  # trained earlier, or written just before a kill
@@ -248,6 +250,7 @@ def _seeds(record: optuna.Study) -> set[int]:
     return {t.user_attrs[SEED] for t in record.get_trials(deepcopy=False)}
 
 
+@held_back()
 def _record(record: optuna.Study, seed: int, error: float, status: str, run_id: str) -> None:
     """Add a trial to Optuna's study: one call, so that a kill leaves it whole or not at all."""
     record.add_trial(

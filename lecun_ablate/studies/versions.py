@@ -17,6 +17,7 @@ import optuna
 from optuna.storages import BaseStorage
 
 from lecun_ablate.errors import ConfigError
+from lecun_ablate.system.interrupts import held_back
 
 # attributes of the Optuna studies
 DEFINITION = "definition"  # what must stay the same
@@ -75,6 +76,7 @@ def latest(storage: BaseStorage, study: str, data: str, definitions: Definitions
     return held
 
 
+@held_back()
 def open_version(
     storage: BaseStorage,
     file: Path,

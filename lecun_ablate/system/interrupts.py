@@ -14,7 +14,7 @@ PATIENCE = 3.0  # seconds after the first interruption, from which a second one 
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back until the block has ended; usable as a decorator.
+    """Hold Ctrl-C, SIGTERM and SIGHUP back until the block has ended; usable as a decorator.
 
     An interrupted MLflow session keeps its transaction, and so the database locked, for as long as
     the exception lives: whatever has to be written on the way out would fail. If a block takes
@@ -33,9 +33,11 @@ def held_back() -> Iterator[None]:
             raise KeyboardInterrupt
 
     try:
-        for which in (signal.SIGINT, signal.SIGTERM):
-            before[which] = signal.getsignal(which)
-            signal.signal(which, hold)
+        for which in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            handler = signal.getsignal(which)
+            if handler != signal.SIG_IGN:  # as `nohup` has it
+                before[which] = handler
+                signal.signal(which, hold)
         yield
     finally:
         for number, handler in before.items():

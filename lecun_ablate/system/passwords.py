@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import re
 
+_SECRET = r"[\w.-]*(?:passw|passphrase|pwd|secret|token|credential|api_?key|odbc_connect)[\w.-]*"
+
 
 def without_passwords(text: str) -> str:
-    """Return a text in which *** stands for the password of every address."""
-    text = re.sub(r"(://[^:/@\s]*):[^\s]*@", r"\1:***@", text)
-    return re.sub(r"([?&]password=)[^&\s]*", r"\1***", text)
+    """Return a text in which *** stands for every password and token of every address."""
+    text = re.sub(r"(://[^:/?#@\s]*):\S*@", r"\1:***@", text)
+    text = re.sub(r"(https?://)[^:/?#@\s]+@", r"\1***@", text)  # a token in the user's place
+    return re.sub(rf"(?i)([?&;]{_SECRET}=)[^&;\s'\"]*", r"\1***", text)
+
+
+def without_user(address: str) -> str:
+    """Return the address of a server without user and password, as a link for a browser."""
+    address = re.sub(r"^(\w+://)[^\s/?#]*@", r"\1", address)
+    address = re.sub(r"^(\w+://)\S*@", r"\1", address)  # a password may hold any of /?#
+    return without_passwords(address)

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from rich.console import Console
 from rich.panel import Panel
 
+from lecun_ablate.system.text import visible
+
 WIDE = 150  # columns if the output is not a terminal
+
+
+class _Harmless(Console):
+    """A console on which texts of users can neither move the cursor nor change colours."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print objects, with the control characters of texts written out."""
+        super().print(*(visible(o) if isinstance(o, str) else o for o in objects), **options)
 
 
 def console(stderr: bool = False) -> Console:
     """Return a console that prints text as it is: what users write is never read as markup."""
-    found = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    found = _Harmless(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not found.is_terminal:
         found.width = WIDE
     return found
@@ -20,7 +31,7 @@ def console(stderr: bool = False) -> Console:
 
 def notice(text: str) -> None:
     """Print what a user must not miss, on standard error."""
-    on = console(stderr=True)
+    on, text = console(stderr=True), visible(text)
     if on.is_terminal:
         on.print(Panel(text, title="Notice", border_style="bold yellow"))
     else:
@@ -29,7 +40,7 @@ def notice(text: str) -> None:
 
 def remark(text: str) -> None:
     """Print something in passing, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

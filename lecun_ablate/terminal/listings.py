@@ -1,4 +1,4 @@
-"""Lists in the terminal: where data sets are found, and which components there are."""
+"""Lists in the terminal: data sets, components, and what is wrong with a store."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from lecun_ablate.api import Examination
 from lecun_ablate.data.places import Found
 from lecun_ablate.registry import KINDS, Component
+from lecun_ablate.system.text import visible
 from lecun_ablate.terminal.console import console
 
 if TYPE_CHECKING:  # the store is slow to import
@@ -45,6 +47,22 @@ def contents(found: Sequence[Entry]) -> None:
         on.print(f"{kind}{entry.name} on {entry.data}{variant}: {size}{when}, {entry.status}")
         if entry.answer:
             on.print(f"  {entry.answer}")
+
+
+def findings(found: Examination) -> None:
+    """Print what is wrong with a store, and what helps."""
+    for finding in found.findings:
+        print(f"- {visible(finding.what)}")
+        print(f"    {visible(finding.help)}")
+    number, able = len(found.findings), sum(f.repair is not None for f in found.findings)
+    if not number:
+        print(f"{found.where}: nothing is wrong")
+    elif found.repaired:
+        print(f"{found.where}: {number} findings, {found.repaired} of them repaired")
+    elif able:
+        print(f"{found.where}: {number} findings; `doctor --repair` mends {able} of them")
+    else:
+        print(f"{found.where}: {number} findings")
 
 
 def components(found: Mapping[str, Sequence[Component]]) -> None:

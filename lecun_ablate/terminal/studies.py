@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 
 from rich.markdown import Markdown
@@ -23,7 +24,7 @@ def report(finished: FinishedStudy, storage: str) -> None:
     print(f"report: {finished.folder}")
     if finished.link:
         print(f"the trials in MLflow: {finished.link}")
-    command = f"optuna-dashboard {without_passwords(storage)}"
+    command = f"optuna-dashboard {shlex.quote(without_passwords(storage))}"
     print(f"the trials in Optuna: {command}, then {finished.dashboard}")
 
 

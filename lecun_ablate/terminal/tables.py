@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rich import box
 from rich import table as rich_table
 from rich.cells import cell_len
@@ -10,12 +12,19 @@ from rich.measure import Measurement
 from rich.text import Text
 
 from lecun_ablate.reporting.tables import Table
+from lecun_ablate.system.text import visible
 
 WORDS = 16  # a column of words may be folded, but not narrower than this
 
 
 def print_table(on: Console, table: Table) -> None:
     """Print a table with every number whole; if that is too wide, as lines `name: value`."""
+    table = replace(
+        table,
+        title=visible(table.title or ""),
+        caption=visible(table.caption or ""),
+        rows=[[visible(cell, keep="") for cell in row] for row in table.rows],
+    )
     sheet = rich_table.Table(
         box=box.SIMPLE_HEAD,
         title=table.title or None,

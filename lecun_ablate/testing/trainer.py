@@ -18,10 +18,19 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from lecun_ablate.config.recipe import COMPONENT_FIELDS, Recipe
 from lecun_ablate.data.digits import Split
 from lecun_ablate.network import initial
+from lecun_ablate.network.curvature import curvature
+from lecun_ablate.network.epoch import (
+    augmented,
+    batches,
+    dropout_masks,
+    learning_rates,
+    steps_of,
+)
 from lecun_ablate.network.reference import NO_DIGIT, Network
 from lecun_ablate.registry import registry
 from lecun_ablate.trainers.base import EpochReport, OnEpoch, Run, State, Trainer
@@ -52,27 +61,56 @@ FIT, HELD = split(40, 1), split(25, 2)
 
 # ---- choices: every value alone, and all pairs of values ----------------------------------------
 
-FIELDS = [*COMPONENT_FIELDS, "momentum"]
+# The fields of a plain step, and those of all else that a trainer may support. The pairs of each
+# group are tested by themselves, so that a trainer of plain steps still has all of theirs.
+PLAIN = ("activation", "output_activation", "init", "connectivity", "loss", "target", "order",
+         "momentum")  # fmt: skip
+INGREDIENTS = ("optimizer", "loss", "schedule", "schedule_per", "augmentation", "batch_size",
+               "dropout", "weight_decay", "label_smoothing", "average", "order", "momentum",
+               "activation")  # fmt: skip
+FIELDS = list(dict.fromkeys((*PLAIN, *INGREDIENTS)))
+OTHER_VALUES: dict[str, list[Any]] = {
+    "momentum": [0.0, 0.9],
+    "schedule_per": ["epoch", "step"],
+    "batch_size": [1, 7, 1000],  # 1000 is more than there are
+    "dropout": [0.0, 0.25],
+    "weight_decay": [0.0, 0.01],
+    "label_smoothing": [0.0, 0.1],
+    "average": [0.0, 0.9],
+}
+# The steps of these do not shrink with the gradient: a larger eps keeps the rounding errors of tiny
+# gradients small.
+SPELLED = {name: f"{name}(eps=0.01)" for name in ("adam", "adamw", "rmsprop")}
+WITH_PARAMETERS = {
+    "optimizer": ["sdlm(estimate=running, gamma=0.1)", "lion(weight_decay=0.1)"],
+    "schedule": ["cosine(to=0.1, warmup=0.3)"],
+    "augmentation": ["shift(pixels=2, wrap=false)"],
+}
 
 
 def values(field: str) -> list[Any]:
     """Return the values of a recipe field that are tested: of components, all built-in ones."""
-    if field == "momentum":
-        return [0.0, 0.9]
+    if field in OTHER_VALUES:
+        return OTHER_VALUES[field]
     kind = COMPONENT_FIELDS[field]
-    return [name for name in registry.names(kind) if registry.get(kind, name).builtin]
+    names = [name for name in registry.names(kind) if registry.get(kind, name).builtin]
+    return [SPELLED.get(name, name) for name in names] + WITH_PARAMETERS.get(field, [])
 
 
 def allowed(choice: Choice) -> bool:
     """Tell whether a recipe may combine these values."""
-    return (choice.get("loss"), choice.get("target")) != ("cross_entropy", "bipolar")
+    try:
+        Recipe(**choice)
+    except ValidationError:
+        return False
+    return True
 
 
-def all_pairs() -> list[Choice]:
+def all_pairs(fields: Sequence[str], values: Callable[[str], list[Any]]) -> list[Choice]:
     """Return a few choices that contain every allowed pair of values of two fields. Greedy."""
     missing = {
         frozenset({(f, a), (g, b)})
-        for f, g in itertools.combinations(FIELDS, 2)
+        for f, g in itertools.combinations(fields, 2)
         for a in values(f)
         for b in values(g)
         if allowed({f: a, g: b})
@@ -80,7 +118,7 @@ def all_pairs() -> list[Choice]:
     rows = []
     while missing:
         row = dict(sorted(min(missing, key=lambda pair: sorted(map(str, pair)))))
-        for field in FIELDS:
+        for field in fields:
             if field in row:
                 continue
             fitting = [v for v in values(field) if allowed({**row, field: v})]
@@ -99,12 +137,19 @@ ALONE: list[Choice] = [
     *({f: v} for f in FIELDS for v in values(f) if v != DEFAULTS[f]),
     {"init": DEFAULTS["init"]},  # nothing but defaults
 ]
-PAIRS: list[Choice] = all_pairs()
+PAIRS: list[Choice] = all_pairs(PLAIN, values)
+MIXES: list[Choice] = all_pairs(
+    INGREDIENTS, lambda field: ["tanh", "relu"] if field == "activation" else values(field)
+)
 EXACT: list[Choice] = [
     {},
     {"momentum": 0.9, "lr": 0.003, "order": "shuffled"},
     {"activation": "gelu", "output_activation": "identity", "loss": "cross_entropy", "lr": 0.01},
     {"activation": "lisht", "connectivity": "random_8", "target": "bipolar", "lr": 0.003},
+    {"optimizer": "adamw", "lr": 0.001, "dropout": 0.25, "schedule": "cosine", "average": 0.9},
+    {"optimizer": "sdlm", "lr": 0.001, "momentum": 0.5, "augmentation": "shift"},
+    {"optimizer": "sdlm(estimate=running)", "lr": 0.001, "weight_decay": 0.01, "batch_size": 7},
+    {"optimizer": "lion", "lr": 0.0001, "schedule": "linear", "schedule_per": "step"},
 ]
 
 
@@ -113,9 +158,12 @@ def name_of(choice: Choice) -> str:
     return "-".join(str(value) for value in choice.values())
 
 
+RATES = {"adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3, "lion": 1e-4, "sdlm": 5e-4}
+
+
 def recipe_of(choice: Choice, **more: Any) -> Recipe:
     """Return a float64 recipe with a learning rate at which the choice does not diverge."""
-    lr = 5e-3
+    lr = RATES.get(str(choice.get("optimizer")).partition("(")[0], 5e-3)
     if choice.get("loss") == "half_sum_squares":
         lr /= 5  # five times mse
     if choice.get("momentum"):
@@ -133,27 +181,106 @@ def reference(
 ) -> list[tuple[Parameters, dict[str, float]]]:
     """Return the parameters, and the mean losses by split, after every epoch of a plain loop."""
     fit = FIT.take(np.arange(fit_size))
-    network = Network(recipe, SEED)
+    network, scored = Network(recipe, SEED), Network(recipe, SEED)
     weights = list(network.parameters())
-    velocity = [torch.zeros_like(w) for w in weights]
-    images, labels = torch.from_numpy(fit.images), torch.from_numpy(fit.labels)
+    step = _stepper(recipe, network)
+    labels, n = torch.from_numpy(fit.labels), len(fit)
     epochs = []
     for epoch in range(1, recipe.epochs + 1):
-        for i in initial.pattern_order(recipe, SEED, epoch, len(fit)).tolist():
-            loss = network.loss(images[i : i + 1], labels[i : i + 1]).sum()
+        images = augmented(recipe, SEED, epoch, torch.from_numpy(fit.images))
+        masks = dropout_masks(recipe, SEED, epoch, n)
+        order = initial.pattern_order(recipe, SEED, epoch, n)
+        rates = learning_rates(recipe, epoch, steps_of(recipe, n))
+        for i, places in enumerate(batches(recipe, n)):
+            some = order[places]
+            kept = None
+            if masks is not None:
+                kept = torch.from_numpy(masks)[some].double() / (1 - recipe.dropout)
+            loss = network.training_loss(images[some], labels[some], kept).mean()
             gradients = torch.autograd.grad(loss, weights)
             with torch.no_grad():
-                for w, v, g in zip(weights, velocity, gradients, strict=True):
-                    v.mul_(recipe.momentum).add_(g)
-                    w.sub_(recipe.lr * v)
+                for w, g in zip(weights, gradients, strict=True):
+                    w.grad = g + recipe.weight_decay * w
+                step(float(rates[i]), images, labels, some, kept, i == 0)
+                for w, mean in zip(weights, scored.parameters(), strict=True):
+                    mean.mul_(recipe.average).add_((1 - recipe.average) * w)
         with torch.no_grad():
             losses = {
-                name: network.loss(torch.from_numpy(s.images), torch.from_numpy(s.labels))
+                name: scored.loss(torch.from_numpy(s.images), torch.from_numpy(s.labels))
                 for name, s in {"fit": fit, "held": HELD}.items()
             }
         parameters = {k: w.detach().numpy().copy() for k, w in network.weights.items()}
         epochs.append((parameters, {k: v.mean().item() for k, v in losses.items()}))
     return epochs
+
+
+def _stepper(recipe: Recipe, network: Network) -> Callable[..., None]:
+    """Return what takes a step with the gradients in `grad`: torch.optim where that has it."""
+    optimizer, momentum = recipe.component("optimizer"), recipe.momentum
+    p: dict[str, Any] = optimizer.values
+    weights = list(network.parameters())
+    name = optimizer.name
+    if name == "nesterov" and not momentum:
+        name = "sgd"
+    betas: Any = (p.get("beta1"), p.get("beta2"))
+    make: dict[str, Callable[[], torch.optim.Optimizer]] = {
+        "sgd": lambda: torch.optim.SGD(weights, momentum=momentum),
+        "nesterov": lambda: torch.optim.SGD(weights, momentum=momentum, nesterov=True),
+        "adam": lambda: torch.optim.Adam(weights, betas=betas, eps=p["eps"]),
+        "adamw": lambda: torch.optim.AdamW(
+            weights,
+            betas=betas,
+            eps=p["eps"],
+            weight_decay=p["weight_decay"],
+        ),
+        "rmsprop": lambda: torch.optim.RMSprop(weights, alpha=p["alpha"], eps=p["eps"]),
+    }
+    if name in make:
+        found = make[name]()
+
+        def by_torch(rate: float, *_: Any) -> None:
+            found.param_groups[0]["lr"] = rate
+            found.step()
+
+        return by_torch
+    kept_state: dict[str, list[torch.Tensor]] = {
+        "mean": [torch.zeros_like(w) for w in weights],
+        "h": [],
+    }
+
+    def lion(rate: float, *_: Any) -> None:
+        for w, m in zip(weights, kept_state["mean"], strict=True):
+            beta1, beta2, g = float(p["beta1"]), float(p["beta2"]), w.grad
+            assert g is not None
+            update = torch.sign(beta1 * m + (1 - beta1) * g) + float(p["weight_decay"]) * w
+            w.sub_(rate * update)
+            m.copy_(beta2 * m + (1 - beta2) * g)
+
+    def estimate(*patterns: Any) -> list[torch.Tensor]:
+        found = curvature(network, *patterns)
+        return [found[name] for name in network.weights]  # in the order of `weights`
+
+    def sdlm(
+        rate: float,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        some: torch.Tensor,
+        kept: torch.Tensor | None,
+        begins: bool,
+    ) -> None:
+        h = kept_state["h"]
+        if begins and (p["estimate"] == "pass" or not h):
+            first = slice(0, int(p["patterns"]))
+            h[:] = estimate(images[first], labels[first])
+        if p["estimate"] == "running":
+            now = estimate(images[some], labels[some], kept)
+            h[:] = [old + float(p["gamma"]) * (new - old) for old, new in zip(h, now, strict=True)]
+        for w, v, each in zip(weights, kept_state["mean"], h, strict=True):
+            assert w.grad is not None
+            v.mul_(momentum).add_(w.grad / (each + float(p["mu"])))
+            w.sub_(rate * v)
+
+    return {"lion": lion, "sdlm": sdlm}[name]
 
 
 def check(trainer: Trainer, recipe: Recipe, fit_size: int = len(FIT)) -> None:
@@ -174,7 +301,8 @@ def check(trainer: Trainer, recipe: Recipe, fit_size: int = len(FIT)) -> None:
 
 def relative_error(found: NDArray[Any], expected: NDArray[Any]) -> float:
     """Return the largest difference, relative to the largest expected value."""
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+    error, scale = float(np.abs(found - expected).max()), float(np.abs(expected).max())
+    return error / scale if scale else error
 
 
 # ---- training -----------------------------------------------------------------------------------
@@ -307,6 +435,10 @@ class TrainerConformance:
     @pytest.mark.parametrize("choice", PAIRS, ids=name_of)
     def test_every_pair_of_values_after_200_steps(self, make: Make, choice: Choice) -> None:
         check(make(), recipe_of(choice, epochs=5))
+
+    @pytest.mark.parametrize("choice", MIXES, ids=name_of)
+    def test_every_pair_of_ingredients(self, make: Make, choice: Choice) -> None:
+        check(make(), recipe_of(choice, epochs=2))
 
     def test_numbers_that_are_no_components(self, make: Make) -> None:
         """Padding, output bias and the pinned seeds."""

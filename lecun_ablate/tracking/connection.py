@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import shlex
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # with its password
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run, RunInfo, ViewType
 
 from lecun_ablate.errors import LecunAblateError, NoStoreYet
-from lecun_ablate.system.passwords import without_passwords
+from lecun_ablate.system.passwords import without_passwords, without_user
+from lecun_ablate.system.patience import said_if_slow
 from lecun_ablate.tracking import views
-from lecun_ablate.tracking.address import DATABASE, address, database_path
+from lecun_ablate.tracking.address import DATABASE, address, database_path, sqlite_uri
+from lecun_ablate.tracking.explain import reason, way_out
+from lecun_ablate.tracking.health import refuse_damaged, writable
 from lecun_ablate.tracking.names import EXPERIMENT_NAME
 from lecun_ablate.tracking.sqlite import keep_artifacts_beside, tables_are_known
+
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints tracebacks
 
 PAGE = 100  # runs fetched at a time: thousands at once take a lot of memory
 
@@ -28,9 +39,13 @@ class Connection:
         """Connect to `address(uri)`; NoStoreYet if that is a file that does not exist."""
         self._asked = address(uri)
         self.database = database_path(self._asked)
-        self.uri = self._asked if self.database is None else f"sqlite:///{self.database}"
-        if self.database is not None and not self.database.exists():
-            raise NoStoreYet(f"{self.database}: no results here yet: `run` an experiment")
+        self.uri = self._asked
+        self._copy: tempfile.TemporaryDirectory[str] | None = None
+        if self.database is not None:
+            if not self.database.exists():
+                raise NoStoreYet(f"{self.database}: no results here yet: `run` an experiment")
+            refuse_damaged(self.database)
+            self.uri = self._readable(self.database)
         with self.explained("cannot be read"):
             self.client = MlflowClient(tracking_uri=self.uri)
             self.client.search_experiments(max_results=1)
@@ -48,25 +63,39 @@ class Connection:
         """The store for people: its file, or its address."""
         return str(self.database or without_passwords(self.uri))
 
+    def _readable(self, database: Path) -> str:
+        """Return the address to open a database by; SQLite's log needs a folder to write to.
+
+        Where nobody can write, the file is read as it is. If a killed process has left a log beside
+        it, the last runs are in there: both are read in a copy.
+        """
+        if writable(database):
+            return sqlite_uri(database)
+        log = database.with_name(f"{database.name}-wal")
+        if not log.exists() or not log.stat().st_size:
+            return sqlite_uri(database, immutable=True)
+        self._copy = tempfile.TemporaryDirectory()
+        for file in (database, log):
+            shutil.copyfile(file, Path(self._copy.name, file.name))
+        return sqlite_uri(Path(self._copy.name, database.name))
+
     @contextlib.contextmanager
-    def explained(self, what: str, way_out: str | None = None) -> Iterator[None]:
-        """Turn any failure into a LecunAblateError: the store, `what`, and the way out."""
+    def explained(self, what: str) -> Iterator[None]:
+        """Turn any failure into a LecunAblateError: the store, `what`, why, and the way out."""
+        slow = f"{self.where} has not answered for a while: still trying; Ctrl-C stops that"
         try:
-            yield
+            with said_if_slow(slow) if self.database is None else contextlib.nullcontext():
+                yield
         except LecunAblateError:
             raise
         except Exception as error:  # SQLAlchemy, requests and MLflow each have errors of their own
-            way_out = way_out or (
-                "if an interrupted `mlflow` command left it behind, move it away"
-                if self.database
-                else "is the server running?"
-            )
-            first = without_passwords(str(error).strip().split("\n")[0])
-            raise LecunAblateError(f"{self.where}: {what}: {first}; {way_out}") from error
+            why = reason(error)
+            help = way_out(why, server=self.database is None)
+            raise LecunAblateError(f"{self.where}: {what}: {why}; {help}") from error
 
     def link(self, experiment_id: str, view: str | None = None) -> str:
         """Return the address of an experiment in the MLflow UI, in one of its ready-made views."""
-        base = self.uri if self.uri.startswith("http") else "http://127.0.0.1:5000"
+        base = without_user(self.uri) if self.uri.startswith("http") else "http://127.0.0.1:5000"
         return f"{base.rstrip('/')}/{views.page(experiment_id, view)}"
 
     def ui_command(self) -> str | None:
@@ -100,8 +129,12 @@ class Connection:
 
     def tagged(self, experiment_id: str, tags: Mapping[str, str]) -> Iterator[Run]:
         """Yield an experiment's runs that have the given tags, newest first."""
-        conditions = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
-        return self.runs([experiment_id], " and ".join(conditions))
+        # MLflow's filters have no way to write a quote; such values are compared here
+        plain = {key: value for key, value in tags.items() if not set("'\"\\%`") & set(value)}
+        conditions = [f"tags.`{key}` = '{value}'" for key, value in plain.items()]
+        for run in self.runs([experiment_id], " and ".join(conditions)):
+            if all(run.data.tags.get(key) == value for key, value in tags.items()):
+                yield run
 
     def runs(self, experiment_ids: list[str], condition: str) -> Iterator[Run]:
         """Yield the runs of experiments that meet a condition of MLflow's, newest first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,11 +12,11 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow as pa
 from mlflow.exceptions import MlflowException
-from mlflow.utils.file_utils import local_file_uri_to_path
 from pyarrow import parquet
 
 from lecun_ablate.errors import LecunAblateError
-from lecun_ablate.tracking.address import artifact_folder
+from lecun_ablate.system import disk
+from lecun_ablate.tracking.address import artifact_folder, folder_path
 from lecun_ablate.tracking.connection import Connection
 from lecun_ablate.tracking.names import ANSWERS, WEIGHTS
 
@@ -59,13 +60,17 @@ class Files:
         return self._test_column(run_id, "label")
 
     def _test_column(self, run_id: str, name: str) -> np.ndarray:
-        source = pa.BufferReader(self.read(run_id, ANSWERS))
-        return parquet.ParquetFile(source).read([name], use_threads=False)[name].to_numpy()
+        try:
+            return _column(self.read(run_id, ANSWERS), name)
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            raise _damaged(run_id, ANSWERS, error) from error
 
     def weights(self, run_id: str) -> dict[str, np.ndarray]:
         """Return a seed run's final weights, by the names of initial.SHAPES."""
-        with np.load(io.BytesIO(self.read(run_id, WEIGHTS))) as archive:
-            return dict(archive)
+        try:
+            return _weights(self.read(run_id, WEIGHTS))
+        except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+            raise _damaged(run_id, WEIGHTS, error) from error
 
     def component_files(self, run_id: str, folder: Path) -> list[Path]:
         """Copy the files of components that a seed run was trained with; return the copies."""
@@ -80,28 +85,50 @@ class Files:
             files[-1].write_bytes(self.read(run_id, name))
         return files
 
-    def put(self, run_id: str, artifacts: Mapping[str, bytes | str | Path]) -> None:
-        """Write artifacts: name -> bytes, text, or a file to copy."""
+    def put(
+        self, run_id: str, artifacts: Mapping[str, bytes | str | Path], durable: bool = True
+    ) -> None:
+        """Write artifacts: name -> bytes, text, or a file to copy.
+
+        If `durable`, they are on the disk when this returns; a server answers for its own.
+        """
         if not artifacts:
             return
         place = self._own_place(run_id)
         if not urlsplit(place).scheme:  # a folder: MLflow's uploader is many times slower
-            _write_files(Path(place), artifacts)
+            _write_files(Path(place), artifacts, durable)
             return
         with tempfile.TemporaryDirectory() as folder:
-            _write_files(Path(folder), artifacts)
+            _write_files(Path(folder), artifacts, durable=False)
             self._client.log_artifacts(run_id, folder)
 
     def has_files(self, run_id: str) -> bool:
-        """Tell whether a seed run still has its files; assumed for a remote place."""
+        """Tell whether a seed run still has its files, with a beginning and an end.
+
+        That is what a power cut takes; `damage` reads all of them. Assumed for a remote place.
+        """
         place = self.place(run_id)
         if urlsplit(place).scheme:
             return True
-        return all(Path(place, name).is_file() for name in (WEIGHTS, ANSWERS))
+        return all(_has_ends(Path(place, name)) for name in (WEIGHTS, ANSWERS))
+
+    def damage(self, run_id: str, misses: int) -> str | None:
+        """Read a seed run's files and return what is wrong with them, or None.
+
+        `misses` is how many of the test digits its metrics say it got wrong at last.
+        """
+        try:
+            self.weights(run_id)
+            answers, labels = self.predictions(run_id), self.labels(run_id)
+        except LecunAblateError as error:
+            return str(error).removeprefix(f"run {run_id}: ")
+        if len(answers) != len(labels) or int((answers != labels).sum()) != misses:
+            return f"{ANSWERS} and the metric test_misses disagree"
+        return None
 
     def place(self, run_id: str) -> str:
         """Return where a run's files are: a path, or the address of a remote place."""
-        stored = local_file_uri_to_path(self._connection.info(run_id).artifact_uri)
+        stored = folder_path(self._connection.info(run_id).artifact_uri)
         moved = self._own_place(run_id)
         # a database that was copied without its files finds them where they stayed
         return stored if Path(stored).is_dir() and not Path(moved).is_dir() else moved
@@ -109,7 +136,7 @@ class Files:
     def _own_place(self, run_id: str) -> str:
         """Return the same, but never a folder that belongs to another copy of the database."""
         info = self._connection.info(run_id)
-        stored = local_file_uri_to_path(info.artifact_uri)
+        stored = folder_path(info.artifact_uri)
         if self._connection.database is None or urlsplit(stored).scheme:
             return stored
         beside = artifact_folder(self._connection.database)
@@ -118,11 +145,44 @@ class Files:
         return str(beside / info.experiment_id / run_id / "artifacts")
 
 
-def _write_files(folder: Path, contents: Mapping[str, bytes | str | Path]) -> None:
+def _write_files(folder: Path, contents: Mapping[str, bytes | str | Path], durable: bool) -> None:
     for name, content in contents.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, str):
-            path.write_text(content, encoding="utf-8")
-        else:
-            path.write_bytes(content.read_bytes() if isinstance(content, Path) else content)
+        data = content.read_bytes() if isinstance(content, Path) else content
+        disk.write(folder / name, data, durable)
+
+
+def _column(content: bytes, name: str) -> np.ndarray:
+    source = parquet.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+    return source.read([name], use_threads=False)[name].to_numpy()
+
+
+def _weights(content: bytes) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        return dict(archive)
+
+
+ENDS = {  # how a file begins, and what stands how far before its end
+    WEIGHTS: (b"PK\x03\x04", b"PK\x05\x06", 22),
+    ANSWERS: (b"PAR1", b"PAR1", 4),
+}
+
+
+def _has_ends(file: Path) -> bool:
+    """Tell whether a file is there and begins and ends as it should."""
+    beginning, end, distance = ENDS[file.name]
+    try:
+        with open(file, "rb") as opened:
+            if opened.read(len(beginning)) != beginning:
+                return False
+            opened.seek(-distance, io.SEEK_END)
+            return opened.read(len(end)) == end
+    except OSError:
+        return False
+
+
+def _damaged(run_id: str, artifact: str, error: Exception) -> LecunAblateError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return LecunAblateError(
+        f"run {run_id}: its file {artifact} is damaged: {reason} (run its experiment again: that "
+        "trains the runs whose files are damaged)"
+    )

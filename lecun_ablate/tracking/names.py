@@ -28,6 +28,7 @@ SUMMARY = "lecun_ablate.summary"  # the fingerprint of an arm's summary
 LAST_RUN = "lecun_ablate.last_run"
 ANSWER = "lecun_ablate.answer"  # what has been found, in a line
 VARIANT = "lecun_ablate.variant"  # the options that change what the file says, if any
+OWNER = "lecun_ablate.owner"  # on a server: the process that writes a run (lock.identity)
 PARENT = "mlflow.parentRunId"
 NAME = "mlflow.runName"
 COMMIT = "mlflow.source.git.commit"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
-import os
 import signal
 import sqlite3
 import subprocess
@@ -14,8 +13,9 @@ import tempfile
 from pathlib import Path
 
 from lecun_ablate.errors import LecunAblateError
+from lecun_ablate.system import disk
 from lecun_ablate.system.cores import usable_cores
-from lecun_ablate.tracking.address import address, artifact_folder, database_path
+from lecun_ablate.tracking.address import address, artifact_folder, database_path, folder_uri
 
 _makers: dict[Path, subprocess.Popen[bytes]] = {}  # by the database that they make
 
@@ -27,7 +27,7 @@ def begin(uri: str | None = None) -> None:
         return
     with contextlib.suppress(OSError):  # if no process can be started, `create` makes it here
         maker = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(artifact_folder(database))],
+            [sys.executable, "-m", __name__, folder_uri(artifact_folder(database))],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -38,12 +38,10 @@ def begin(uri: str | None = None) -> None:
 
 def create(database: Path) -> None:
     """Create an empty store. It appears under its name only when it is whole."""
-    unfinished = database.with_name(database.name + ".creating")
     artifacts = artifact_folder(database)
     try:
         artifacts.mkdir(exist_ok=True)
-        unfinished.write_bytes(_made(database) or make(artifacts))
-        os.replace(unfinished, database)
+        disk.write(database, _made(database) or make(folder_uri(artifacts)))
     except Exception as error:  # SQLite, SQLAlchemy and MLflow each have errors of their own
         raise LecunAblateError(f"{database}: cannot be created: {error}") from error
 
@@ -56,13 +54,13 @@ def _made(database: Path) -> bytes | None:
     return None if maker.returncode else content
 
 
-def make(artifacts: Path) -> bytes:
-    """Return the content of an empty store whose artifacts are in a folder."""
+def make(artifacts: str) -> bytes:
+    """Return the content of an empty store; `artifacts` is the address of their folder."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     with tempfile.TemporaryDirectory() as folder:
         database = Path(folder, "mlflow.db")
-        store = SqlAlchemyStore(f"sqlite:///{database}", str(artifacts))
+        store = SqlAlchemyStore(f"sqlite:///{database}", artifacts)
         store.engine.dispose()
         with contextlib.closing(sqlite3.connect(database)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")  # persists; makes writes faster
@@ -72,4 +70,4 @@ def make(artifacts: Path) -> bytes:
 if __name__ == "__main__":
     gc.disable()  # short-lived
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no file is left
-    sys.stdout.buffer.write(make(Path(sys.argv[1])))
+    sys.stdout.buffer.write(make(sys.argv[1]))

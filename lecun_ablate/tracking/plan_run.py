@@ -25,8 +25,11 @@ from lecun_ablate.plan.plan import SPLIT, Plan
 from lecun_ablate.plan.results import EPOCH_METRICS, Results, RunStatus
 from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.system.provenance import environment
+from lecun_ablate.system.text import markdown
 from lecun_ablate.tracking import views
+from lecun_ablate.tracking.address import artifact_folder
 from lecun_ablate.tracking.ended_run import EndedRun, params
+from lecun_ablate.tracking.health import runs_with_files, unknown_runs
 from lecun_ablate.tracking.names import (
     ANSWER,
     ARM,
@@ -37,6 +40,7 @@ from lecun_ablate.tracking.names import (
     LONGEST_NOTE,
     LOOKS,
     NOTE,
+    OWNER,
     PARENT,
     PLAN,
     PLAN_FILE,
@@ -46,8 +50,8 @@ from lecun_ablate.tracking.names import (
     VARIANT,
     Level,
 )
-from lecun_ablate.tracking.records import PlanRecord
-from lecun_ablate.tracking.store import plan_record
+from lecun_ablate.tracking.records import PlanRecord, UnusableRun
+from lecun_ablate.tracking.tags import plan_record
 from lecun_ablate.tracking.writer import Contents, Writer
 
 SUMMARISED = ("train_loss", "train_error", "test_loss", "test_error")
@@ -81,18 +85,24 @@ class PlanRun:
     def __init__(self, writer: Writer, plan: Plan, notice: Callable[[str], None]):
         """Look up what the store has of a plan; `notice` is told what a user must know of it."""
         self._writer = writer
+        self._name_what_is_unknown(notice)
         self.experiment_id = writer.ensure_experiment(plan.tracking_name)
         writer.sweep(self.experiment_id)
-        finished, lost = writer.store.finished(self.experiment_id)
+        self._refuse_if_run_elsewhere(plan)
+        finished, unusable = writer.store.finished(self.experiment_id)
         self._finished = finished
         self.plan = self._with_earlier_seeds(plan, notice)
-        gone = [lost[key].run_id for key in self.plan.keys.values() if key in lost]
-        if gone:  # they do not count, and must not stand beside those that take their place
-            notice(
-                f"{len(gone)} finished run{'s have' if len(gone) > 1 else ' has'} lost the "
-                "weights or the answers and will be trained again"
-            )
-        writer.delete(gone)
+        keys = set(self.plan.keys.values())
+        own = {key: run for key, run in finished.items() if key in keys}
+        damaged = writer.store.sound(own)[1] if own else {}
+        for key in damaged:
+            del self._finished[key]
+        unusable |= damaged
+        # they do not count, and must not stand beside those that take their place
+        self._replace({key: run for key, run in unusable.items() if key in keys}, notice)
+        nameless = [run for key, run in unusable.items() if key == run.run_id]
+        if nameless:
+            notice("\n".join(["Not counted, and left as they are:", *map(str, nameless)]))
         self.run_id = ""
         self.arms: dict[str, str] = {}
         self._looks: tuple[int, ...] = ()
@@ -120,6 +130,40 @@ class PlanRun:
         finally:
             begun = [*plan_run.arms.values(), plan_run.run_id]
             writer.end([run_id for run_id in begun if run_id], status)
+
+    def _name_what_is_unknown(self, notice: Callable[[str], None]) -> None:
+        """Say so, if the files of more runs lie beside a database than it knows.
+
+        A kill leaves the files of single runs behind; more come from a database that was lost.
+        """
+        database = self._writer.connection.database
+        if database is None:
+            return
+        unknown, all_runs = unknown_runs(database), runs_with_files(database)
+        if len(unknown) > len(all_runs) // 2:
+            notice(
+                f"{artifact_folder(database)} has the files of {len(unknown)} "
+                f"run{'' if len(unknown) == 1 else 's'} that the store does not know: if "
+                f"{database} was lost or emptied, stop now and put back a copy of it; what is "
+                "missing is trained again"
+            )
+
+    def _replace(self, unusable: Mapping[str, UnusableRun], notice: Callable[[str], None]) -> None:
+        """Delete runs that others take the place of, and say so."""
+        again = [str(run) for key, run in unusable.items() if key not in self._finished]
+        if again:
+            one = len(again) == 1
+            notice(
+                "\n".join(
+                    [
+                        f"{len(again)} finished run{'' if one else 's'} cannot be used and will be "
+                        "trained again:",
+                        *again[:10],
+                        *([f"and {len(again) - 10} more"] if len(again) > 10 else []),
+                    ]
+                )
+            )
+        self._writer.delete([run.run_id for run in unusable.values()])
 
     def pending(self, only: Collection[str] = ()) -> list[tuple[str, int]]:
         """Return the (arm, seed) runs that are still to be trained; of some arms `only`, if any."""
@@ -217,6 +261,15 @@ class PlanRun:
     def _tagged(self, tags: Mapping[str, str]) -> Iterator[Run]:
         return self._writer.connection.tagged(self.experiment_id, tags)
 
+    def _refuse_if_run_elsewhere(self, plan: Plan) -> None:
+        for run in self._tagged({LEVEL: Level.EXPERIMENT, PLAN: plan.key}):
+            if other := self._writer.owner(run):
+                raise LecunAblateError(
+                    f"{plan.tracking_name} is being run by {other}, on the same server: wait until "
+                    "that has ended; if its machine is gone, delete the tag "
+                    f"{OWNER} of the run {run.info.run_id}"
+                )
+
     def _record(self, key: str) -> PlanRecord | None:
         """Return the run of the plan with a key, if there is one."""
         for run in self._tagged({LEVEL: Level.EXPERIMENT, PLAN: key}):
@@ -229,14 +282,16 @@ class PlanRun:
         if record is None or experiment.until:  # a rule alone says how far seeds grow
             return plan
         try:
-            before = self._writer.store.plan(record)
-        except LecunAblateError:  # its file is gone, and will be written again
-            return plan
+            before = self._writer.store.plan(record).experiment.seeds
+        except LecunAblateError:  # its file is gone or damaged, and will be written again
+            own = [run for run in self._finished.values() if run.plan == plan.key]
+            before = tuple(sorted({run.seed for run in own}))
+        wider = plan.with_seeds(sorted({*experiment.seeds, *before}))
         earlier = [
             seed
-            for seed in before.experiment.seeds
+            for seed in before
             if seed not in (*experiment.seeds, *experiment.without_seeds)
-            and all(before.keys[arm.name, seed] in self._finished for arm in experiment.arms)
+            and all(wider.keys[arm.name, seed] in self._finished for arm in experiment.arms)
         ]
         if not earlier:
             return plan
@@ -293,14 +348,17 @@ class PlanRun:
     def _begin_arm(self, arm: str) -> str:
         """Return the run of an arm, continued or new, RUNNING."""
         with self._writer.writing():
-            arms = self._tagged({LEVEL: Level.ARM, PARENT: self.run_id})
-            same = [run.info.run_id for run in arms if run.data.tags[ARM] == arm]
+            arms = self._tagged({LEVEL: Level.ARM, PLAN: self.plan.key, ARM: arm})
+            same = {run.info.run_id: run.data.tags.get(PARENT) for run in arms}
             if not same:
                 return self._create_arm(arm)
-            for double in same[1:]:  # a process was killed while one took the other's place
-                self._replace_arm(double, same[0])
-            self._writer.resume(same[0])
-        return str(same[0])
+            first, *doubles = same
+            for double in doubles:  # a process was killed while one took the other's place
+                self._replace_arm(double, first)
+            if same[first] != self.run_id:  # somebody deleted the run that it stood under
+                self._writer.set_tags(first, {PARENT: self.run_id})
+            self._writer.resume(first)
+        return str(first)
 
     def _create_arm(self, arm: str) -> str:
         key = self.plan.key
@@ -359,11 +417,12 @@ class PlanRun:
             run_id, tags = run.info.run_id, run.data.tags
             if run_id in own and tags.get(use) != own[run_id]:
                 client.set_tag(run_id, use, own[run_id])
-            arm = own.get(run_id) or (tags[ARM] if tags[PLAN] == self.plan.key else None)
-            if arm is None or tags[PARENT] == self.arms[arm]:
+            arm = own.get(run_id) or (tags.get(ARM) if tags.get(PLAN) == self.plan.key else None)
+            parent = tags.get(PARENT)
+            if arm not in self.arms or parent == self.arms[arm]:
                 continue
-            if tags[PARENT] in alive:
-                elsewhere[arm][tags[PARENT]] += 1
+            if parent is not None and parent in alive:
+                elsewhere[arm][parent] += 1
             else:
                 client.set_tag(run_id, PARENT, self.arms[arm])
         for arm, run_id in self.arms.items():
@@ -377,7 +436,7 @@ class PlanRun:
         """Return the description of an arm some of whose runs stand under other arms."""
         page = f"#/experiments/{self.experiment_id}/runs"
         each = [
-            f"{number} under [{arm.data.tags[ARM]}]({page}/{arm.info.run_id})"
+            f"{number} under [{markdown(arm.data.tags.get(ARM, ''))}]({page}/{arm.info.run_id})"
             for arm, number in holders.items()
         ]
         return f"Of this arm's runs, other plans have trained some before: {', '.join(each)}."

@@ -40,7 +40,21 @@ class FinishedRun:
     run_id: str
     status: str  # how training ended: a RunStatus
     commit: str | None
-    environment: str  # JSON of provenance.environment()
+    environment: dict[str, str]  # provenance.environment()
+    seed: int
+    plan: str  # the key of the plan that trained it
+
+
+@dataclass(frozen=True)
+class UnusableRun:
+    """A finished seed run that does not count."""
+
+    run_id: str
+    name: str
+    reason: str  # in words
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} ({self.name}): {self.reason}"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.store.tracking.dbmodels.models import SqlExperiment, SqlRun
 from sqlalchemy import event, select, text, update
 
-from lecun_ablate.tracking.address import artifact_folder
+from lecun_ablate.tracking.address import artifact_folder, folder_path, folder_uri
 
 # The schema revisions (alembic_version) for which tests/tracking/test_tracking.py found that our
 # rows equal those of MLflow's client, and the MLflow that it ran with.
@@ -67,7 +67,7 @@ def _warn_of_unknown_tables(revision: str) -> None:
 
 def keep_artifacts_beside(client: MlflowClient, database: Path) -> None:
     """Let new experiments keep their artifacts beside the database, wherever this runs."""
-    sql_store(client).artifact_root_uri = str(artifact_folder(database))
+    sql_store(client).artifact_root_uri = folder_uri(artifact_folder(database))
 
 
 def follow_moved_artifacts(client: MlflowClient, database: Path) -> None:
@@ -84,11 +84,12 @@ def follow_moved_artifacts(client: MlflowClient, database: Path) -> None:
         )
         for experiment_id, old in places.all():
             new = beside / str(experiment_id)
-            if urlsplit(old).scheme or Path(old).is_relative_to(beside) or not new.is_dir():
+            was = folder_path(old)
+            if urlsplit(was).scheme or Path(was).is_relative_to(beside) or not new.is_dir():
                 continue
             of_experiment = SqlExperiment.experiment_id == experiment_id
             connection.execute(
-                update(SqlExperiment).where(of_experiment).values(artifact_location=str(new))
+                update(SqlExperiment).where(of_experiment).values(artifact_location=folder_uri(new))
             )
             runs = connection.execute(
                 select(SqlRun.run_uuid, SqlRun.artifact_uri)
@@ -97,7 +98,7 @@ def follow_moved_artifacts(client: MlflowClient, database: Path) -> None:
             )
             for run_id, place in runs.all():
                 if (new / run_id).is_dir():  # else its files have stayed where they were
-                    there = str(new) + place[len(old) :]
+                    there = folder_uri(new) + place[len(old) :]
                     of_run = SqlRun.run_uuid == run_id
                     connection.execute(update(SqlRun).where(of_run).values(artifact_uri=there))
 
@@ -110,8 +111,8 @@ def close(client: MlflowClient) -> None:
 def sync_less(client: MlflowClient) -> None:
     """Let SQLite wait for the disk at its checkpoints only, not at every commit.
 
-    In WAL mode that loses nothing when a process is killed; when the power fails, the last commits
-    may be gone, but never one without those after it: what is FINISHED stays whole.
+    In WAL mode that loses nothing when a process is killed. When the power fails, the commits since
+    the last sync may be gone (see GroupSync), the last ones first.
     """
     engine = sql_store(client).engine
     if not event.contains(engine, "connect", _set_normal_synchronous):

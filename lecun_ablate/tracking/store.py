@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -31,26 +30,26 @@ from lecun_ablate.tracking.connection import PAGE, Connection
 from lecun_ablate.tracking.files import Files
 from lecun_ablate.tracking.names import (
     ARM,
-    COMMIT,
-    ENVIRONMENT,
     EXPERIMENT_NAME,
     KEY,
-    LAST_RUN,
     LEVEL,
-    LOOKS,
-    NOTE,
     PARENT,
     PLAN_FILE,
-    SEEDS,
-    STATUS,
     STUDIES,
-    VARIANT,
     Level,
 )
-from lecun_ablate.tracking.records import FinishedRun, OtherPlan, PlanRecord, SeedRun
+from lecun_ablate.tracking.records import (
+    FinishedRun,
+    OtherPlan,
+    PlanRecord,
+    SeedRun,
+    UnusableRun,
+)
 from lecun_ablate.tracking.sqlite import sql_store
+from lecun_ablate.tracking.tags import finished_run, plan_record, unsound_histories
 
 Finished = dict[str, FinishedRun]  # by run key
+Unusable = dict[str, UnusableRun]  # by run key, or by run id if that is gone
 
 
 class Store:
@@ -108,7 +107,7 @@ class Store:
             with contextlib.suppress(MlflowException):
                 run = self._client.get_run(name_or_id)
                 while run.data.tags.get(LEVEL) in (Level.RUN, Level.ARM):
-                    run = self._client.get_run(run.data.tags[PARENT])
+                    run = self._client.get_run(run.data.tags.get(PARENT, ""))
                 if run.data.tags.get(LEVEL) == Level.EXPERIMENT:
                     return plan_record(run)
         known = nearest(name_or_id, names) if names else "the store holds none yet"
@@ -131,13 +130,20 @@ class Store:
     def plan(self, record: PlanRecord) -> Plan:
         """Return the plan that a run stands for; LecunAblateError if its file is gone."""
         try:
-            text = self.files.text(record.run_id, PLAN_FILE)
+            content = self.files.read(record.run_id, PLAN_FILE)
         except LecunAblateError as error:
             raise LecunAblateError(
                 f"{record.name}: {error.__cause__}: `run` the experiment again; that writes "
                 "the file anew, and trains only the runs that have lost their own files"
             ) from error
-        return Plan.from_json(text)
+        try:
+            return Plan.from_json(content.decode())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise LecunAblateError(
+                f"{record.name}: run {record.run_id}: its file {PLAN_FILE} is damaged: "
+                f"{type(error).__name__}: {error}: `run` the experiment again; that writes the "
+                "file anew, and trains nothing that is whole"
+            ) from error
 
     def other_plans(self, shown: PlanRecord) -> list[OtherPlan]:
         """Return the other plans of the same experiment, the one that was run last first."""
@@ -159,62 +165,110 @@ class Store:
     def results(self, record: PlanRecord) -> Results:
         """Return the results of a plan: those of its runs that have finished.
 
-        Raises LecunAblateError if there are none.
+        Runs that were damaged or changed after they ended are left out, and named. Raises
+        LecunAblateError if there are no others.
         """
         plan = self.plan(record)
-        finished, lost = self.finished(record.experiment_id)
+        finished, unusable = self.finished(record.experiment_id)
         wanted = {which: finished[key] for which, key in plan.keys.items() if key in finished}
+        table, changed = self._sound_histories([run.run_id for run in wanted.values()])
+        left_out = [str(unusable[key]) for key in plan.keys.values() if key in unusable]
+        for (arm, seed), run in wanted.items():
+            if reason := changed.get(run.run_id):
+                left_out.append(str(UnusableRun(run.run_id, f"{arm} seed {seed}", reason)))
+        wanted = {which: run for which, run in wanted.items() if run.run_id not in changed}
         if not wanted:
-            gone = sum(key in lost for key in plan.keys.values())
             why = "no run has finished yet"
-            if gone:
-                why = f"the files of its {gone} finished runs are gone: run it again"
-            raise LecunAblateError(f"{plan.tracking_name}: {why}")
+            if left_out:
+                why = f"none of its {len(left_out)} finished runs can be used: run it again"
+            raise LecunAblateError("\n".join([f"{plan.tracking_name}: {why}", *left_out[:5]]))
         about = pd.DataFrame(
             {"arm": arm, "seed": seed, "run_id": run.run_id, "status": run.status}
             for (arm, seed), run in wanted.items()
         )
         origins = pd.DataFrame(
-            {
-                "run_id": run.run_id,
-                "commit": run.commit,
-                "environment": json.loads(run.environment),
-            }
+            {"run_id": run.run_id, "commit": run.commit, "environment": run.environment}
             for run in wanted.values()
         )
-        frame = about.merge(self.histories(list(about.run_id)), on="run_id")
+        frame = about.merge(table, on="run_id")
         order = {arm.name: i for i, arm in enumerate(plan.experiment.arms)}
         frame = frame.sort_values(
             ["arm", "seed", "epoch"], key=lambda c: c.map(order) if c.name == "arm" else c
         )
         columns = ["arm", "seed", "epoch", *EPOCH_METRICS, "status", "run_id"]
         frame = frame[columns].reset_index(drop=True)
-        return Results(plan, frame, origins, record.run_id, record.experiment_id, record.looks)
+        return Results(
+            plan,
+            frame,
+            origins,
+            record.run_id,
+            record.experiment_id,
+            record.looks,
+            tuple(left_out),
+        )
 
-    def finished(self, experiment_id: str) -> tuple[Finished, Finished]:
-        """Return the seed runs that count, and those that have lost their files.
+    def finished(self, experiment_id: str) -> tuple[Finished, Unusable]:
+        """Return the seed runs that count, and those that do not although they have finished.
 
-        A run counts once its status is FINISHED, which is written last.
+        A run counts once its status is FINISHED, which is written last, as long as it has its tags
+        and its files. Those that do not are by run key as well, or by run id if that is gone.
         """
         finished: Finished = {}
-        lost: Finished = {}
+        unusable: Unusable = {}
         for run in self.connection.tagged(experiment_id, {LEVEL: Level.RUN}):
-            if run.info.status == "FINISHED":
-                kind = finished if self.files.has_files(run.info.run_id) else lost
-                tags = run.data.tags
-                kind[tags[KEY]] = FinishedRun(
-                    run.info.run_id, tags[STATUS], tags.get(COMMIT), tags.get(ENVIRONMENT, "{}")
-                )
-        return finished, lost
+            if run.info.status != "FINISHED":
+                continue
+            run_id, key = run.info.run_id, run.data.tags.get(KEY, run.info.run_id)
+            found = finished_run(run)
+            if isinstance(found, FinishedRun) and not self.files.has_files(run_id):
+                name = f"{run.data.tags[ARM]} seed {found.seed}"
+                found = UnusableRun(run_id, name, "its weights or answers are gone or damaged")
+            if isinstance(found, FinishedRun):
+                finished[key] = found
+            else:
+                unusable[key] = found
+        return finished, unusable
+
+    def sound(self, runs: Mapping[str, FinishedRun]) -> tuple[Finished, Unusable]:
+        """Read all metrics and files of runs; return those that are whole, and the others.
+
+        This finds what `finished` cannot see: flipped bits, and metrics that were changed.
+        """
+        table, changed = self._sound_histories([run.run_id for run in runs.values()])
+        misses = table.groupby("run_id").test_misses.last()
+        good: Finished = {}
+        bad: Unusable = {}
+        for key, run in runs.items():
+            reason = changed.get(run.run_id) or self.files.damage(run.run_id, misses[run.run_id])
+            if reason:
+                bad[key] = UnusableRun(run.run_id, f"seed {run.seed}", reason)
+            else:
+                good[key] = run
+        return good, bad
 
     def histories(self, run_ids: Sequence[str]) -> pd.DataFrame:
-        """Return (run_id, epoch, EPOCH_METRICS) of seed runs, a row per run and epoch."""
+        """Return (run_id, epoch, EPOCH_METRICS) of seed runs, a row per run and epoch.
+
+        Raises LecunAblateError if one was changed after it ended.
+        """
+        table, changed = self._sound_histories(run_ids)
+        for run_id, reason in changed.items():
+            raise LecunAblateError(f"run {run_id}: {reason}: `run` its experiment again")
+        return table
+
+    def _sound_histories(self, run_ids: Sequence[str]) -> tuple[pd.DataFrame, dict[str, str]]:
+        """Return the histories of runs that have one, and why the others have none, by run id."""
         direct = self.connection.has_known_tables
         points = self._points_of_database if direct else self._points_of_client
         long = pd.DataFrame(points(run_ids), columns=["run_id", "epoch", "metric", "value"])
+        changed = unsound_histories(long)
+        for run_id in set(run_ids) - set(long.run_id):
+            changed[run_id] = "its metrics are gone"
+        long = long[~long.run_id.isin(changed)]
         table = long.pivot(index=["run_id", "epoch"], columns="metric", values="value")
+        table = table.reindex(columns=list(EPOCH_METRICS))
         counts = {"train_misses": "int64", "test_misses": "int64"}
-        return table.reset_index().rename_axis(columns=None).astype(counts)
+        return table.reset_index().rename_axis(columns=None).astype(counts), changed
 
     def _points_of_database(self, run_ids: Sequence[str]) -> list[tuple[str, int, str, float]]:
         columns = SqlMetric.run_uuid, SqlMetric.step, SqlMetric.key, SqlMetric.value
@@ -247,21 +301,25 @@ class Store:
             run = self._client.get_run(run_id)
         except MlflowException:
             raise LecunAblateError(f"no run {run_id!r} in {self.connection.where}") from None
-        level, status = run.data.tags.get(LEVEL), run.info.status
+        tags = run.data.tags
+        level, status = tags.get(LEVEL), run.info.status
         if level != Level.RUN or status != "FINISHED":
             got = f"one of level {level}, {status.lower()}" if level else "one of another program"
             raise LecunAblateError(
                 f"run {run_id}: expected the finished run of one arm with one seed, got {got} "
                 "(runs.csv beside a report holds the ids)"
             )
+        found = finished_run(run)
+        if isinstance(found, UnusableRun):
+            raise LecunAblateError(str(found))
         return SeedRun(
             run_id,
-            run.data.tags[ARM],
-            int(run.data.params["seed"]),
-            run.data.tags[KEY],
+            tags[ARM],
+            found.seed,
+            tags[KEY],
             dict(run.data.params),
-            run.data.tags.get(COMMIT),
-            json.loads(run.data.tags.get(ENVIRONMENT, "{}")),
+            found.commit,
+            found.environment,
         )
 
     def runs_beginning(self, digits: str) -> list[str]:
@@ -302,27 +360,3 @@ def still_to_do(plan: Plan, tracking_uri: str | None = None) -> list[tuple[str, 
         return plan.pending(())
     experiment_id = store.experiment_id(plan.tracking_name)
     return plan.pending(store.finished(experiment_id)[0] if experiment_id else ())
-
-
-def plan_record(run: Run) -> PlanRecord:
-    """Return the record of a plan's run."""
-    tags: dict[str, Any] = run.data.tags
-    return PlanRecord(
-        run.info.run_id,
-        run.info.experiment_id,
-        run.info.run_name,
-        run.info.status,
-        int(tags.get(LAST_RUN, run.info.start_time)),
-        _looks(tags),
-        tags.get(VARIANT, ""),
-    )
-
-
-def _looks(tags: dict[str, Any]) -> tuple[int, ...]:
-    """Return at which numbers of seeds conclusions have been drawn from a plan.
-
-    Stores written before looks were counted tell of the last one: its note, and the seeds then.
-    """
-    if LOOKS in tags:
-        return tuple(json.loads(tags[LOOKS]))
-    return (int(tags[SEEDS]),) if NOTE in tags and SEEDS in tags else ()

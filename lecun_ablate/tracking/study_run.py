@@ -74,7 +74,13 @@ class StudyRun:
     ) -> str:
         """Write a trial's run, whole; `history` holds each metric's values per epoch, from 1."""
         run = EndedRun(self.experiment_id, name, {PARENT: self.run_id, **tags}, values, history)
-        return self._writer.write(run, Level.TRIAL, {})
+        run_id = self._writer.write(run, Level.TRIAL, {})
+        self._writer.sync()  # Optuna, which is told next, syncs every commit
+        return run_id
+
+    def trials(self, storage_id: str) -> set[tuple[str, str]]:
+        """Return the trials that have a run, as (name of the Optuna study, number)."""
+        return set(self._trial_runs(storage_id).values())
 
     @staticmethod
     def conclude(
@@ -99,6 +105,12 @@ class StudyRun:
         Only those of one storage: the runs of another may stand beside them.
         """
         if trials:
-            runs = self._writer.connection.tagged(self.experiment_id, {STORAGE_ID: storage_id})
-            which = {run.info.run_id: (run.data.tags[RECORD], run.data.tags[TRIAL]) for run in runs}
+            which = self._trial_runs(storage_id)
             self._writer.delete([run_id for run_id, trial in which.items() if trial in trials])
+
+    def _trial_runs(self, storage_id: str) -> dict[str, tuple[str, str]]:
+        runs = self._writer.connection.tagged(self.experiment_id, {STORAGE_ID: storage_id})
+        return {
+            run.info.run_id: (run.data.tags.get(RECORD, ""), run.data.tags.get(TRIAL, ""))
+            for run in runs
+        }

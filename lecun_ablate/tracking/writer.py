@@ -4,30 +4,35 @@ A seed run or a trial is written whole once its training has ended. It counts on
 is FINISHED, which is written last, after its files. What a killed process leaves half-written on a
 server, the next process sweeps away; beside an SQLite file, a folder of files may be left that no
 run names.
+
+What is written beside an SQLite file reaches the disk every few seconds and at the end, not with
+every run: that would take longer than training. A power cut can so take the last few runs, or leave
+their rows without their files. Such runs do not count and are trained again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
+from urllib.parse import urlsplit
 
-from mlflow.entities import DatasetInput, Metric, Param, RunTag
+from mlflow.entities import DatasetInput, Metric, Param, Run, RunTag
 from mlflow.utils.uri import append_to_uri_path
 
+from lecun_ablate.system.disk import GroupSync
 from lecun_ablate.system.interrupts import held_back
-from lecun_ablate.system.lock import exclusive
+from lecun_ablate.system.lock import alive, held, identity, server_place, told
 from lecun_ablate.system.provenance import git_commit
-from lecun_ablate.tracking.address import address, database_path
+from lecun_ablate.tracking.address import address, artifact_folder, database_path, folder_uri
 from lecun_ablate.tracking.ended_run import EndedRun, insert_run, params
-from lecun_ablate.tracking.names import COMMIT, EXPERIMENT_NAME, LEVEL, NAME, Level, title
+from lecun_ablate.tracking.health import refuse_damaged, refuse_unwritable
+from lecun_ablate.tracking.names import COMMIT, EXPERIMENT_NAME, LEVEL, NAME, OWNER, Level, title
 from lecun_ablate.tracking.new_store import create
 from lecun_ablate.tracking.sqlite import close, follow_moved_artifacts, sync_less
 from lecun_ablate.tracking.store import Store
@@ -60,6 +65,8 @@ class Writer:
         self.files = store.files
         self.client = store.connection.client  # MLflow's: for this package only
         self._folders: dict[str, str] = {}  # of experiments that have been written to
+        database = store.connection.database
+        self._sync = GroupSync([database.parent, artifact_folder(database)]) if database else None
 
     @classmethod
     @contextlib.contextmanager
@@ -70,13 +77,11 @@ class Writer:
         """
         uri = address(uri)
         database = database_path(uri)
-        if database is not None:
-            lock = database.parent / ".lecun_ablate.lock"
-        else:
-            name = hashlib.sha256(uri.encode()).hexdigest()[:16]
-            lock = Path(tempfile.gettempdir()) / f"lecun_ablate-{name}.lock"
-        with exclusive(lock, f"the MLflow store {uri}"):
-            if database is not None and not database.exists():
+        with held(_lock_of(uri), f"the MLflow store {uri}"):
+            if database is not None and database.exists():
+                refuse_damaged(database, thoroughly=True)
+                refuse_unwritable(database)
+            elif database is not None:
                 create(database)
             writer = cls(Store(uri))
             if database is not None:
@@ -90,12 +95,13 @@ class Writer:
             finally:
                 if database is not None:
                     close(writer.client)
+                    with writer.writing():
+                        writer.sync()
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """Hold interruptions back while the block writes, and explain its failures."""
-        way_out = "what had finished is kept: run the same command again"
-        with held_back(), self.connection.explained("cannot be written", way_out):
+        with held_back(), self.connection.explained("cannot be written"):
             yield
 
     def _probe(self) -> None:
@@ -145,19 +151,32 @@ class Writer:
         """End what killed processes left RUNNING; return how many half-written runs went.
 
         Half-written seed runs and trials are deleted: their next training writes them again.
-        Experiments, arms and studies are marked KILLED until they are continued.
+        Experiments, arms and studies are marked KILLED until they are continued. On a server, what
+        a living process or another machine is writing is left alone.
         """
         where = [experiment_id]
         if self.connection.database is not None:  # locked: nobody else can be running anything
             where = [experiment.experiment_id for experiment in self.connection.experiments()]
         running = f"attributes.status = 'RUNNING' and tags.`{LEVEL}` LIKE '%'"
-        dead = list(self.connection.runs(where, running))
+        dead = [run for run in self.connection.runs(where, running) if not self.owner(run)]
         halves = [run for run in dead if run.data.tags[LEVEL] in (Level.RUN, Level.TRIAL)]
         for run in dead:
             self.client.set_terminated(run.info.run_id, "KILLED")
         for run in halves:
             self.client.delete_run(run.info.run_id)
         return len(halves)
+
+    def sync(self) -> None:
+        """Wait until all that has been written is on the disk; a server answers for its own."""
+        if self._sync is not None:
+            self._sync.finish()
+
+    def owner(self, run: Run) -> str | None:
+        """Return for people which other process is writing a run on a server, if any may be."""
+        tag = run.data.tags.get(OWNER)
+        if tag is None or run.info.status != "RUNNING" or tag == identity():
+            return None
+        return None if alive(tag) is False else told(tag)
 
     # ---- runs of any level
 
@@ -166,7 +185,7 @@ class Writer:
         run = self.client.create_run(
             experiment_id,
             start_time=int(1000 * time.time()),
-            tags=_common_tags(name, level) | dict(tags),
+            tags=_common_tags(name, level) | self._owned() | dict(tags),
             run_name=name,
         )
         self.connection.remember(run.info)
@@ -175,6 +194,11 @@ class Writer:
     def resume(self, run_id: str) -> None:
         """Mark a run as RUNNING again."""
         self.client.update_run(run_id, status="RUNNING")
+        for key, value in self._owned().items():
+            self.client.set_tag(run_id, key, value)
+
+    def _owned(self) -> dict[str, str]:
+        return {} if self.connection.database else {OWNER: identity()}
 
     def delete(self, run_ids: Sequence[str]) -> None:
         """Delete runs."""
@@ -197,14 +221,19 @@ class Writer:
         run_id = uuid.uuid4().hex
         folder = append_to_uri_path(self._folders[run.experiment_id], run_id, "artifacts")
         self.connection.remember(run.info(run_id, folder))
-        self.files.put(run_id, contents)  # first, since the run counts as soon as it is inserted
-        info = run.info(run_id, self.files.place(run_id))  # may be beside a copy
+        # first, since the run counts as soon as it is inserted
+        self.files.put(run_id, contents, durable=False)
+        place = self.files.place(run_id)  # may be beside a copy
+        info = run.info(run_id, place if urlsplit(place).scheme else folder_uri(Path(place)))
         self.connection.remember(info)
         insert_run(self.client, run, info)
+        if self._sync is not None:
+            self._sync.written()
         return run_id
 
     def _write_by_client(self, run: EndedRun, contents: Contents) -> str:
-        created = self.client.create_run(run.experiment_id, run.started, dict(run.tags), run.name)
+        tags = self._owned() | dict(run.tags)
+        created = self.client.create_run(run.experiment_id, run.started, tags, run.name)
         run_id = str(created.info.run_id)
         self.connection.remember(created.info)
         self.log_metrics(run_id, run.metrics, params(run.values))
@@ -242,6 +271,14 @@ class Writer:
         self.client.log_batch(run_id, metrics=metrics[:BATCH], params=parameters)
         for i in range(BATCH, len(metrics), BATCH):
             self.client.log_batch(run_id, metrics=metrics[i : i + BATCH])
+
+
+def _lock_of(uri: str) -> Path | str:
+    database = database_path(uri)
+    if database is not None:
+        return database.parent / ".lecun_ablate.lock"
+    parts = urlsplit(uri)
+    return server_place(parts.scheme, parts.hostname, parts.port, parts.path)
 
 
 def _common_tags(name: str, level: Level) -> dict[str, str]:

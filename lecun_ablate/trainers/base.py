@@ -40,6 +40,9 @@ class Identity:
         }
 
 
+AVERAGE, CURVATURE = "average", "curvature"  # the slots of a state that no optimizer may use
+
+
 @dataclass(frozen=True)
 class State:
     """A network between two epochs: everything needed to continue, bit for bit.
@@ -49,7 +52,18 @@ class State:
 
     epoch: int  # epochs trained so far
     parameters: dict[str, np.ndarray]  # initial.SHAPES, in the recipe's dtype
-    optimizer: dict[str, np.ndarray] = field(default_factory=dict)  # "velocity/h1_weight", ...
+    # What the optimizer keeps: "velocity/h1_weight", ..., and "beta1_power", ..., one number each;
+    # AVERAGE/... and CURVATURE/... too.
+    optimizer: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def scored(self) -> dict[str, np.ndarray]:
+        """The parameters with which the network is scored: the average, if there is one."""
+        averages = {name: self.optimizer.get(f"{AVERAGE}/{name}") for name in self.parameters}
+        return {
+            name: value if (average := averages[name]) is None else average
+            for name, value in self.parameters.items()
+        }
 
 
 @dataclass(frozen=True)

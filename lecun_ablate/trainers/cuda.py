@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.config.recipe import ADDED, Recipe
 from lecun_ablate.cuda.compiler import ACTIVATIONS, LOSSES, PAIRS, Choices
 from lecun_ablate.cuda.gpu import Gpu, availability
 from lecun_ablate.data.digits import Split
@@ -35,6 +35,7 @@ from lecun_ablate.trainers.shared import (
     refuse_unsupported,
     targets,
     unknown_component,
+    unknown_field,
 )
 from lecun_ablate.trainers.workers import Finish, reports_of
 
@@ -106,7 +107,8 @@ class CudaTrainer:
             "loss": LOSSES,
             "optimizer": ("sgd",),
         }
-        if unknown := unknown_component(self.name, recipe, known):
+        unknown = unknown_component(self.name, recipe, known)
+        if unknown := unknown or unknown_field(self.name, recipe, ADDED):
             return unknown
         try:
             self.launcher.kernels(_choices(recipe), _pairs(Run(recipe, seed=0)))

@@ -8,14 +8,31 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+import torch
 
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.digits import Split
 from lecun_ablate.errors import ConfigError, nearest
+from lecun_ablate.network.epoch import (
+    augmented,
+    dropout_masks,
+    learning_rates,
+    smoothed,
+    steps_of,
+)
 from lecun_ablate.network.initial import pattern_order
 from lecun_ablate.network.reference import predictions
 from lecun_ablate.system.cores import usable_cores
-from lecun_ablate.trainers.base import EpochReport, Identity, OnEpoch, Run, Scores, State
+from lecun_ablate.trainers.base import (
+    AVERAGE,
+    CURVATURE,
+    EpochReport,
+    Identity,
+    OnEpoch,
+    Run,
+    Scores,
+    State,
+)
 from lecun_ablate.trainers.flat import flatten, tensors
 from lecun_ablate.trainers.shared import (
     begin,
@@ -39,6 +56,19 @@ except ImportError as error:
 def availability() -> str | None:
     """Return why the compiled kernel cannot be used here, or None if it can."""
     return _missing if kernel is None else None
+
+
+# the slots of a state that an optimizer fills: the first and the second of the kernel's tensors
+SLOTS = {
+    "sgd": ("velocity", None),
+    "nesterov": ("velocity", None),
+    "sdlm": ("velocity", None),
+    "adam": ("mean", "square"),
+    "adamw": ("mean", "square"),
+    "rmsprop": (None, "square"),
+    "lion": ("mean", None),
+}
+POWERS = ("beta1_power", "beta2_power")
 
 
 class NativeTrainer:
@@ -70,15 +100,16 @@ class NativeTrainer:
     def unsupported(self, recipe: Recipe) -> str | None:
         """Return the component of a recipe that the kernel does not know, or None.
 
-        Inits, connectivities, targets and orders are data to it, so any of these will do.
+        Inits, connectivities, targets, orders, schedules and augmentations are data to the kernel,
+        so it supports all of them.
         """
         known = {
             "activation": kernel.ACTIVATIONS,
             "output_activation": kernel.ACTIVATIONS,
             "loss": kernel.LOSSES,
-            "optimizer": ["sgd"],
+            "optimizer": kernel.OPTIMIZERS,
         }
-        return unknown_component(self.name, recipe, known)
+        return unknown_component(self.name, recipe, known, with_parameters=["optimizer"])
 
     def train(
         self,
@@ -106,33 +137,15 @@ class NativeTrainer:
         """Train one run until `finish` says that it ends."""
         recipe = run.recipe
         connected, state = begin(run)
-        parameters = flatten(state.parameters, recipe.dtype)
-        velocity = None
-        if recipe.momentum:
-            velocity = np.zeros_like(parameters)
-            if state.optimizer:
-                velocity = flatten(state.optimizer, recipe.dtype, "velocity/")
-        choices = kernel.Choices(
-            recipe.activation,
-            recipe.output_activation,
-            recipe.loss,
-            recipe.lr,
-            recipe.momentum,
-            recipe.padding,
-            targets(recipe),
-            connected,
-        )
+        network = _Network(self.instruction_set, recipe, run.seed, connected, state)
         for epoch in range(run.first_epoch, run.last_epoch + 1):
             began = time.perf_counter()
-            order = pattern_order(recipe, run.seed, epoch, len(fit)).numpy()
-            kernel.train(
-                self.instruction_set, choices, parameters, velocity, fit.images, fit.labels, order
-            )
+            network.train(epoch, fit)
             scores = {
-                name: self._scores(choices, parameters, split) for name, split in evaluate.items()
+                name: self._scores(network.scoring, network.scored, split)
+                for name, split in evaluate.items()
             }
-            optimizer = {} if velocity is None else tensors(velocity, "velocity/")
-            state = State(epoch, tensors(parameters), optimizer)
+            state = network.state(epoch)
             seconds = time.perf_counter() - began
             if finish(epoch_report(index, run, state, scores, seconds)):
                 return
@@ -144,6 +157,144 @@ class NativeTrainer:
         )
         answers = predictions(outputs)
         return Scores(loss, int((answers != split.labels).sum()), answers)
+
+
+class _Network:
+    """One network and what its optimizer keeps, all of it flat."""
+
+    def __init__(
+        self, instruction_set: str, recipe: Recipe, seed: int, connected: np.ndarray, state: State
+    ):
+        self.instruction_set = instruction_set
+        self.recipe = recipe
+        self.seed = seed
+        self.parameters = flatten(state.parameters, recipe.dtype)
+        self.optimizer = optimizer = recipe.component("optimizer")
+        wanted = targets(recipe)
+        smooth = smoothed(recipe, torch.from_numpy(wanted)).numpy()
+        self.scoring, self.training = (
+            kernel.Choices(
+                recipe.component("activation").name,
+                recipe.component("output_activation").name,
+                recipe.component("loss").name,
+                recipe.lr,
+                recipe.momentum,
+                recipe.padding,
+                codes,
+                connected,
+            )
+            for codes in (wanted, smooth)
+        )
+        # the slots of the state that are used, as the torch trainer names them
+        first, second = SLOTS[optimizer.name]
+        if first == "velocity" and not recipe.momentum:
+            first = None
+        self.first = self._tensor(state, first)
+        self.second = self._tensor(state, second)
+        self.average = self._tensor(state, AVERAGE if recipe.average else None, self.parameters)
+        self.running = optimizer.values.get("estimate") == "running"
+        self.curvature = self._tensor(state, CURVATURE if optimizer.name == "sdlm" else None)
+        self.estimated = self.running and f"{CURVATURE}/h1_weight" in state.optimizer
+        self.powers = None
+        if optimizer.name in ("adam", "adamw"):
+            one = np.ones(1)
+            self.powers = np.concatenate([state.optimizer.get(p, one) for p in POWERS])
+        self.tensors = {first: self.first, second: self.second, AVERAGE: self.average}
+        if self.running:  # else it is estimated anew before every epoch
+            self.tensors[CURVATURE] = self.curvature
+        # on-line gradient descent as it has always been, bit for bit
+        self.plain = optimizer.name == "sgd" and all(
+            getattr(recipe, field) == Recipe.model_fields[field].default
+            for field in ("schedule", "batch_size", "dropout", "weight_decay", "average")
+        )
+
+    def _tensor(
+        self, state: State, slot: str | None, begin: np.ndarray | None = None
+    ) -> np.ndarray | None:
+        """Return a slot of the state; a new one is a copy of `begin`, or 0; None without a slot."""
+        if slot is None:
+            return None
+        if f"{slot}/h1_weight" in state.optimizer:
+            return flatten(state.optimizer, self.recipe.dtype, f"{slot}/")
+        return np.zeros_like(self.parameters) if begin is None else begin.copy()
+
+    @property
+    def scored(self) -> np.ndarray:
+        """The parameters with which the network is scored."""
+        return self.parameters if self.average is None else self.average
+
+    def state(self, epoch: int) -> State:
+        """Return the network after an epoch."""
+        optimizer: dict[str, np.ndarray] = {}
+        for slot, values in self.tensors.items():
+            if values is not None:
+                optimizer |= tensors(values, f"{slot}/")
+        if self.powers is not None:
+            optimizer |= {name: self.powers[i : i + 1].copy() for i, name in enumerate(POWERS)}
+        return State(epoch, tensors(self.parameters), optimizer)
+
+    def train(self, epoch: int, fit: Split) -> None:
+        """Train one epoch."""
+        recipe, seed, n = self.recipe, self.seed, len(fit)
+        order = pattern_order(recipe, seed, epoch, n).numpy()
+        images = augmented(recipe, seed, epoch, torch.from_numpy(fit.images)).contiguous().numpy()
+        if self.plain:
+            kernel.train(
+                self.instruction_set,
+                self.training,
+                self.parameters,
+                self.first,
+                images,
+                fit.labels,
+                order,
+            )
+            return
+        if self.curvature is not None and not self.estimated:
+            some = slice(0, int(self.optimizer.values["patterns"]))
+            kernel.curvature(
+                self.instruction_set,
+                self.training,
+                self.parameters,
+                images[some],
+                fit.labels[some],
+                self.curvature,
+            )
+            self.estimated = self.running
+        kept = dropout_masks(recipe, seed, epoch, n)
+        kernel.train_by(
+            self.instruction_set,
+            self.training,
+            self._method(),
+            self.parameters,
+            self.first,
+            self.second,
+            self.curvature,
+            self.average,
+            self.powers,
+            images,
+            fit.labels,
+            order,
+            min(recipe.batch_size, max(n, 1)),
+            np.ascontiguousarray(learning_rates(recipe, epoch, steps_of(recipe, n))),
+            None if kept is None else kept.view(np.uint8),
+        )
+
+    def _method(self) -> Any:
+        values: dict[str, Any] = self.optimizer.values
+        return kernel.Method(
+            self.optimizer.name,
+            momentum=self.recipe.momentum,
+            beta1=values.get("beta1", 0.0),
+            beta2=values.get("beta2", values.get("alpha", 0.0)),
+            eps=values.get("eps", 0.0),
+            decay=values.get("weight_decay", 0.0),
+            mu=values.get("mu", 0.0),
+            gamma=values.get("gamma", 0.0),
+            running=self.running,
+            weight_decay=self.recipe.weight_decay,
+            average=self.recipe.average,
+            dropout=self.recipe.dropout,
+        )
 
 
 def _convert(split: Split, dtype: str) -> Split:

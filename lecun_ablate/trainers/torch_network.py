@@ -9,7 +9,7 @@ Every tensor has the replicas first. A replica's numbers must not depend on its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.network.curvature import loss_curvature, slope
 from lecun_ablate.network.initial import SHAPES
 from lecun_ablate.registry import Component
 
@@ -130,18 +131,26 @@ class _H2Sums(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, deltas: Tensor) -> tuple[Tensor, None, None, None]:
-        r, n, space = len(deltas), ctx.shape[0] * ctx.shape[1], ctx.space
-        windows = space("window deltas", r, deltas.shape[2], 300)
-        torch.bmm(deltas.transpose(1, 2), ctx.weights, out=windows)
-        windows = windows.view(n, 4, 4, 5, 60)  # (n, 4, 4, row of the window, column and plane)
-        columns = space("columns", n, 4, 5, 144).zero_()
-        for x in range(4):
-            columns[..., 24 * x : 24 * x + 60].add_(windows[:, :, x])
-        rows = space("rows", n, 12, 144).zero_()
-        for y in range(5):
-            rows[:, y : y + 7 : 2].add_(columns[:, :, y])  # += would also copy it to itself
-        inside = rows.view(n, 12, 12, 12)[:, 2:10, 2:10]
-        return inside.reshape(ctx.shape), None, None, None
+        return _spread(deltas, ctx.weights, ctx.shape, ctx.space), None, None, None
+
+
+def _spread(deltas: Tensor, weights: Tensor, shape: torch.Size, space: Workspace) -> Tensor:
+    """Return for each unit of H1, `shape` (r, p, 64, 12), the sum of weights times H2's deltas.
+
+    deltas: (r, 12, p 16); weights: (r, 12, 300).
+    """
+    r, n = len(deltas), shape[0] * shape[1]
+    windows = space("window deltas", r, deltas.shape[2], 300)
+    torch.bmm(deltas.transpose(1, 2), weights, out=windows)
+    windows = windows.view(n, 4, 4, 5, 60)  # (n, 4, 4, row of the window, column and plane)
+    columns = space("columns", n, 4, 5, 144).zero_()
+    for x in range(4):
+        columns[..., 24 * x : 24 * x + 60].add_(windows[:, :, x])
+    rows = space("rows", n, 12, 144).zero_()
+    for y in range(5):
+        rows[:, y : y + 7 : 2].add_(columns[:, :, y])  # += would also copy it to itself
+    inside = rows.view(n, 12, 12, 12)[:, 2:10, 2:10]
+    return inside.reshape(shape)
 
 
 class Net:
@@ -155,19 +164,18 @@ class Net:
         self.output_activation = _apart(recipe.component("output_activation"))
         self.loss = recipe.component("loss")
         self.padding = recipe.padding
-        r = len(connected)
-        self.counted = flat.new_zeros(r + -r % LOSS_ROWS)  # which of the losses are replicas'
-        self.counted[:r] = 1
         # The sums of lanes without a unit: at 0, a user's function may have no derivative.
         self.empty = {units: flat.new_full((LANES,), 0.5) for units in (30, 10)}
         for units, lanes in self.empty.items():
             lanes[:units] = 0
 
-    def forward(self, windows: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    def forward(
+        self, windows: Tensor, kept: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Return the outputs, (r, p, 10), and each layer's inputs and sums.
 
-        windows: (r or 1, p, 64, 25), see image_windows. The graph for autograd begins at the sums
-        of H1.
+        windows: (r or 1, p, 64, 25), see image_windows; kept: the factors of H3's inputs under
+        dropout, (r, p, 192). The graph for autograd begins at the sums of H1.
         """
         w, act = self.parameters, self.activation
         r, p = len(self.connected), windows.shape[1]
@@ -181,35 +189,90 @@ class Net:
         h2 = _H2Sums.apply(act(h1), h2_weight.flatten(2), self.padding, self.space)
         h2 = h2.view(r, 12, p, 16).transpose(1, 2) + w["h2_bias"][:, None]  # (r, p, 12, 16)
         to_h3 = act(h2).reshape(r, p, 192)
+        if kept is not None:
+            to_h3 = to_h3 * kept
         h3 = torch.bmm(to_h3, w["h3_weight"]) + (w["h3_bias"] + self.empty[30])[:, None]
         to_out = act(h3)[..., :30]  # (r, p, 30)
         out = torch.bmm(to_out, w["out_weight"]) + (w["out_bias"] + self.empty[10])[:, None]
         windows = self.space("windows", r * p, 4, 4, 5, 5, 12).view(r, -1, 300)
         return self.output_activation(out)[..., :10], [x, windows, to_h3, to_out], [h1, h2, h3, out]
 
-    def gradients(self, windows: Tensor, targets: Tensor, into: dict[str, Tensor]) -> None:
-        """Write the derivatives of each replica's loss on one pattern by its parameters.
+    def gradients(
+        self,
+        windows: Tensor,
+        targets: Tensor,
+        into: dict[str, Tensor],
+        kept: Tensor | None = None,
+    ) -> None:
+        """Write the derivatives of the sum of each replica's losses by its parameters.
 
-        windows: (r or 1, 64, 25); targets: (r, 10); into: as LAYOUT.views. Autograd finds each
-        layer's deltas, the derivatives by its sums; the weights' are products with the inputs.
+        windows: (r or 1, p, 64, 25); targets: (r, p, 10); into: as LAYOUT.views; kept: as in
+        `forward`. Autograd finds each layer's deltas, the derivatives by its sums; the weights' are
+        products with the inputs.
         """
-        outputs, (x, h2_in, h3_in, out_in), sums = self.forward(windows[:, None])
-        r = len(targets)
-        outputs = outputs[:, 0]
-        if spare := -r % LOSS_ROWS:
+        outputs, inputs, sums = self.forward(windows, kept)
+        outputs, targets = outputs.flatten(0, 1), targets.flatten(0, 1)
+        counted = self._counted(len(targets))
+        if spare := len(counted) - len(targets):
             outputs, targets = (F.pad(t, (0, 0, 0, spare)) for t in (outputs, targets))
         losses = self.loss(outputs, targets)
-        d1, d2, d3, d4 = (d[:, 0] for d in torch.autograd.grad(losses, sums, self.counted))
+        deltas = torch.autograd.grad(losses, sums, counted)
         with torch.no_grad():
-            into["h1_weight"].copy_(torch.bmm(d1.transpose(1, 2), x))
-            into["h1_bias"].copy_(d1)
-            h2 = torch.bmm(d2, h2_in, out=self.space("h2 gradient", r, 12, 300))
-            torch.mul(h2.view(r, 12, 25, 12), self.connected, out=into["h2_weight"])
-            into["h2_bias"].copy_(d2)
-            torch.mul(h3_in.transpose(1, 2), d3[:, None], out=into["h3_weight"])
-            into["h3_bias"].copy_(d3)
-            torch.mul(out_in.transpose(1, 2), d4[:, None], out=into["out_weight"])
-            into["out_bias"].copy_(d4)
+            self._products(inputs, deltas, into)
+
+    def _counted(self, n: int) -> Tensor:
+        """Return which of the losses, padded to a multiple of LOSS_ROWS, are those of patterns."""
+        counted = self.space(f"counted {n}", n + -n % LOSS_ROWS)
+        counted[:n] = 1
+        return counted
+
+    def _products(
+        self, inputs: Sequence[Tensor], deltas: Sequence[Tensor], into: dict[str, Tensor]
+    ) -> None:
+        """Write what the parameters get of each layer's inputs and deltas, as in `forward`."""
+        x, h2_in, h3_in, out_in = inputs
+        d1, d2, d3, d4 = deltas  # (r, p, 64, 12), (r, p, 12, 16), (r, p, LANES), (r, p, LANES)
+        r, p = d1.shape[:2]
+        into["h1_weight"].copy_(torch.bmm(d1.flatten(1, 2).transpose(1, 2), x))
+        planes = d2.transpose(1, 2).flatten(2)  # (r, 12, p 16)
+        h2 = torch.bmm(planes, h2_in, out=self.space("h2 gradient", r, 12, 300))
+        torch.mul(h2.view(r, 12, 25, 12), self.connected, out=into["h2_weight"])
+        for name, layer, delta in (("h3", h3_in, d3), ("out", out_in, d4)):
+            if p == 1:
+                torch.mul(layer.transpose(1, 2), delta, out=into[f"{name}_weight"])
+            else:
+                into[f"{name}_weight"].copy_(torch.bmm(layer.transpose(1, 2), delta))
+        for name, delta in (("h1", d1), ("h2", d2), ("h3", d3), ("out", d4)):
+            into[f"{name}_bias"].copy_(delta[:, 0] if p == 1 else delta.sum(1))
+
+    @torch.no_grad()
+    def curvature(
+        self,
+        windows: Tensor,
+        targets: Tensor,
+        into: dict[str, Tensor],
+        kept: Tensor | None = None,
+    ) -> None:
+        """Write the sum over the patterns of each parameter's h; see network/curvature.py.
+
+        The arguments are as in `gradients`.
+        """
+        outputs, (x, h2_in, h3_in, out_in), (h1, h2, h3, out) = self.forward(windows, kept)
+        w, act = self.parameters, self.activation
+        r, p = len(targets), targets.shape[1]
+        c = loss_curvature(self.loss, outputs, targets)
+        s4 = slope(self.output_activation, out) ** 2 * F.pad(c, (0, LANES - 10))
+        up = torch.bmm(s4, w["out_weight"].transpose(1, 2) ** 2)  # (r, p, 30)
+        s3 = slope(act, h3) ** 2 * F.pad(up, (0, LANES - 30))
+        up = torch.bmm(s3, w["h3_weight"].transpose(1, 2) ** 2)  # (r, p, 192)
+        if kept is not None:
+            up = up * kept**2
+        s2 = slope(act, h2) ** 2 * up.view(r, p, 12, 16)
+        squares = (w["h2_weight"] * self.connected).flatten(2) ** 2
+        planes = s2.transpose(1, 2).flatten(2)  # (r, 12, p 16)
+        s1 = slope(act, h1) ** 2 * _spread(planes, squares, h1.shape, self.space)
+        inputs = [layer**2 for layer in (x, h2_in, h3_in, out_in)]
+        self._products(inputs, [s1, s2, s3, s4], into)
 
 
 def _apart(function: Component) -> Callable[[Tensor], Tensor]:

@@ -17,9 +17,26 @@ from torch import Tensor
 
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.digits import Split
+from lecun_ablate.network.epoch import (
+    augmented,
+    batches,
+    dropout_masks,
+    learning_rates,
+    smoothed,
+    steps_of,
+)
 from lecun_ablate.network.reference import NO_DIGIT
 from lecun_ablate.system.cores import usable_cores
-from lecun_ablate.trainers.base import EpochReport, Identity, OnEpoch, Run, Scores, State
+from lecun_ablate.trainers.base import (
+    AVERAGE,
+    CURVATURE,
+    EpochReport,
+    Identity,
+    OnEpoch,
+    Run,
+    Scores,
+    State,
+)
 from lecun_ablate.trainers.download import download
 from lecun_ablate.trainers.orders import Orders
 from lecun_ablate.trainers.shared import begin, epoch_report
@@ -42,7 +59,14 @@ OPERATIONS = (
     "order",
     "dtype",
     "padding",
+    "batch_size",
+    "augmentation",
+    "dropout",
+    "weight_decay",
+    "average",
 )
+CURVATURE_ARITY = 6  # of an optimizer that takes it
+CHUNK = 64  # patterns of a batch whose gradients are computed at once
 
 
 class TorchTrainer:
@@ -107,12 +131,26 @@ def _groups(runs: Sequence[Run], threads: int, most: Mapping[str, int] = GROUP) 
         alike.setdefault((operations, run.first_epoch, run.last_epoch), []).append(index)
     groups = []
     for members in alike.values():
-        largest = most[runs[members[0]].recipe.dtype]
+        recipe = runs[members[0]].recipe
+        largest = most[recipe.dtype]
+        if most is GROUP and (recipe.batch_size > 1 or _estimate(recipe) == "running"):
+            largest = 1  # products of several patterns round by the number of replicas
         share = -(-len(runs) // threads)  # so that one big group does not leave cores idle
         size = max(1, min(largest, max(8, share)))
         parts = -(-len(members) // size)
         groups += [part.tolist() for part in np.array_split(members, parts)]
     return sorted(groups, key=len, reverse=True)
+
+
+def _estimate(recipe: Recipe) -> str | None:
+    """Return how the recipe's optimizer has its curvature estimated; None if it takes none.
+
+    A user's own optimizer may have parameters of the same names as sdlm.
+    """
+    optimizer = recipe.component("optimizer")
+    if optimizer.arity < CURVATURE_ARITY:
+        return None
+    return str(optimizer.values.get("estimate", "pass"))
 
 
 class _Splits:
@@ -129,10 +167,13 @@ class _Splits:
         """Return what the units of H1 see of each image, (n, 64, 25)."""
 
         def make() -> Tensor:
-            images = torch.tensor(split.images, dtype=getattr(torch, recipe.dtype))
-            return image_windows(images.to(self.device), recipe.padding)
+            return image_windows(self.images(split, recipe).to(self.device), recipe.padding)
 
         return self._once((id(split), recipe.dtype, recipe.padding), make)
+
+    def images(self, split: Split, recipe: Recipe) -> Tensor:
+        """Return the images, (n, 16, 16), on the host."""
+        return torch.tensor(split.images, dtype=getattr(torch, recipe.dtype))
 
     def labels(self, split: Split) -> Tensor:
         """Return the labels, (n,) int64."""
@@ -172,15 +213,27 @@ class _Group:
             LAYOUT.pack(state.parameters, row)
         for i, run in enumerate(runs):
             for key, value in (run.state.optimizer if run.state else {}).items():
-                slot, name = key.split("/", 1)
+                slot, *rest = key.split("/", 1)
+                if not rest:  # one number
+                    table = optimizer.setdefault(slot, np.zeros((len(runs), 1), value.dtype))
+                    table[i] = value
+                    continue
+                (name,) = rest
                 table = optimizer.setdefault(slot, np.zeros_like(rows))
                 LAYOUT.pack({name: value}, table[i])
         self.weights = torch.from_numpy(rows).to(device)  # (R, width)
-        self.state = {slot: torch.from_numpy(v).to(device) for slot, v in optimizer.items()}
+        held = {slot: torch.from_numpy(v).to(device) for slot, v in optimizer.items()}
+        self.extra = {slot: held.pop(slot) for slot in (AVERAGE, CURVATURE) if slot in held}
+        self.state = held  # the optimizer's own
+        if recipe.average and AVERAGE not in self.extra:
+            self.extra[AVERAGE] = self.weights.clone()
         self.lr = self._column([run.recipe.lr for run in runs])  # (R, 1)
         self.connected = torch.from_numpy(np.stack(seen)).to(device, self.dtype)[:, :, None]
         codes = [run.recipe.component("target")(torch.arange(10)) for run in runs]
         self.codes = torch.stack(codes).to(device, self.dtype)  # (R, 10 labels, 10 outputs)
+        wanted = [smoothed(run.recipe, c) for run, c in zip(runs, codes, strict=True)]
+        self.wanted = torch.stack(wanted).to(device, self.dtype)  # the same, for training
+        self.estimate = _estimate(recipe)
         self._prepare()
 
     def _column(self, values: Sequence[float]) -> Tensor:
@@ -192,40 +245,143 @@ class _Group:
         self.net = Net(self.weights, self.connected, self.recipe, self.space)
         self.gradients = torch.zeros_like(self.weights)
         self.gradient_views = LAYOUT.views(self.gradients)
+        self.part = torch.zeros_like(self.weights)  # of a batch, or one step's curvature
+        self.part_views = LAYOUT.views(self.part)
         self.orders = Orders(self.runs, len(self.splits.fit.labels))
         self.presentation: _Presentation | None = None
 
     def step(self, windows: Tensor, targets: Tensor) -> None:
         """Present one pattern to every replica; windows: (R or 1, 64, 25), targets: (R, 10)."""
-        self.net.gradients(windows, targets, self.gradient_views)
+        self._step(windows[:, None], targets[:, None], None)
+
+    def _step(self, windows: Tensor, targets: Tensor, kept: Tensor | None) -> None:
+        """Take one step with a batch of p patterns for every replica.
+
+        windows: (R or 1, p, 64, 25); targets: (R, p, 10); kept: (R, p, 192), see Net.forward.
+        """
+        n, first = targets.shape[1], slice(0, CHUNK)
+        masks = kept[:, first] if kept is not None else None
+        self.net.gradients(windows[:, first], targets[:, first], self.gradient_views, masks)
         with torch.no_grad():
-            self.optimizer(self.weights, self.gradients, self.state, self.lr, self.recipe.momentum)
+            for at in range(CHUNK, n, CHUNK):
+                some = slice(at, at + CHUNK)
+                masks = kept[:, some] if kept is not None else None
+                with torch.enable_grad():
+                    self.net.gradients(windows[:, some], targets[:, some], self.part_views, masks)
+                self.gradients.add_(self.part)
+            if n > 1:
+                self.gradients.div_(n)
+            if self.recipe.weight_decay:
+                self.gradients.add_(self.weights, alpha=self.recipe.weight_decay)
+            if self.estimate == "running":
+                self._sum_curvature(self.net, self.part, windows, targets, kept)
+                h, gamma = self.extra[CURVATURE], float(self.optimizer.values.get("gamma", 0.002))
+                h.add_(self.part.div_(n).sub_(h), alpha=gamma)
+            self.optimizer(
+                self.weights,
+                self.gradients,
+                self.state,
+                self.lr,
+                self.recipe.momentum,
+                self.extra.get(CURVATURE),
+            )
+            if self.recipe.average:
+                average = self.extra[AVERAGE].mul_(self.recipe.average)
+                average.add_(self.weights, alpha=1 - self.recipe.average)
+
+    def _sum_curvature(
+        self, net: Net, into: Tensor, windows: Tensor, targets: Tensor, kept: Tensor | None
+    ) -> None:
+        """Write the sum over the patterns of h, a chunk of them at a time."""
+        into.zero_()
+        part = torch.zeros_like(into)
+        for at in range(0, targets.shape[1], CHUNK):
+            some = slice(at, at + CHUNK)
+            masks = kept[:, some] if kept is not None else None
+            net.curvature(windows[:, some], targets[:, some], LAYOUT.views(part), masks)
+            into.add_(part)
+
+    def _estimate_curvature(self, windows: Sequence[Tensor]) -> None:
+        """Estimate every replica's curvature from the first of its images, (1, n, 64, 25) each."""
+        patterns = int(self.optimizer.values.get("patterns", 500))
+        labels = self.splits.labels(self.splits.fit)[:patterns]
+        h = self.extra.setdefault(CURVATURE, torch.zeros_like(self.weights))
+        for i, seen in enumerate(windows):  # one by one, so that no replica depends on others
+            some = slice(i, i + 1)
+            net = Net(self.weights[some], self.connected[some], self.recipe, self.space)
+            targets = self.wanted[some][:, labels]
+            self._sum_curvature(net, h[some], seen[:, :patterns], targets, None)
+        h.div_(len(labels))
 
     def epoch(self, epoch: int) -> None:
         """Present every pattern of the fit split once."""
-        splits = self.splits
-        orders, rows = self.orders.take(epoch, range(len(self.runs)))
-        windows, labels = splits.windows(splits.fit, self.recipe), splits.labels(splits.fit)
-        if labels.is_cuda:
+        splits, recipe, device = self.splits, self.recipe, self.splits.device
+        n, replicas = len(splits.fit), range(len(self.runs))
+        orders, rows = self.orders.take(epoch, replicas)
+        windows, labels = splits.windows(splits.fit, recipe), splits.labels(splits.fit)
+        images = self._images(epoch)
+        steps = [learning_rates(run.recipe, epoch, steps_of(recipe, n)) for run in self.runs]
+        rates = torch.from_numpy(np.stack(steps, 1)).to(device, self.dtype)  # (steps, R)
+        changing = bool(n) and bool((rates != rates[:1]).any())
+        if n:
+            self.lr.copy_(rates[0][:, None])
+        if self.estimate == "pass" or (self.estimate and CURVATURE not in self.extra):
+            self._estimate_curvature(
+                [windows[None]] * len(self.runs)
+                if images is None
+                else [image_windows(own, recipe.padding)[None] for own in images]
+            )
+        masks = self._masks(epoch)
+        plain = recipe.batch_size == 1 and images is None and masks is None and not changing
+        if labels.is_cuda and plain:
             self.presentation = self.presentation or _Presentation(self)
-            on_device = (torch.from_numpy(array).to(labels.device) for array in (orders, rows))
+            on_device = (torch.from_numpy(array).to(device) for array in (orders, rows))
             self.presentation.epoch(self, *on_device)
-        elif len(orders) == 1:  # all replicas see the same pattern
-            for pattern, digit in zip(orders[0], splits.fit.labels[orders[0]], strict=True):
-                self.step(windows[pattern : pattern + 1], self.codes[:, digit])
-        else:
-            replica = torch.arange(len(self.runs))
-            for row in torch.from_numpy(orders.T[:, rows].copy()):
-                self.step(windows[row], self.codes[replica, labels[row]])
+            return
+        replica = torch.arange(len(self.runs), device=device)[:, None]
+        shared = len(orders) == 1 and images is None  # all replicas see the same pattern
+        order = torch.from_numpy(orders if shared else orders[rows]).to(device)  # (1 or R, n)
+        for i, places in enumerate(batches(recipe, n)):
+            patterns = order[:, places]  # (1 or R, p)
+            if images is None:
+                seen = windows[patterns]
+            else:
+                shown = images[replica, patterns].flatten(0, 1)
+                seen = image_windows(shown, recipe.padding).unflatten(0, patterns.shape)
+            kept = masks[replica, patterns].to(self.dtype) if masks is not None else None
+            if kept is not None:
+                kept /= 1 - recipe.dropout
+            if changing:
+                self.lr.copy_(rates[i][:, None])
+            self._step(seen, self.wanted[replica, labels[patterns]], kept)
+
+    def _images(self, epoch: int) -> Tensor | None:
+        """Return the images that an epoch presents to each replica, (R, n, 16, 16).
+
+        None if there is no augmentation.
+        """
+        if self.recipe.augmentation == "none":
+            return None
+        images = self.splits.images(self.splits.fit, self.recipe)
+        each = [augmented(run.recipe, run.seed, epoch, images) for run in self.runs]
+        return torch.stack(each).to(self.splits.device)
+
+    def _masks(self, epoch: int) -> Tensor | None:
+        """Return which of H3's inputs each pattern keeps in an epoch, (R, n, 192) bool."""
+        n = len(self.splits.fit)
+        each = [dropout_masks(run.recipe, run.seed, epoch, n) for run in self.runs]
+        kept = [torch.from_numpy(mask) for mask in each if mask is not None]
+        return torch.stack(kept).to(self.splits.device) if kept else None
 
     def keep(self, replicas: Sequence[int]) -> _Group:
         """Return a group of some of the replicas, as they are now."""
         group = object.__new__(_Group)
         group.__dict__.update(self.__dict__)
         group.runs = [self.runs[replica] for replica in replicas]
-        for field in ("weights", "lr", "connected", "codes"):
+        for field in ("weights", "lr", "connected", "codes", "wanted"):
             setattr(group, field, getattr(self, field)[list(replicas)].clone())
         group.state = {slot: value[list(replicas)].clone() for slot, value in self.state.items()}
+        group.extra = {slot: value[list(replicas)].clone() for slot, value in self.extra.items()}
         group._prepare()
         return group
 
@@ -233,15 +389,20 @@ class _Group:
         """Evaluate all replicas; return their states and scores, fetched in one wait."""
         names = list(self.splits.evaluate)
         answers = [tensor for name in names for tensor in self._answers(name)]
-        weights, *rest = download([self.weights, *answers, *self.state.values()])
-        tables = dict(zip(self.state, rest[len(answers) :], strict=True))
+        kept = self.state | self.extra
+        if self.estimate == "pass":
+            del kept[CURVATURE]  # estimated anew before every epoch
+        weights, *rest = download([self.weights, *answers, *kept.values()])
+        tables = dict(zip(kept, rest[len(answers) :], strict=True))
         found = []
         for i in range(len(self.runs)):
-            optimizer = {
-                f"{slot}/{name}": value
-                for slot, table in tables.items()
-                for name, value in LAYOUT.unpack(table[i]).items()
-            }
+            optimizer = {}
+            for slot, table in tables.items():
+                if table.shape[1] == 1:
+                    optimizer[slot] = table[i].copy()
+                    continue
+                for name, value in LAYOUT.unpack(table[i]).items():
+                    optimizer[f"{slot}/{name}"] = value
             state = State(epoch, LAYOUT.unpack(weights[i]), optimizer)
             scores = {}
             for name, digits, losses in zip(names, rest[0::2], rest[1::2], strict=False):
@@ -255,6 +416,7 @@ class _Group:
         """Return each replica's digits, (R, n) uint8, and mean loss, (R,) float64, on a split."""
         splits, recipe = self.splits, self.recipe
         split = splits.evaluate[name]
+        weights = self.extra.get(AVERAGE, self.weights)
         at_once, images = EVALUATED_TOGETHER[splits.device.type]
         parts = list(
             zip(
@@ -266,7 +428,7 @@ class _Group:
         digits, losses = [], []
         for first in range(0, len(self.runs), at_once):
             some = slice(first, first + at_once)
-            net = Net(self.weights[some], self.connected[some], recipe, self.space)
+            net = Net(weights[some], self.connected[some], recipe, self.space)
             codes = self.codes[some]
             named, sums = [], []
             for windows, labels in parts:
@@ -301,7 +463,7 @@ class _Presentation:
         """Present to every replica the pattern whose turn it is."""
         pattern = self.order.index_select(0, self.at)[0]  # (R,)
         self.at += 1
-        group.step(self.windows[pattern], group.codes[self.replica, self.labels[pattern]])
+        group.step(self.windows[pattern], group.wanted[self.replica, self.labels[pattern]])
 
     def epoch(self, group: _Group, orders: Tensor, rows: Tensor) -> None:
         """Present every pattern once; orders, rows: on the device, as from Orders.take.

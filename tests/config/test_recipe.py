@@ -40,6 +40,8 @@ def test_the_defaults_are_the_notebooks():
         "connectivity": "blocks", "loss": "mse", "target": "one_hot", "optimizer": "sgd",
         "momentum": 0.0, "order": "fixed", "lr": 0.03, "epochs": 23, "dtype": "float32",
         "padding": -1.0, "output_bias": -1.0, "init_seed": None, "order_seed": None,
+        "schedule": "constant", "schedule_per": "epoch", "batch_size": 1, "augmentation": "none",
+        "dropout": 0.0, "weight_decay": 0.0, "label_smoothing": 0.0, "average": 0.0,
     }  # fmt: skip
 
 
@@ -82,6 +84,9 @@ def test_content_hash_ignores_the_order_of_keys():
         {"epochs": 0}, {"epochs": 2.5}, {"momentum": 1}, {"momentum": -0.1}, {"dtype": "float16"},
         {"padding": float("nan")}, {"init_seed": -1}, {"init_seed": 1.5}, {"lrr": 1},
         {"loss": "cross_entropy", "target": "bipolar"},
+        {"loss": "cross_entropy", "target": "bipolar(value=0.5)"}, {"batch_size": 0},
+        {"dropout": 1}, {"dropout": -0.1}, {"weight_decay": -1}, {"label_smoothing": 1},
+        {"average": 1}, {"schedule_per": "batch"}, {"optimizer": "adamw", "momentum": 0.9},
         *({field: "no such"} for field in COMPONENT_FIELDS),
     ],
     ids=str,

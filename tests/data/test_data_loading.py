@@ -85,7 +85,7 @@ def test_enlarging_is_pillows_bilinear_interpolation():
 
 
 def test_unknown_names_are_configuration_errors():
-    with pytest.raises(ConfigError, match=r"'usp': did you mean 'usps'\? valid: .*digits, usps"):
+    with pytest.raises(ConfigError, match=r"'usp': did you mean 'usps'\? valid: .*digits.*usps"):
         load("usp")
     with pytest.raises(ConfigError, match="'digit': did you mean 'digits'"):
         load("digits", fallback="digit")

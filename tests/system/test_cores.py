@@ -4,9 +4,39 @@ import os
 
 import pytest
 
-from lecun_ablate.system import provenance
+from lecun_ablate.system import cores, provenance
 from lecun_ablate.system.cores import usable_cores
 from lecun_ablate.trainers.torch_trainer import TorchTrainer
+
+
+@pytest.fixture(autouse=True)
+def unlimited(monkeypatch, tmp_path):
+    """No quota and no wish, whatever the machine and the user of the tests have."""
+    monkeypatch.setattr(cores, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+
+@pytest.mark.parametrize(("asked", "usable"), [("2", 2), ("99", 4), ("0", 4), ("3,2", 3), ("x", 4)])
+def test_omp_num_threads_limits_the_cores(monkeypatch, asked, usable):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert usable_cores() == usable
+
+
+@pytest.mark.parametrize(
+    ("content", "usable"), [("200000 100000", 2), ("150000 100000", 2), ("max 100000", 4), ("", 4)]
+)
+def test_a_containers_quota_limits_the_cores(monkeypatch, tmp_path, content, usable):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+    (tmp_path / "cgroup").mkdir()
+    (tmp_path / "cgroup/cpu.max").write_text(content)
+    folder = tmp_path / "cgroup/cpu"
+    folder.mkdir()
+    if content:
+        quota, period = content.replace("max", "-1").split()
+        (folder / "cpu.cfs_quota_us").write_text(quota)
+        (folder / "cpu.cfs_period_us").write_text(period)
+    assert usable_cores() == usable
 
 
 @pytest.mark.parametrize(("counted", "usable"), [(7, 7), (None, 1)])

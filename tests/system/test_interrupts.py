@@ -8,7 +8,7 @@ from lecun_ablate.system import interrupts
 from lecun_ablate.system.interrupts import held_back
 
 
-@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interruption_waits_for_the_end_of_the_outermost_block(which):
     before = signal.signal(which, signal.default_int_handler)
     seen = []
@@ -40,6 +40,16 @@ def test_one_that_waits_for_long_is_not_put_off_twice(monkeypatch):
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_that_nohup_has_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with held_back():
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_without_an_interruption_nothing_changes():

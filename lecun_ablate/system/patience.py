@@ -1,0 +1,22 @@
+"""Waiting that is not silent."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator
+
+PATIENCE = 3.0  # seconds until something is said
+
+
+@contextlib.contextmanager
+def said_if_slow(text: str) -> Iterator[None]:
+    """Print a text on standard error if the block takes more than PATIENCE seconds."""
+    timer = threading.Timer(PATIENCE, lambda: print(text, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -1,0 +1,249 @@
+"""What a power cut, a disk or another hand does to a store: nothing false is shown, nothing stays
+locked, and what is lost is trained again with the same numbers."""
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from mlflow_view import View
+
+import lecun_ablate
+
+YAML = """
+name: pair
+data: tiny
+recipe: {epochs: 2}
+vary: {activation: [tanh, relu]}
+seeds: 2
+"""
+NUMBERS = ["arm", "seed", "epoch", "train_loss", "test_loss", "test_misses", "status"]
+RUN = ("run", "pair.yaml", "--trainer", "torch", "--device", "cpu")
+
+
+@pytest.fixture
+def done(workplace, tiny):
+    """The results of a finished experiment."""
+    Path("pair.yaml").write_text(YAML)
+    return lecun_ablate.run("pair.yaml", trainer="torch", device="cpu")
+
+
+def folder_of(run_id):
+    return Path(View().client.get_run(run_id).info.artifact_uri)
+
+
+def run_of(frame, arm="relu", seed=1):
+    return frame[(frame.arm == arm) & (frame.seed == seed)].run_id.iloc[0]
+
+
+def plan_file(frame):
+    (file,) = (Path.cwd() / "mlruns").glob("*/*/artifacts/plan.json")
+    return file
+
+
+def empty(file):
+    file.write_bytes(b"")
+
+
+def zeros(file):
+    file.write_bytes(bytes(file.stat().st_size))
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 3
+    content[middle : middle + 8] = bytes(255 - byte for byte in content[middle : middle + 8])
+    file.write_bytes(content)
+
+
+def remove(file):
+    file.unlink()
+
+
+def other(file):
+    file.write_bytes(b"<html>Sign in to the network</html>")
+
+
+def folder(file):
+    file.unlink()
+    file.mkdir()
+
+
+DAMAGES = [empty, zeros, cut, flip, remove, other]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["weights.npz", "test_predictions.parquet"])
+def test_a_run_whose_files_are_damaged_is_trained_again(done, command, name, damage):
+    run_id = run_of(done)
+    damage(folder_of(run_id) / name)
+    status, _, err = command(*RUN)
+    assert status == 0, err
+    assert "1 finished run cannot be used and will be trained again" in err and run_id in err
+    again = lecun_ablate.load_results("pair")
+    assert again[NUMBERS].equals(done[NUMBERS])
+    assert set(done.run_id) - set(again.run_id) == {run_id}
+    assert "cannot be used" not in command(*RUN)[2], "once is enough"
+
+
+@pytest.mark.parametrize("damage", [empty, cut, remove])
+def test_damaged_runs_are_left_out_of_what_is_shown_and_named(done, command, damage):
+    run_id = run_of(done)
+    damage(folder_of(run_id) / "weights.npz")
+    status, _, err = command("show", "pair")
+    assert status == 0 and "Left out of these results" in err and run_id in err
+    assert run_id not in set(lecun_ablate.load_results("pair").run_id)
+
+
+def test_a_power_cut_that_emptied_everything(done, command):
+    for file in Path("mlruns").rglob("*"):
+        if file.is_file():
+            empty(file)
+    status, _, err = command("show", "pair")
+    assert status == 1 and "plan.json is damaged" in err and "`run` the experiment again" in err
+    status, _, err = command(*RUN)
+    assert status == 0 and "4 finished runs cannot be used and will be trained again" in err
+    again = lecun_ablate.load_results("pair")
+    assert again[NUMBERS].equals(done[NUMBERS])
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, lambda file: file.write_text("{}")])
+def test_a_damaged_plan_is_named_and_written_again(done, command, damage):
+    file = plan_file(done)
+    whole = json.loads(file.read_text())
+    damage(file)
+    power = ("power", "pair", "--effect", "1")
+    for arguments in (("show", "pair"), ("report", "pair", "--no-pictures"), power):
+        status, _, err = command(*arguments)
+        assert status == 1 and "plan.json" in err and "again" in err and "bug" not in err
+    status, _, err = command(*RUN, "--seeds", "1")
+    assert status == 0, err
+    assert "1 more seed has been run before: all 2 are shown" in err
+    assert json.loads(file.read_text())["keys"] == whole["keys"]
+    assert lecun_ablate.load_results("pair").equals(done), "nothing was trained again"
+
+
+def test_a_plan_is_never_half_written(done, monkeypatch, command):
+    """A disk that fills up while the plan is written leaves the old one."""
+    import errno
+    import os
+
+    file = plan_file(done)
+    before = file.read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    status, _, err = command(*RUN)
+    assert status == 1 and "plan.json" in err and "No space left" in err
+    monkeypatch.undo()
+    assert file.read_bytes() == before
+
+
+# ---- what MLflow's pages let anybody change
+
+
+TAGS = ["run_key", "status", "plan", "arm", "level", "environment"]
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_a_deleted_tag(done, command, tag):
+    run_id = run_of(done)
+    View().client.delete_tag(run_id, f"lecun_ablate.{tag}")
+    assert command("show", "pair")[0] == 0
+    status, _, err = command(*RUN)
+    assert status == 0, err
+    named = tag not in ("level", "environment")  # without a level, it is not ours any more
+    assert (run_id in err) == named
+    assert lecun_ablate.load_results("pair")[NUMBERS].equals(done[NUMBERS])
+
+
+@pytest.mark.parametrize("tag", [*TAGS, "last_run", "seeds", "summary"])
+@pytest.mark.parametrize("value", ["", "x = {", "nan"])
+def test_an_edited_tag(done, command, tag, value):
+    client = View().client
+    for run in View().search(client.get_run(run_of(done)).info.experiment_id):
+        if f"lecun_ablate.{tag}" in run.data.tags and tag != "level":
+            client.set_tag(run.info.run_id, f"lecun_ablate.{tag}", value)
+    status, _, err = command("show", "pair")
+    assert status in (0, 1) and "bug" not in err
+    status, _, err = command(*RUN)
+    assert status == 0, err
+    assert lecun_ablate.load_results("pair")[NUMBERS].equals(done[NUMBERS])
+
+
+def test_a_metric_that_was_logged_again(done, command):
+    run_id = run_of(done)
+    View().client.log_metric(run_id, "test_misses", 3, step=2)
+    status, _, err = command("show", "pair")
+    assert status == 0 and run_id in err and "test_misses has been logged again" in err
+    status, _, err = command(*RUN)
+    assert status == 0 and run_id in err and "trained again" in err
+    assert lecun_ablate.load_results("pair")[NUMBERS].equals(done[NUMBERS])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DELETE FROM metrics WHERE run_uuid = ? AND step = 1",
+        "DELETE FROM metrics WHERE run_uuid = ?",
+        "DELETE FROM metrics WHERE run_uuid = ? AND key = 'epoch_seconds'",
+        "UPDATE metrics SET value = 0.5 WHERE run_uuid = ? AND key = 'test_misses'",
+        "UPDATE metrics SET value = value + 1 WHERE run_uuid = ? AND key = 'test_misses'",
+        "DELETE FROM params WHERE run_uuid = ?",
+        "UPDATE params SET value = 'many' WHERE run_uuid = ? AND key = 'seed'",
+    ],
+)
+def test_metrics_and_params_that_were_changed(done, command, change):
+    run_id = run_of(done)
+    with closing(sqlite3.connect("mlflow.db")) as connection, connection:
+        connection.execute(change, [run_id])
+    status, _, err = command("show", "pair")
+    assert status in (0, 1) and run_id in err and "bug" not in err
+    status, _, err = command(*RUN)
+    assert status == 0 and run_id in err and "trained again" in err
+    assert lecun_ablate.load_results("pair")[NUMBERS].equals(done[NUMBERS])
+
+
+@pytest.mark.parametrize("levels", [("experiment",), ("arm",), ("experiment", "arm"), ("run",)])
+def test_deleted_runs(done, command, levels):
+    client = View().client
+    experiment_id = client.get_run(run_of(done)).info.experiment_id
+    for level in levels:
+        for run in View().search(experiment_id, lecun_ablate__level=level):
+            client.delete_run(run.info.run_id)
+    status, _, err = command(*RUN)
+    assert status == 0, err
+    assert lecun_ablate.load_results("pair")[NUMBERS].equals(done[NUMBERS])
+    alive = {run.info.run_id: run for run in View().search(experiment_id)}
+    assert len(alive) == 1 + 2 + 4
+    for run in alive.values():
+        parent = run.data.tags.get("mlflow.parentRunId")
+        assert parent in alive or run.data.tags["lecun_ablate.level"] == "experiment"
+
+
+def test_a_run_that_was_deleted_and_restored_stands_beside_its_successor(done, command):
+    client, run_id = View().client, run_of(done)
+    client.delete_run(run_id)
+    assert command(*RUN)[0] == 0
+    client.restore_run(run_id)
+    frame = lecun_ablate.load_results("pair")
+    assert frame[NUMBERS].equals(done[NUMBERS])
+    assert command(*RUN)[0] == 0
+
+
+@pytest.mark.parametrize("restored", [True, False])
+def test_a_deleted_experiment(done, command, restored):
+    client = View().client
+    client.delete_experiment(client.get_run(run_of(done)).info.experiment_id)
+    assert command("show", "pair")[0] == 1
+    if restored:
+        client.restore_experiment(client.get_run(run_of(done)).info.experiment_id)
+    assert command(*RUN)[0] == 0
+    assert lecun_ablate.load_results("pair")[NUMBERS].equals(done[NUMBERS])
