@@ -13,7 +13,7 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 __version__ = "0.1.0"
-__all__ = ["load_results", "register", "report", "run", "study"]
+__all__ = ["comparisons", "load_results", "register", "report", "run", "study"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,3 +23,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -6,6 +6,7 @@ before the seconds that they take.
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lecun_ablate.errors import ConfigError
 from lecun_ablate.system import disk
@@ -34,9 +35,11 @@ if TYPE_CHECKING:
     from lecun_ablate.running.progress import Progress
     from lecun_ablate.running.reproduce import Reproduction
     from lecun_ablate.running.training import Prepared
+    from lecun_ablate.running.two_arms import ArmComparison
     from lecun_ablate.running.two_runs import RunComparison
     from lecun_ablate.statistics import PairResult, PowerAnalysis
     from lecun_ablate.studies.runner import FinishedStudy, StudyPlan
+    from lecun_ablate.tracking.contents import Doomed, Entry
     from lecun_ablate.tracking.doctor import Finding
     from lecun_ablate.tracking.records import OtherPlan, PlanRecord
     from lecun_ablate.tracking.store import Store
@@ -120,6 +123,16 @@ class Shown:
         return ["\n".join([f"Left out of these results; {again}:", *left_out])]
 
 
+@dataclass(frozen=True)
+class ShownStudy:
+    """A study's report as it was written when the study was last run, and where to see more."""
+
+    text: str  # Markdown
+    values: dict[str, Any]
+    link: str  # to the MLflow UI
+    ui_command: str | None
+
+
 # ---- run
 
 
@@ -136,6 +149,8 @@ def run(
     trainer: str = "auto",
     device: str = "auto",
     tune: bool = False,
+    only: Sequence[str] = (),
+    without_seeds: Sequence[int] = (),
     storage: str = STUDY_STORAGE,
     tracking_uri: str | None = None,
     progress: Progress | None = None,
@@ -144,17 +159,19 @@ def run(
 
     `experiment` is a YAML file, which the keyword arguments override as the options of the command
     line do, or an Experiment. `storage` is where Optuna keeps the study that tunes it, if one does;
-    `tune` runs what is missing of that study first. Returns a tidy frame with a row per run and
-    epoch: arm, seed, epoch, train_loss, train_error, train_misses, test_loss, test_error,
-    test_misses (errors as fractions), epoch_seconds, status and run_id. Seeds that the same plan
-    has been run with before are among them. Raises ConfigError, DataError or LecunAblateError.
+    `tune` runs what is missing of that study first. `only` names the arms to train now, if not all;
+    `without_seeds` leaves seeds out of training and of the results. Returns a tidy frame with a row
+    per run and epoch: arm, seed, epoch, train_loss, train_error, train_misses, test_loss,
+    test_error, test_misses (errors as fractions), epoch_seconds, status and run_id. Seeds that the
+    same plan has been run with before are among them. Raises ConfigError, DataError or
+    LecunAblateError.
     """
     from lecun_ablate.config.source import Overrides
 
-    overrides = Overrides(seeds, epochs, dtype, data, components, assignments)
+    overrides = Overrides(seeds, epochs, dtype, data, components, assignments, without_seeds)
     options = Options(_path(data_dir), trainer, device, storage, tracking_uri)
     watch = Watch(progress=progress)
-    shown = evaluate(experiment, overrides, options, watch, tune=tune)
+    shown = evaluate(experiment, overrides, options, watch, tune=tune, only=only)
     return shown.evidence.results.frame
 
 
@@ -165,6 +182,7 @@ def evaluate(
     watch: Watch = UNWATCHED,
     *,
     tune: bool = False,
+    only: Sequence[str] = (),
 ) -> Shown:
     """Do as `run` does, and return the results with what they show.
 
@@ -176,7 +194,9 @@ def evaluate(
 
     if tune:
         _tune(experiment, options, watch)
-    prepared = prepare(experiment, options)
+    for arm in only:
+        experiment.arm(arm)  # a wrong name raises
+    prepared = replace(prepare(experiment, options), only=tuple(only))
     for notice in prepared.notices:
         watch.notice(notice)
     # only the report needs this; most of the import goes on while the trainer is at work
@@ -193,6 +213,7 @@ def dry_run(
     watch: Watch = UNWATCHED,
     *,
     tune: bool = False,
+    only: Sequence[str] = (),
 ) -> DryRun:
     """Return what `run` would do; arms whose study has not been run have their own values."""
     experiment = _experiment(experiment, overrides, options, watch)
@@ -201,10 +222,13 @@ def dry_run(
 
     if tune:
         _refuse_untunable(experiment)
+    for arm in only:
+        experiment.arm(arm)
     prepared = prepare(experiment, options, untuned_too=True)
     for notice in prepared.notices:
         watch.notice(notice)
     todo = still_to_do(prepared.plan, options.tracking_uri)
+    todo = [run for run in todo if not only or run[0] in only]
     return DryRun(prepared.plan, todo, estimate(prepared, todo))
 
 
@@ -244,7 +268,7 @@ def _experiment(
 ) -> Experiment:
     """Return an experiment; read from a file, and its data looked for before the slow imports."""
     if isinstance(experiment, str | Path):
-        yaml = _read(experiment, overrides, options, watch)
+        yaml = _read(experiment, overrides, options, watch, "run")
         if writes:
             new_store.begin(options.tracking_uri)
         from lecun_ablate.config.experiment import parse_experiment
@@ -253,12 +277,21 @@ def _experiment(
     return experiment
 
 
-def _read(file: str | Path, overrides: Overrides, options: Options, watch: Watch) -> YamlFile:
-    """Read a file; raise DataError, or remark that a fallback will be taken, if data are absent."""
-    from lecun_ablate.config.source import data_asked, read
+def _read(
+    file: str | Path, overrides: Overrides, options: Options, watch: Watch, command: str
+) -> YamlFile:
+    """Read a file; raise DataError, or remark that a fallback will be taken, if data are absent.
+
+    `command` is the one that takes such files: another command's file raises ConfigError.
+    """
+    from lecun_ablate.config.source import command_of, data_asked, read
     from lecun_ablate.data.places import seek
 
     yaml = read(file, overrides)
+    other = command_of(yaml)
+    if other and other != command:
+        kind = {"run": "an experiment", "study": "a study"}[other]
+        raise ConfigError(f"{file}: this is {kind}: python -m lecun_ablate {other} {file}")
     asked = data_asked(yaml)
     reason = seek(asked.name, asked.fallback, options.data_dir) if asked else None
     if reason and asked:
@@ -329,6 +362,21 @@ def load_results(name_or_id: str, tracking_uri: str | None = None) -> pd.DataFra
     return store.results(store.find(name_or_id)).frame
 
 
+def show_study(name_or_id: str, tracking_uri: str | None = None) -> ShownStudy | None:
+    """Return the report of a study, by NAME, NAME/DATA or id; None if it names no study."""
+    import json
+
+    from lecun_ablate.tracking.store import Store
+
+    store = Store(tracking_uri)
+    run_id = store.study(name_or_id)
+    if run_id is None:
+        return None
+    text, values = (store.files.text(run_id, name) for name in ("study.md", "study.json"))
+    command = store.connection.ui_command()
+    return ShownStudy(text, json.loads(values), store.study_link(run_id), command)
+
+
 def show(name_or_id: str, tracking_uri: str | None = None) -> Shown:
     """Return the results of an experiment with what they show; `name_or_id` as in load_results."""
     store, record, evidence = _weighed(name_or_id, tracking_uri)
@@ -360,9 +408,8 @@ def _weighed(name_or_id: str, tracking_uri: str | None) -> tuple[Store, PlanReco
 
 
 def _shown(evidence: Evidence, store: Store) -> Shown:
-    connection = store.connection
-    link = connection.link(evidence.results.experiment_id)
-    return Shown(evidence, link, connection.ui_command(), [])
+    link = store.link(evidence.results)
+    return Shown(evidence, link, store.connection.ui_command(), [])
 
 
 def report(
@@ -421,15 +468,108 @@ def _write_report(evidence: Evidence, digits: Digits | None, writer: Writer) -> 
 
 def page_of(plan: Plan) -> Path:
     """Return where the page of a plan's report is written."""
-    return REPORTS / plan.tracking_name / "report.html"
+    variant = re.sub(r"[^\w.=+-]+", ",", plan.experiment.variant.replace("--set ", ""))
+    variant = re.sub(r"--(\w+),", r"\1=", variant)
+    return REPORTS / plan.tracking_name / variant / "report.html"
 
 
-def compare(run_a: str, run_b: str, tracking_uri: str | None = None) -> RunComparison:
-    """Compare two single runs, given by their ids, digit by digit."""
+def compare(a: str, b: str, tracking_uri: str | None = None) -> RunComparison | ArmComparison:
+    """Compare two single runs digit by digit, or two arms over the seeds that they share.
+
+    A run is given by its id, the first digits of it, or as EXPERIMENT:ARM:SEED; an arm as
+    EXPERIMENT:ARM. Differences are the first minus the second.
+    """
+    from lecun_ablate.running.two_arms import compare_arms, is_arm
     from lecun_ablate.running.two_runs import compare_runs
     from lecun_ablate.tracking.store import Store
 
-    return compare_runs(Store(tracking_uri), run_a, run_b)
+    store = Store(tracking_uri)
+    if is_arm(a) and is_arm(b):
+        return compare_arms(store, a, b)
+    return compare_runs(store, a, b)
+
+
+def contents(tracking_uri: str | None = None) -> list[Entry]:
+    """Return a line for each experiment and study of the store, what was run last first."""
+    from lecun_ablate.tracking.contents import entries
+    from lecun_ablate.tracking.store import Store
+
+    return entries(Store(tracking_uri))
+
+
+def export(name_or_id: str, kind: str, tracking_uri: str | None = None) -> bytes:
+    """Return the results of an experiment as a file: `kind` is csv, parquet or latex.
+
+    The first two have the frame of load_results, the last has the table of arms.
+    """
+    from lecun_ablate.reporting import export
+    from lecun_ablate.tracking.store import Store
+
+    if kind == "latex":
+        return export.latex(_weighed(name_or_id, tracking_uri)[2])
+    store = Store(tracking_uri)
+    frame = store.results(store.find(name_or_id)).frame
+    return {"csv": export.csv, "parquet": export.parquet}[kind](frame)
+
+
+def comparisons(name_or_id: str, tracking_uri: str | None = None) -> pd.DataFrame:
+    """Return the comparisons of an experiment, a row per pair; errors and differences as fractions.
+
+    `name_or_id` as in load_results; the columns are those of `comparisons` in `show --json`.
+    """
+    import pandas as pd
+
+    from lecun_ablate.evidence.records import comparison_record
+
+    evidence = _weighed(name_or_id, tracking_uri)[2]
+    return pd.DataFrame([comparison_record(evidence, p) for p in evidence.comparisons.pairs])
+
+
+def doomed(name: str, tracking_uri: str | None = None) -> Doomed:
+    """Return what `delete` would delete."""
+    from lecun_ablate.tracking.contents import doomed
+    from lecun_ablate.tracking.store import Store
+
+    return doomed(Store(tracking_uri), name)
+
+
+def delete(what: Doomed, tracking_uri: str | None = None) -> None:
+    """Delete an experiment or a study from MLflow, which hides it until `mlflow gc`."""
+    from lecun_ablate.tracking.contents import delete
+    from lecun_ablate.tracking.writer import Writer
+
+    with Writer.opened(tracking_uri) as writer:
+        delete(writer, what)
+
+
+def link(name_or_id: str, tracking_uri: str | None = None) -> tuple[str, str | None]:
+    """Return the address of an experiment in the MLflow UI, and the command that starts the UI."""
+    from lecun_ablate.tracking.store import Store
+
+    store = Store(tracking_uri)
+    study = store.study(name_or_id)
+    found = store.study_link(study) if study else store.link(store.find(name_or_id))
+    return found, store.connection.ui_command()
+
+
+def init(folder: str | Path) -> list[Path]:
+    """Write a folder to start from: an experiment, a study, a file of components, explained.
+
+    Nothing that is there is replaced: a file that exists raises ConfigError. Returns the files.
+    """
+    from importlib.resources import as_file, files
+
+    with as_file(files("lecun_ablate") / "starter") as source:
+        names = sorted(p.relative_to(source) for p in source.rglob("*") if p.is_file())
+        names = [name for name in names if "__pycache__" not in name.parts]
+        target = Path(folder)
+        there = [target / name for name in names if (target / name).exists()]
+        if there:
+            raise ConfigError(f"{there[0]}: exists already, and is not replaced")
+        for name in names:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (target / name).write_bytes((source / name).read_bytes())
+    return [target / name for name in names]
 
 
 def reproduce(
@@ -447,11 +587,14 @@ def reproduce(
     `trust_components` lets it run. See running.reproduce.reproduce.
     """
     from lecun_ablate.running import reproduce
+    from lecun_ablate.running.two_arms import run_id as named_run
     from lecun_ablate.tracking.store import Store
 
     _load(components)
     store = Store(tracking_uri)
-    return reproduce.reproduce(store, run_id, _path(data_dir), trainer, trust_components)
+    return reproduce.reproduce(
+        store, named_run(store, run_id), _path(data_dir), trainer, trust_components
+    )
 
 
 @dataclass(frozen=True)
@@ -517,7 +660,7 @@ def run_study(
     fresh: bool = False,
 ) -> FinishedStudy:
     """Do as `study` does, and return the report as well."""
-    yaml = _read(file, overrides, options, watch)
+    yaml = _read(file, overrides, options, watch, "study")
     new_store.begin(options.tracking_uri)
     from lecun_ablate.config.study import parse_study
     from lecun_ablate.studies import runner
@@ -538,7 +681,7 @@ def plan_study(
     fresh: bool = False,
 ) -> StudyPlan:
     """Return what `study` would do, without creating or changing anything."""
-    yaml = _read(file, overrides, options, watch)
+    yaml = _read(file, overrides, options, watch, "study")
     from lecun_ablate.config.study import parse_study
     from lecun_ablate.studies import runner
 

@@ -32,10 +32,42 @@ PROGRAM = "python -m lecun_ablate"
 app = typer.Typer(
     help="Fair, paired, reproducible ablations of LeCun's 1989 zip-code network.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from lecun_ablate import __version__
+
+        print(f"lecun_ablate {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say nothing of the progress of training.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print what the libraries in use have to say.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options that stand before the command."""
+    _state["quiet"] = quiet
+    if verbose:
+        import logging
+        import os
+
+        os.environ["MLFLOW_LOGGING_LEVEL"] = "INFO"
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+
+
+_state = {"quiet": False}  # of this call
 
 
 # ---- options that several commands have
@@ -113,6 +145,13 @@ def run(
         bool,
         typer.Option("--tune", help="First run what is missing of the study that tunes the arms."),
     ] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Train this arm alone for now; may be repeated.")
+    ] = None,
+    without_seed: Annotated[
+        list[int] | None,
+        typer.Option(help="Leave this seed out of training and results; may be repeated."),
+    ] = None,
     storage: StudyStorage = None,
     as_json: AsJson = False,
 ) -> None:
@@ -120,10 +159,12 @@ def run(
     from lecun_ablate import api
     from lecun_ablate.config.source import Overrides
 
-    overrides = Overrides(_seeds(seeds), epochs, dtype, data, components or (), set_ or ())
-    options = _options(data_dir, trainer, device, storage)
+    overrides = Overrides(
+        _seeds(seeds), epochs, dtype, data, components or (), set_ or (), without_seed or ()
+    )
+    options, only = _options(data_dir, trainer, device, storage), only or []
     if dry_run:
-        planned = api.dry_run(experiment, overrides, options, _watch(), tune=tune)
+        planned = api.dry_run(experiment, overrides, options, _watch(), tune=tune, only=only)
         _print_plan(planned, as_json)
         return
 
@@ -131,7 +172,7 @@ def run(
         if not as_json:
             _print_study(study, options, False)
 
-    shown = api.evaluate(experiment, overrides, options, _watch(studied), tune=tune)
+    shown = api.evaluate(experiment, overrides, options, _watch(studied), tune=tune, only=only)
     _print_results(shown, as_json)
     if not as_json:
         print(f"report: {api.page_of(shown.evidence.plan)}")
@@ -175,9 +216,17 @@ def study(
 
 @app.command()
 def show(experiment: Experiment, as_json: AsJson = False) -> None:
-    """Print the results of an experiment again."""
+    """Print the results of an experiment or of a study again."""
     from lecun_ablate import api
 
+    if study := api.show_study(experiment):
+        if as_json:
+            _print_json(study.values)
+        else:
+            from lecun_ablate.terminal import studies
+
+            studies.shown(study.text, study.link, study.ui_command)
+        return
     shown = api.show(experiment)
     _print_results(shown, as_json)
     if not as_json:
@@ -228,20 +277,120 @@ def power(
 
 @app.command()
 def compare(
-    run_a: Annotated[str, typer.Argument(help="The id of the run of one arm with one seed.")],
-    run_b: Annotated[str, typer.Argument(help="The id of another such run.")],
+    first: Annotated[
+        str,
+        typer.Argument(
+            help="A run: its id, the first digits of it, or EXPERIMENT:ARM:SEED, such as "
+            "activation:relu:0. Or an arm: EXPERIMENT:ARM."
+        ),
+    ],
+    second: Annotated[str, typer.Argument(help="Another run, or another arm.")],
     as_json: AsJson = False,
 ) -> None:
-    """Compare two single runs, digit by digit."""
+    """Compare two runs digit by digit, or two arms over the seeds that they share."""
     from lecun_ablate import api
+    from lecun_ablate.running.two_arms import ArmComparison
 
-    found = api.compare(run_a, run_b)
+    found = api.compare(first, second)
     if as_json:
         _print_json(found.as_json())
-    else:
-        from lecun_ablate.terminal import runs
+        return
+    from lecun_ablate.terminal import runs
 
+    if isinstance(found, ArmComparison):
+        runs.two_arms(found)
+    else:
         runs.two_runs(found)
+
+
+@app.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """List the experiments and studies that have been run."""
+    from lecun_ablate import api
+
+    found = api.contents()
+    if as_json:
+        _print_json([asdict(entry) for entry in found])
+    else:
+        from lecun_ablate.terminal import listings
+
+        listings.contents(found)
+
+
+@app.command()
+def export(
+    experiment: Experiment,
+    csv: Annotated[bool, typer.Option("--csv", help="A row per run and epoch.")] = False,
+    parquet: Annotated[bool, typer.Option("--parquet", help="The same, as Parquet.")] = False,
+    latex: Annotated[
+        bool, typer.Option("--latex", help="The arms and their comparisons, for booktabs.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The file to write; - for standard output."),
+    ] = None,
+) -> None:
+    """Write the results of an experiment to a file for other programs."""
+    from lecun_ablate import api
+
+    asked = [k for k, on in {"csv": csv, "parquet": parquet, "latex": latex}.items() if on]
+    if len(asked) != 1:
+        raise ConfigError("export: expected one of --csv, --parquet and --latex")
+    content = api.export(experiment, asked[0])
+    if output == Path("-"):
+        sys.stdout.buffer.write(content)
+        return
+    suffix = ".tex" if asked[0] == "latex" else f".{asked[0]}"
+    target = output or Path(experiment.replace("/", "-") + suffix)
+    target.write_bytes(content)
+    print(target)
+
+
+@app.command()
+def delete(
+    name: Annotated[
+        str, typer.Argument(help="The name of an experiment; of a study: studies/NAME.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete an experiment or a study from MLflow; it can be restored until `mlflow gc`."""
+    from lecun_ablate import api
+
+    what = api.doomed(name)
+    runs = f"{what.runs} run{'' if what.runs == 1 else 's'}"
+    print(f"{what.title}: {runs} in MLflow's experiment {what.experiment_id}")
+    if not yes and not typer.confirm("Delete it?"):
+        print("nothing was deleted")
+        raise typer.Exit(1)
+    api.delete(what)
+    print(
+        f"deleted; `mlflow experiments restore -x {what.experiment_id}` brings it back under "
+        "another name, `mlflow gc` removes it for good; files under reports/ are kept"
+    )
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="The folder to write; it may exist.")],
+) -> None:
+    """Write a folder to start from: an experiment, a study and a component, explained."""
+    from lecun_ablate import api
+
+    for file in api.init(folder):
+        print(file)
+    print(f"go on with: cd {folder} && {PROGRAM} run experiments/first.yaml")
+
+
+@app.command("open")
+def open_(
+    name: Annotated[str, typer.Argument(help="The name of an experiment or a study.")],
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+) -> None:
+    """Open an experiment's comparison in the MLflow UI, which is started if none is running."""
+    from lecun_ablate import api
+    from lecun_ablate.terminal import ui
+
+    ui.show(*api.link(name), browser)
 
 
 @app.command()
@@ -373,6 +522,8 @@ def _watch(studied: Any = None) -> Watch:
     from lecun_ablate.terminal.progress import display
 
     told = {"studied": studied} if studied else {}
+    if _state["quiet"]:
+        return api.Watch(console.notice, **told)
     return api.Watch(console.notice, console.remark, display(), **told)
 
 
@@ -401,7 +552,7 @@ def _print_study(finished: FinishedStudy, options: Options, as_json: bool) -> No
     else:
         from lecun_ablate.terminal import studies
 
-        studies.report(finished.report, finished.folder, options.storage)
+        studies.report(finished, options.storage)
 
 
 def _print_results(shown: Shown, as_json: bool) -> None:

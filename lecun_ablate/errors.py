@@ -36,7 +36,9 @@ class DataError(LecunAblateError):
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return a hint at the valid name nearest to a wrong one, and all valid names."""
     valid = [str(option) for option in valid]
-    close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
+    folded = {option.lower(): option for option in valid}
+    close = difflib.get_close_matches(str(name).lower(), folded, n=1, cutoff=0.5)
+    close = [folded[match] for match in close]
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}valid: {', '.join(valid)}"
 

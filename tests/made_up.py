@@ -7,6 +7,7 @@ import pandas as pd
 
 from lecun_ablate.config.arms import Arm
 from lecun_ablate.config.base import DataChoice
+from lecun_ablate.config.command import Command
 from lecun_ablate.config.experiment import Experiment, Until
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.plan.plan import Plan
@@ -76,7 +77,7 @@ def results(
         until=until,
         compare=compare,
         margin=margin,
-        command="python -m lecun_ablate run x.yaml",
+        command=Command.of("run", "x.yaml"),
     )
     keys = {(name, seed): f"{name}/{seed}" for seed in seeds for name in names}
     plan = Plan(

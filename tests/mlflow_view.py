@@ -14,7 +14,7 @@ class View(Store):
         return self.connection.client
 
     def experiment(self, name: str) -> Experiment:
-        return self.client.get_experiment_by_name(name)
+        return self.connection.experiment_named(name)
 
     def search(self, experiment_id: str, **tags: str) -> list[Run]:
         """Return an experiment's runs with the given tags (dots in keys as '__'), newest first."""

@@ -30,7 +30,7 @@ def test_run_show_and_json(command, workplace):
     assert "activation on tiny: Which hidden activation learns the zip codes best?" in out
     assert "tanh (baseline)" in out and "every arm at lr 0.03, untuned" in out
     assert "mlflow ui" in out and "10 runs, 0 done before, 10 to train" in err
-    page = workplace / "reports/activation/tiny/report.html"
+    page = workplace / "reports/activation/tiny/epochs=2/report.html"
     assert page.read_text().startswith("<!doctype html>")
 
     status, again, err = command(*SMALL, "--json")
@@ -122,7 +122,7 @@ def test_components_are_listed(command, workplace):
     [
         (("run", "experiments/none.yaml"), 2, "no such file"),
         (("run", "experiments"), 2, "experiments: not a readable text file: Is a directory"),
-        ((*SMALL, "--seeds", "0"), 2, "--seeds: seeds: expected 1 to 100000 seeds, got 0"),
+        ((*SMALL, "--seeds", "0"), 2, "--seeds: expected 1 to 100000 seeds, got 0"),
         ((*SMALL, "--epochs", "99999999999"), 2, "--epochs: expected less than or equal to 10000"),
         ((*SMALL, "--set", "recipe.lr=nan"), 2, "recipe.lr=nan: recipe.lr: expected a number"),
         ((*SMALL, "--set", "recipe.lr=.nan"), 2, "expected a finite number, got nan"),

@@ -36,6 +36,20 @@ class Command:
             words += [word for one in values if one is not None for word in (option, str(one))]
         return Command(tuple(words))
 
+    def options(self, *names: str) -> str:
+        """Return those of its options that have these names, with their values; "" for none."""
+        pairs = zip(self.words, self.words[1:], strict=False)
+        return shlex.join(word for pair in pairs if pair[0] in names for word in pair)
+
+    def without(self, *names: str) -> Command:
+        """Return the command without the options of these names."""
+        words, gone = [], False
+        for word in self.words:
+            if not gone and word not in names:
+                words.append(word)
+            gone = not gone and word in names
+        return Command(tuple(words))
+
     def with_seeds(self, seeds: Sequence[int]) -> Command:
         """Return the command for other seeds than those that it names, if any."""
         words = list(self.words)

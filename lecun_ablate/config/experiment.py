@@ -53,6 +53,10 @@ class Until(BaseModel):
         return min(self.at_least or FIRST_LOOK, self.at_most)
 
 
+# the options that change what the file says of its recipes
+VARIANT_OPTIONS = ("--epochs", "--dtype", "--set")
+
+
 @dataclass(frozen=True)
 class Experiment:
     """What is asked: arms x seeds, each arm compared with the baseline or the step before."""
@@ -73,6 +77,7 @@ class Experiment:
     command: Command | None = None  # that runs it
     components: list[str] | None = None  # the files that it loads
     stated: dict[str, str] | None = None  # recipe field -> where it is given a value
+    without_seeds: tuple[int, ...] = ()  # seeds that are left out, although they have been run
 
     @property
     def comparisons(self) -> list[tuple[str, str]]:
@@ -84,6 +89,16 @@ class Experiment:
         if self.compare == "all":
             return [(arm, first) for first, arm in combinations([self.baseline, *others], 2)]
         return [(name, self.baseline) for name in others]
+
+    @property
+    def varied(self) -> list[str]:
+        """The recipe fields in which the arms differ."""
+        return list(dict.fromkeys(field for arm in self.arms for field in arm.overrides))
+
+    @property
+    def variant(self) -> str:
+        """The options that change what the file says of the recipes, as one writes them."""
+        return self.command.options(*VARIANT_OPTIONS) if self.command else ""
 
     def arm(self, name: str) -> Arm:
         """Return the arm of a name; raises ConfigError with the valid ones."""
@@ -176,7 +191,8 @@ def parse_experiment(yaml: YamlFile, overrides: Overrides) -> Experiment:
         data=content.data,
         arms=tuple(arms),
         baseline=baseline,
-        seeds=tuple(content.seeds),
+        seeds=_kept(yaml, content.seeds, overrides.without_seeds),
+        without_seeds=tuple(sorted(overrides.without_seeds)),
         ladder=content.ladder is not None,
         compare=content.compare,
         margin=content.margin,
@@ -196,6 +212,7 @@ def _command(path: Path, overrides: Overrides) -> Command:
     return Command.of("run", path).with_options(
         {
             "--seeds": None if seeds is None else seeds_option(seeds),
+            "--without-seed": list(overrides.without_seeds),
             "--epochs": overrides.epochs,
             "--dtype": overrides.dtype,
             "--data": overrides.data,
@@ -203,6 +220,20 @@ def _command(path: Path, overrides: Overrides) -> Command:
             "--set": list(overrides.assignments),
         }
     )
+
+
+def _kept(yaml: YamlFile, seeds: Sequence[int], without: Sequence[int]) -> tuple[int, ...]:
+    """Return the seeds but for those that are left out."""
+    kept = tuple(seed for seed in seeds if seed not in without)
+    unknown = sorted(set(without) - set(seeds))
+    if unknown:
+        have = ", ".join(map(str, seeds))
+        raise ConfigError(
+            f"--without-seed {unknown[0]}: no seed of the experiment, which has {have}"
+        )
+    if not kept:
+        raise ConfigError(f"--without-seed: no seed of {yaml.path} is left")
+    return kept
 
 
 def _until(yaml: YamlFile) -> Until | None:

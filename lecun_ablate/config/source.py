@@ -26,6 +26,7 @@ class Overrides:
     data: str | None = None  # a data set, then without a fallback
     components: Sequence[str | Path] = ()  # files to load before those that the file names
     assignments: Sequence[str] = ()  # such as "recipe.lr=0.05"
+    without_seeds: Sequence[int] = ()  # of an experiment
 
     @property
     def forced(self) -> dict[str, Any]:
@@ -62,6 +63,16 @@ def read(path: str | Path, overrides: Overrides) -> YamlFile:
             for problem in error.problems:
                 yaml.problem(place, problem)
     return yaml
+
+
+def command_of(yaml: YamlFile) -> str | None:
+    """Return the command that takes a file, by keys that only such files have; None: unclear."""
+    keys = set(yaml.content)
+    if keys & {"search", "governs"}:
+        return "study"
+    if keys & {"trials", "experiment", "confirm", "sampler", "pruner", "batch"}:
+        return None
+    return "run" if keys & {"vary", "arms", "ladder", "baseline", "tuned"} else None
 
 
 def _keys(text: str) -> Keys:

@@ -146,6 +146,8 @@ class YamlFile:
         where = self.where(keys)
         names = ["null" if key is None else str(key) for key in keys]
         label = f"{visible('.'.join(names), keep='')}: " if keys else ""
+        if where.startswith("--") and where.lstrip("-") == label.removesuffix(": "):
+            label = ""  # --seeds: seeds: ...
         entry = (self._line(keys), f"{where}: {label}{message}")
         if entry not in self.problems:
             self.problems.append(entry)
@@ -175,7 +177,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> Iterable[tuple[Ke
         keys, got = tuple(problem["loc"]), problem["input"]
         if problem["type"] == "extra_forbidden":
             fields = _fields_at(model, keys[:-1])
-            yield keys, f"unknown key {str(keys[-1])!r}: {nearest(str(keys[-1]), fields)}"
+            yield keys, f"unknown key {str(keys[-1])!r}: {_known(str(keys[-1]), fields)}"
         elif problem["type"] == "missing":
             yield keys, "required, but missing"
         elif problem["type"] == "value_error":
@@ -209,6 +211,16 @@ def _plain_words(problem: Mapping[str, Any]) -> str:
         r"^(Input|String|List|Dictionary|Value) should (be|have) ", "expected ", problem["msg"]
     )
     return re.sub(r" after validation, not \d+$", "", words)
+
+
+def _known(key: str, fields: list[str]) -> str:
+    """Return the nearest valid key; one of a recipe's own fields belongs under `recipe`."""
+    if "recipe" in fields:
+        from lecun_ablate.config.recipe import Recipe
+
+        if key in Recipe.model_fields:
+            return f"did you mean 'recipe.{key}'? valid here: {', '.join(fields)}"
+    return nearest(key, fields)
 
 
 def _fields_at(model: type[BaseModel], keys: Keys) -> list[str]:

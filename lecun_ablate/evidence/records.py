@@ -139,17 +139,16 @@ def ends(name: str, interval: statistics.Interval | None) -> dict[str, float | N
 def arm_summary(evidence: Evidence, arm: str) -> tuple[dict[str, float], dict[str, str]]:
     """Return an arm's numbers and words for its MLflow run: (metrics, tags).
 
-    Fractions of the images, or of the runs. The final error leaves diverged runs out, the
-    difference counts them as error 0.9. How often runs failed, and the difference among sound runs,
-    stand beside, also where none has. Where all arms are compared, the arm's comparison with the
-    baseline counts.
+    Fractions of the images, or of the runs. The interval is that of the mean test error after the
+    last epoch, which leaves diverged runs out; the difference counts them as error 0.9. How often
+    runs failed, and the difference among sound runs, stand beside, also where none has. Where all
+    arms are compared, the arm's comparison with the baseline counts.
     """
     runs = evidence.arms[arm]
     error = ended(runs)
     rate = failure_rate(int(runs.failed.sum()), len(runs))
     numbers = {
-        "final_error_mean": error.mean if error else None,
-        **ends("final_error", error.interval if error else None),
+        **ends("test_error", error.interval if error else None),
         "diverged_runs": int(runs.diverged.sum()),
         "failed_runs": rate.failed,
         "failure_rate": rate.rate,

@@ -11,7 +11,7 @@ from pathlib import Path
 from lecun_ablate.config.arms import Arm, Tuning
 from lecun_ablate.config.base import DataChoice
 from lecun_ablate.config.command import Command
-from lecun_ablate.config.experiment import Experiment, Until
+from lecun_ablate.config.experiment import VARIANT_OPTIONS, Experiment, Until
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.digits import Digits
 from lecun_ablate.plan.keys import plan_key, run_key
@@ -53,6 +53,12 @@ class Plan:
         experiment = replace(self.experiment, seeds=tuple(seeds), command=command)
         keys = _keys(experiment, self.data_digest, self.trainers)
         return replace(self, experiment=experiment, keys=keys)
+
+    def as_in_the_file(self) -> Plan:
+        """Return the same plan without the options that make a variant: they change nothing."""
+        command = self.experiment.command
+        command = command.without(*VARIANT_OPTIONS) if command else None
+        return replace(self, experiment=replace(self.experiment, command=command))
 
     def pending(self, finished: Container[str]) -> list[tuple[str, int]]:
         """Return the (arm, seed) runs whose keys are not among the finished ones.
@@ -150,6 +156,7 @@ class Plan:
             "arms": tuple(arms),
             "data": DataChoice.model_construct(**experiment["data"]),
             "seeds": tuple(experiment["seeds"]),
+            "without_seeds": tuple(experiment.get("without_seeds", ())),
             "file": Path(file) if (file := experiment.get("file")) else None,
             "tuned": Path(study) if (study := experiment.get("tuned")) else None,
             "until": Until(**until) if (until := experiment.get("until")) else None,

@@ -46,6 +46,7 @@ PAGE_STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
     "legend.handlelength": 1.4,
 }  # fmt: skip
+TITLE = "title: "  # what follows it in the id of an artist is shown when one points at it
 WIDTH = 5.2  # inches; on a phone as wide as the screen, so that the text keeps its size there
 MOST_BANDS = 6  # arms; more bands on top of each other show nothing
 FEW_EPOCHS = 3  # bars say more there than bands
@@ -86,6 +87,7 @@ def svg(figure: Figure, description: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(rf'<g id="{TITLE}([^"]*)"([^>]*)>', r"<g\2><title>\1</title>", text)
     text = re.sub(r'<g id="[^"]*"', "<g", text)  # several figures share a page
     text = re.sub(r'<style type="text/css">.*?</style>', "", text)  # would hold for all the page
     text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
@@ -137,7 +139,7 @@ def learning_curves(
         arms = [arm for arm in palette if (errors.arm == arm).any()]
         few, bands = few_epochs(frame), has_bands(palette)
         for k, arm in enumerate(arms):
-            mine = errors[errors.arm == arm]
+            mine, before = errors[errors.arm == arm], len(axes.lines)
             if few:  # side by side, for bars to be told apart
                 mine = mine.assign(epoch=mine.epoch + 0.3 * ((k + 0.5) / len(arms) - 0.5))
             common = {"data": mine, "x": "epoch", "y": "error", "color": palette[arm], "ax": axes,
@@ -154,6 +156,8 @@ def learning_curves(
                 )
             else:
                 sns.lineplot(**common, errorbar=None)
+            for line in axes.lines[before:]:
+                line.set_gid(f"{TITLE}{arm}")
             axes.plot([], [], color=palette[arm], linewidth=1.4, label=short(arm))
             runs = mine.pivot(index="epoch", columns="seed", values="error")
             later = runs.iloc[1:]
@@ -177,6 +181,34 @@ def learning_curves(
                 labelspacing=0.25,
                 borderaxespad=0.2,
             )
+    return figure
+
+
+def by_value(factor: str, errors: dict[float, np.ndarray]) -> Figure:
+    """Draw the mean test error against the values of a numeric factor, in %.
+
+    `errors` has (runs,) fractions by value, of the runs that did not diverge. The band is the
+    mean's 95 % t interval. Positive values that span more than a decade have a log axis.
+    """
+    values = sorted(value for value, runs in errors.items() if len(runs))
+    means, lows, highs = [], [], []
+    for value in values:
+        runs = pd.Series(100 * errors[value])
+        low, high = _mean_interval(runs)
+        means.append(runs.mean())
+        lows.append(low)
+        highs.append(high)
+    with mpl.rc_context(PAGE_STYLE):
+        figure, axes = _curves()
+        axes.fill_between(values, lows, highs, color=COLOURS[0], alpha=0.25, linewidth=0)
+        axes.plot(values, means, color=COLOURS[0], linewidth=1.4)
+        for value, mean in zip(values, means, strict=True):
+            text = f"{factor} {value:g}: {mean:.2f} %"
+            axes.plot(value, mean, "o", color=COLOURS[0], markersize=4, gid=TITLE + text)
+        if values and min(values) > 0 and max(values) > 10 * min(values):
+            axes.set_xscale("log")
+        axes.set(xlabel=factor, ylabel="")
+        axes.set_title("test error [%]")
     return figure
 
 
@@ -240,7 +272,8 @@ def differences(pairs: Sequence[PairResult], palette: dict[str, str], ladder: bo
                     axes.plot(
                         ends, [row, row], color=colour, linewidth=width, solid_capstyle="butt"
                     )
-            axes.plot(value, row, "o", color=colour, markersize=7)
+            text = f"{pair.arm}: {value:+.2f} points {span(pair.counted.interval)}"
+            axes.plot(value, row, "o", color=colour, markersize=7, gid=TITLE + text)
         axes.set_xlim(-limit, limit)
         axes.set_xlabel("better  ←   difference [points]   →  worse")
     return figure
@@ -276,6 +309,7 @@ def spread(arms: dict[str, Runs], palette: dict[str, str]) -> Figure:
                     markersize=4,
                     alpha=0.55,
                     markeredgewidth=0,
+                    gid=f"{TITLE}{arm}: {len(errors)} runs, {means[arm]:.2f} % on average",
                 )
                 interval = describe(errors / 100).interval
                 if interval:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -23,12 +22,13 @@ from lecun_ablate.evidence.weighing import Evidence, ended
 from lecun_ablate.plan.plan import Plan
 from lecun_ablate.plan.results import Results, RunStatus
 from lecun_ablate.reporting import answers, evidence_tables, figures, pictures
+from lecun_ablate.reporting.html import finished, templates
+from lecun_ablate.reporting.selection import curve_factor, shown_arms
 from lecun_ablate.reporting.tables import Table
 from lecun_ablate.statistics import PairResult, points, probability, span
 from lecun_ablate.system.text import csv_cell, markdown, markdown_line
 from lecun_ablate.tracking.files import Files
 
-TEMPLATES = Path(__file__).parent / "templates"
 # of the Markdown page
 ARM_COLUMNS = (
     "arm",
@@ -84,13 +84,15 @@ def build(evidence: Evidence, digits: Digits | None, stored: Files) -> dict[str,
         "levels": evidence_tables.levels(evidence.comparisons),
         "correction": evidence_tables.correction(evidence.comparisons),
         "colour": {arm: figures.page_colour(colour) for arm, colour in palette.items()},
+        "shown": shown_arms(evidence),
+        "factor": curve_factor(evidence),
         "arms": _arm_rows(evidence, table),
         "comparisons": _comparison_rows(evidence),
         "tables": _tables(evidence),
         "effects": evidence.effects,
         "figures": drawn,
         "few_epochs": figures.few_epochs(results.frame),
-        "bands": figures.has_bands(palette),
+        "bands": figures.has_bands(shown_arms(evidence)),
         "answers": counted,
         "per_digit": counted.per_digit(),
         "confusion": counted.confusion(),
@@ -104,8 +106,9 @@ def build(evidence: Evidence, digits: Digits | None, stored: Files) -> dict[str,
         "again": _again(results),
         "recipes": _recipe_differences(plan),
     }
+    page = _templates().get_template("report.html.j2").render(context)
     files = {
-        "report.html": _templates().get_template("report.html.j2").render(context).encode(),
+        "report.html": finished(page).encode(),
         "report.md": _templates().get_template("report.md.j2").render(context).encode(),
         "arms.csv": _csv(_arm_frame(evidence, table)),
         "comparisons.csv": _csv(_comparison_frame(evidence)),
@@ -123,17 +126,10 @@ def build(evidence: Evidence, digits: Digits | None, stored: Files) -> dict[str,
 
 @cache
 def _templates() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES, encoding="utf-8"),
-        autoescape=lambda name: name is not None and ".html" in name,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     for name, function in {
         "dash": _dash,
         "times": _times,
-        "minus": _minus,
         "plain": _plain,
         "sentence": _sentence,
         "cell": _cell,
@@ -153,11 +149,6 @@ def _dash(cell: str) -> str:
 def _times(cell: str) -> str:
     """Write the x between factors as a multiplication sign."""
     return cell.replace(" x ", " \N{MULTIPLICATION SIGN} ")
-
-
-def _minus(text: str) -> str:
-    """Write minus signs of numbers as such."""
-    return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
 
 
 def _sentence(text: str) -> str:
@@ -188,7 +179,11 @@ def _csv(table: pd.DataFrame) -> bytes:
 
 def _figures(evidence: Evidence, palette: dict[str, str]) -> dict[str, str]:
     """Return the page's figures as SVG, by name."""
-    frame, plan = evidence.results.frame, evidence.plan
+    frame, plan, shown = evidence.results.frame, evidence.plan, shown_arms(evidence)
+    frame = frame[frame.arm.isin(shown)]
+    palette = {arm: colour for arm, colour in palette.items() if arm in shown}
+    pairs = [pair for pair in evidence.comparisons.pairs if pair.arm in shown]
+    arms = {arm: runs for arm, runs in evidence.arms.items() if arm in shown}
     limits = figures.curve_limits(frame)
     drawn = {
         f"learning_curves_{split}": figures.svg(
@@ -197,14 +192,22 @@ def _figures(evidence: Evidence, palette: dict[str, str]) -> dict[str, str]:
         )
         for split in ("train", "test")
     }
-    if evidence.comparisons.pairs:
+    if pairs:
         drawn["differences"] = figures.svg(
-            figures.differences(evidence.comparisons.pairs, palette, plan.experiment.ladder),
+            figures.differences(pairs, palette, plan.experiment.ladder),
             "Differences in test error with their intervals",
         )
     drawn["spread"] = figures.svg(
-        figures.spread(evidence.arms, palette), "Test error of every run, arm by arm"
+        figures.spread(arms, palette), "Test error of every run, arm by arm"
     )
+    if factor := curve_factor(evidence):
+        errors = {
+            plan.experiment.arm(arm).overrides[factor]: runs.errors[~runs.diverged]
+            for arm, runs in evidence.arms.items()
+        }
+        drawn["by_value"] = figures.svg(
+            figures.by_value(factor, errors), f"Test error against {factor}"
+        )
     return drawn
 
 

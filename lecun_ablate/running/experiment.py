@@ -9,9 +9,10 @@ from lecun_ablate.evidence.records import arm_summary
 from lecun_ablate.evidence.sentences import answer
 from lecun_ablate.evidence.weighing import Evidence, seeds_to_add, weigh
 from lecun_ablate.network.initial import connectivity
+from lecun_ablate.plan.results import RunStatus
 from lecun_ablate.running.progress import Progress
 from lecun_ablate.running.training import OnRun, Prepared, train
-from lecun_ablate.tracking.plan_run import ArmSummary, PlanRun
+from lecun_ablate.tracking.plan_run import ArmSummary, Conclusion, PlanRun
 from lecun_ablate.tracking.writer import Writer
 
 
@@ -36,8 +37,23 @@ def run_experiment(
             plan_run.add_seeds(more)
             results = train(prepared, plan_run, progress, on_run)
         evidence = weigh(results, writer.files)
-        plan_run.conclude(results, answer(evidence), _summaries(evidence))
+        plan_run.conclude(results, _conclusion(evidence))
     return evidence
+
+
+def _conclusion(evidence: Evidence) -> Conclusion:
+    from lecun_ablate.reporting.description import description
+
+    results = evidence.results
+    numbers = {
+        "arms": len(evidence.arms),
+        "seeds": len(evidence.plan.experiment.seeds),
+        "runs": len(results.final),
+        "training_seconds": float(results.frame.epoch_seconds.sum()),
+        "diverged_runs": int((results.final.status == RunStatus.DIVERGED).sum()),
+        "collapsed_runs": int((results.final.status == RunStatus.COLLAPSED).sum()),
+    }
+    return Conclusion(answer(evidence), description(evidence), numbers, _summaries(evidence))
 
 
 def _summaries(evidence: Evidence) -> dict[str, ArmSummary]:

@@ -39,6 +39,7 @@ class Prepared:
     digits: Digits
     trainers: dict[str, Trainer]  # by arm
     notices: list[str]
+    only: tuple[str, ...] = ()  # arms to train now; (): all
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def train(
     """
     digits, plan = prepared.digits, plan_run.plan
     splits = {"train": digits.train, "test": digits.test}
-    todo = plan_run.pending()
+    todo = plan_run.pending(prepared.only)
     recipes = {arm.name: arm.recipe for arm in plan.experiment.arms}
     done = len(plan.keys) - len(todo)
     what = f"{len(plan.keys)} runs, {done} done before, {len(todo)} to train"

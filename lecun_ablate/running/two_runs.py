@@ -10,6 +10,7 @@ import pandas as pd
 
 from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.network.reference import NO_DIGIT
+from lecun_ablate.running.two_arms import run_id
 from lecun_ablate.statistics import TwoRuns, mcnemar
 from lecun_ablate.tracking.records import SeedRun
 from lecun_ablate.tracking.store import Store
@@ -43,6 +44,7 @@ class RunComparison:
 
 def compare_runs(store: Store, first_id: str, second_id: str) -> RunComparison:
     """Compare two seed runs' answers; LecunAblateError if they were tested on other digits."""
+    first_id, second_id = run_id(store, first_id), run_id(store, second_id)
     first, second = store.seed_run(first_id), store.seed_run(second_id)
     if first.params["data_digest"] != second.params["data_digest"]:
         tested = " and ".join(

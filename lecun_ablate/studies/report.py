@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from lecun_ablate.reporting.figures import png
+from lecun_ablate.reporting.html import study_page
 from lecun_ablate.reporting.tables import Table
 from lecun_ablate.studies.outcome import SearchResult
 from lecun_ablate.studies.seeds import SeedResult
@@ -37,10 +38,12 @@ class StudyReport:
         return "\n\n".join(parts) + "\n"
 
     def files(self) -> dict[str, bytes | str]:
-        """Return the report's files: a Markdown page with its figure, and the plain values."""
+        """Return the report's files: pages in HTML and Markdown, the figure, the plain values."""
+        picture = png(self.figure)
         return {
+            "study.html": study_page(self, picture),
             "study.md": self.markdown("study.png"),
-            "study.png": png(self.figure),
+            "study.png": picture,
             "study.json": json.dumps(self.values, indent=2) + "\n",
         }
 

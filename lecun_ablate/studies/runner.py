@@ -16,15 +16,18 @@ from lecun_ablate.running.estimate import estimate
 from lecun_ablate.running.progress import Progress
 from lecun_ablate.studies import search, search_report, seed_report, seeds, tuned_arms
 from lecun_ablate.studies.optuna_storage import driving, explained, open_storage
+from lecun_ablate.studies.outcome import SearchResult
 from lecun_ablate.studies.report import StudyReport, value_text
 from lecun_ablate.studies.search import PreparedSearch
 from lecun_ablate.studies.seeds import PreparedSeeds
 from lecun_ablate.studies.versions import Records, latest
 from lecun_ablate.system import disk
 from lecun_ablate.system.interrupts import held_back
+from lecun_ablate.tracking.study_run import StudyRun
 from lecun_ablate.tracking.writer import Writer
 
 FOLDER = Path("reports", "studies")
+DASHBOARD = "http://127.0.0.1:8080/dashboard"  # where optuna-dashboard answers
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class FinishedStudy:
     report: StudyReport
     folder: Path
     frame: pd.DataFrame
+    link: str = ""  # to the MLflow UI
+    dashboard: str = ""  # to the first arm's study in Optuna's dashboard
 
 
 def prepare(
@@ -168,18 +173,33 @@ def run(
         if isinstance(prepared, PreparedSearch):
             found, records = search.run(prepared, optuna_storage, writer, fresh, progress)
             report, run_id, frame = search_report.report(found), found.run_id, found.frame
+            note = f"{prepared.study.question}\n\n{report.markdown()}".lstrip()
+            fields, place = list(prepared.study.search), found.experiment_id
+            link = StudyRun.conclude(writer, place, run_id, _best(found), note, fields)
         else:
             told, records = seeds.run(prepared, optuna_storage, writer, fresh, progress)
             report, run_id, frame = seed_report.report(told), told.run_id, told.frame
+            link = writer.connection.link(writer.connection.info(run_id).experiment_id)
         files = report.files()
         writer.put(run_id, files)
         if prepared.study.file.is_file():
             writer.put(run_id, {"study.yaml": prepared.study.file})
         _publish(records, report)
+        first = next(iter(records.values()))
+        dashboard = f"{DASHBOARD}/studies/{first._study_id}"
     folder = FOLDER / prepared.title
     for name, content in files.items():
         disk.write(folder / name, content)
-    return FinishedStudy(report, folder, frame)
+    return FinishedStudy(report, folder, frame, link, dashboard)
+
+
+def _best(found: SearchResult) -> str:
+    """Return the values that each arm is best with, in a line."""
+    each = [
+        f"{arm.arm} at " + ", ".join(f"{field} {_text(v)}" for field, v in arm.values.items())
+        for arm in found.arms
+    ]
+    return f"best: {'; '.join(each)}"
 
 
 @held_back()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -29,17 +30,8 @@ SAID_BELOW = {
     "tuned": "",
     "trainer": "trainer {}",
 }
-COMPARED = (
-    "arm",
-    "against",
-    "seeds",
-    "difference",
-    "over seeds",
-    "with new images",
-    "p",
-    "P(better)",
-    "conclusion",
-)
+# what a person needs at 80 columns; the report has the rest
+COMPARED = ("arm", "difference", "over seeds", "p", "verdict")
 
 
 def results(evidence: Evidence, link: str, ui: str | None) -> None:
@@ -69,6 +61,15 @@ def results(evidence: Evidence, link: str, ui: str | None) -> None:
     missing = len(plan.keys) - len(evidence.results.final)
     if missing:
         on.print(f"{missing} of {len(plan.keys)} runs are still to be trained")
+    left_out = ", ".join(map(str, plan.experiment.without_seeds))
+    if left_out:
+        on.print(f"NOTICE: without seed {left_out}, which --without-seed leaves out")
+    if plan.experiment.variant:
+        name, run_id = plan.experiment.name, evidence.results.run_id
+        on.print(
+            f"This is a variant of the file ({plan.experiment.variant}). "
+            f"`show {run_id[:8]}` shows it again, `show {name}` the file as it stands."
+        )
     if plan.notice:
         on.print(f"NOTICE: {plan.notice.splitlines()[0]}")
     print(f"compare in the browser: {f'{ui}, then ' if ui else ''}{link}")
@@ -78,9 +79,15 @@ def _findings(on: Console, evidence: Evidence) -> None:
     """Print the comparisons, the effects of factors, and the answer."""
     pairs = evidence.comparisons.pairs
     if pairs:
+        table = evidence_tables.comparisons(evidence)
+        more = [name for name in ("against", "seeds") if len(set(table.column(name))) > 1]
         failed = ["among sound runs"] if any(pair.failed for pair in pairs) else []
-        columns = [*COMPARED[:5], *failed, *COMPARED[5:]]
-        print_table(on, evidence_tables.comparisons(evidence).only(columns))
+        title = f"{table.title} {pairs[0].baseline}" if "against" not in more else table.title
+        shown = table.only([COMPARED[0], *more, *COMPARED[1:3], *failed, *COMPARED[3:]])
+        found = evidence.comparisons
+        rules = [evidence_tables.correction(found), evidence_tables.levels(found)]
+        caption = f"points, with intervals over seeds; p {'; '.join(filter(None, rules))}"
+        print_table(on, replace(shown, title=title, caption=caption))
     if evidence.effects:
         print_table(on, evidence_tables.effects(evidence))
     notes = [warning(evidence), *(pair.failure_note for pair in pairs)]

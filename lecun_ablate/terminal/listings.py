@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from lecun_ablate.api import Examination
 from lecun_ablate.data.places import Found
 from lecun_ablate.registry import KINDS, Component
 from lecun_ablate.system.text import visible
+from lecun_ablate.terminal.console import console
+
+if TYPE_CHECKING:  # the store is slow to import
+    from lecun_ablate.tracking.contents import Entry
 
 
 def places(found: Sequence[Found]) -> None:
@@ -25,6 +31,22 @@ def places(found: Sequence[Found]) -> None:
         if place.digest:
             print(f"     digest {place.digest}")
     print("-> marks what a run would take")
+
+
+def contents(found: Sequence[Entry]) -> None:
+    """Print the experiments and studies of a store."""
+    if not found:
+        print("nothing has been run yet")
+        return
+    on = console()
+    for entry in found:
+        kind = "study " if entry.kind == "study" else ""
+        variant = f" {entry.variant}" if entry.variant else ""
+        size = f"{entry.arms} arms, {entry.seeds} seeds, " if entry.arms else ""
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_run))
+        on.print(f"{kind}{entry.name} on {entry.data}{variant}: {size}{when}, {entry.status}")
+        if entry.answer:
+            on.print(f"  {entry.answer}")
 
 
 def findings(found: Examination) -> None:

@@ -98,8 +98,7 @@ class LiveProgress:
             for name in ("running or done", f"{self._work.split} error now"):
                 table.add_column(name, justify="right", no_wrap=True)
             for arm in self._tally.arms:
-                if counted := self._tally.counted(arm):
-                    table.add_row(arm, str(counted), self._tally.error(arm))
+                table.add_row(arm, str(self._tally.counted(arm)), self._tally.error(arm) or "-")
             grid.add_row(table)
         return grid
 
@@ -124,27 +123,29 @@ class LineProgress:
         """Say what is to be done."""
         self._work, self._tally = work, _Tally(work)
         self._began = self._said = time.monotonic()
-        self._heard: dict[str, None] = {}  # the arms since the last line, in order
+        self._heard: set[str] = set()  # the arms since the last line
         remark(work.what)
 
     def epoch(self, run: int, report: EpochReport) -> None:
         """Print how far training is, unless a line has just been printed."""
         tally = self._tally
-        self._heard[tally.update(run, report)] = None
+        self._heard.add(tally.update(run, report))
         now = time.monotonic()
         if now - self._said < self.SECONDS and tally.runs_done < tally.runs:
             return
         left = (now - self._began) / tally.epochs_done * (tally.epochs - tally.epochs_done)
         errors = ""
         if self._work.split:
-            each = "; ".join(f"{arm} {tally.error(arm)}" for arm in self._heard)
+            each = "; ".join(
+                f"{arm} {tally.error(arm)}" for arm in tally.arms if arm in self._heard
+            )
             errors = f"; {self._work.split} error now: {each}"
         remark(
             f"{tally.runs_done}/{tally.runs} runs, {tally.epochs_done}/{tally.epochs} epochs, "
             f"{duration(left)} left{errors}"
         )
         self._said = now
-        self._heard = {}
+        self._heard = set()
 
     def end(self) -> None:
         """Print nothing: the last run's line has been printed."""

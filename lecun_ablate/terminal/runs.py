@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lecun_ablate.reporting.tables import Column, Table
 from lecun_ablate.running.reproduce import Reproduction
+from lecun_ablate.running.two_arms import ArmComparison
 from lecun_ablate.running.two_runs import RunComparison
 from lecun_ablate.statistics import count, p_value, percent, points, span
 from lecun_ablate.terminal.console import console
@@ -35,9 +36,23 @@ def two_runs(found: RunComparison) -> None:
         )
         print_table(on, table)
     on.print(
-        f"Difference {points(one.difference)} {span(one.interval)}, McNemar's exact test "
+        f"{found.first.name} minus {found.second.name}: {points(one.difference)} "
+        f"{span(one.interval)}, McNemar's exact test "
         f"{p_value(one.p)}. This tells two networks apart, not two recipes: that takes seeds."
     )
+
+
+def two_arms(found: ArmComparison) -> None:
+    """Print two arms over the seeds that they share."""
+    on, one = console(), found.result.counted
+    second = one.arm_mean - one.difference
+    on.print(f"{found.first}: {percent(one.arm_mean)} test error")
+    on.print(f"{found.second}: {percent(second)} test error")
+    on.print(
+        f"{found.first} minus {found.second}: {points(one.difference)} {span(one.interval)}, "
+        f"{p_value(one.p)}, over {count(len(found.seeds), 'shared seed')} on {found.data}"
+    )
+    on.print(f"{found.first}: {found.result.verdict.text}")
 
 
 def reproduction(found: Reproduction) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from rich import box
 from rich import table as rich_table
 from rich.cells import cell_len
 from rich.console import Console
@@ -25,6 +26,7 @@ def print_table(on: Console, table: Table) -> None:
         rows=[[visible(cell, keep="") for cell in row] for row in table.rows],
     )
     sheet = rich_table.Table(
+        box=box.SIMPLE_HEAD,
         title=table.title or None,
         caption=table.caption or None,
         title_justify="left",
@@ -37,7 +39,7 @@ def print_table(on: Console, table: Table) -> None:
             sheet.add_column(column.name, justify="right", overflow="fold")
     for row in table.rows:
         sheet.add_row(*row)
-    borders = 3 * len(sheet.columns) + 1
+    borders = 2 * len(sheet.columns) + 2
     if borders + sum(map(_narrowest, sheet.columns)) > on.width:
         _print_blocks(on, table)
         return

@@ -20,9 +20,11 @@ from mlflow.entities import Experiment, Run, RunInfo, ViewType
 from lecun_ablate.errors import LecunAblateError, NoStoreYet
 from lecun_ablate.system.passwords import without_passwords, without_user
 from lecun_ablate.system.patience import said_if_slow
+from lecun_ablate.tracking import views
 from lecun_ablate.tracking.address import DATABASE, address, database_path, sqlite_uri
 from lecun_ablate.tracking.explain import reason, way_out
 from lecun_ablate.tracking.health import refuse_damaged, writable
+from lecun_ablate.tracking.names import EXPERIMENT_NAME
 from lecun_ablate.tracking.sqlite import keep_artifacts_beside, tables_are_known
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints tracebacks
@@ -91,11 +93,10 @@ class Connection:
             help = way_out(why, server=self.database is None)
             raise LecunAblateError(f"{self.where}: {what}: {why}; {help}") from error
 
-    def link(self, experiment_id: str) -> str:
-        """Return the address of an experiment in the MLflow UI."""
+    def link(self, experiment_id: str, view: str | None = None) -> str:
+        """Return the address of an experiment in the MLflow UI, in one of its ready-made views."""
         base = without_user(self.uri) if self.uri.startswith("http") else "http://127.0.0.1:5000"
-        page = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
-        return f"{base.rstrip('/')}/{page}"
+        return f"{base.rstrip('/')}/{views.page(experiment_id, view)}"
 
     def ui_command(self) -> str | None:
         """Return the command that starts the MLflow UI on this store; None for a server."""
@@ -104,6 +105,20 @@ class Connection:
         if self.database == Path(DATABASE).resolve():
             return "mlflow ui"
         return f"mlflow ui --backend-store-uri {shlex.quote(without_passwords(self._asked))}"
+
+    def experiment_named(self, name: str, deleted: bool = False) -> Experiment | None:
+        """Return the MLflow experiment of one of the package's names; also a deleted one, if asked.
+
+        Earlier versions gave it that name as a title, and no tag.
+        """
+        kind = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
+        found = self.client.search_experiments(
+            view_type=kind, filter_string=f"tags.`{EXPERIMENT_NAME}` = '{name}'"
+        )
+        by_title = self.client.get_experiment_by_name(name)
+        if by_title and (deleted or by_title.lifecycle_stage == "active"):
+            found.append(by_title)
+        return min(found, key=lambda one: one.lifecycle_stage == "deleted", default=None)
 
     # ---- MLflow's own objects
 

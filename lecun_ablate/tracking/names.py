@@ -26,14 +26,29 @@ STATUS = "lecun_ablate.status"  # how training ended: a RunStatus
 ENVIRONMENT = "lecun_ablate.environment"
 SUMMARY = "lecun_ablate.summary"  # the fingerprint of an arm's summary
 LAST_RUN = "lecun_ablate.last_run"
+ANSWER = "lecun_ablate.answer"  # what has been found, in a line
+VARIANT = "lecun_ablate.variant"  # the options that change what the file says, if any
 OWNER = "lecun_ablate.owner"  # on a server: the process that writes a run (lock.identity)
 PARENT = "mlflow.parentRunId"
 NAME = "mlflow.runName"
 COMMIT = "mlflow.source.git.commit"
 NOTE = "mlflow.note.content"  # what the UI shows as a run's description, in Markdown
+LONGEST_NOTE = 5000  # characters of it that MLflow takes for an experiment
 
 # artifacts
 PLAN_FILE = "plan.json"
 WEIGHTS, ANSWERS = "weights.npz", "test_predictions.parquet"  # of every seed run
 
-STUDIES = "studies/"  # the names of the MLflow experiments that hold studies begin with this
+# MLflow experiments have a title for people, and a tag with the name by which they are found: that
+# of an experiment and its data, NAME/DATA, or of a study, studies/NAME/DATA
+EXPERIMENT_NAME = "lecun_ablate.name"
+STUDIES = "studies/"
+
+
+def title(name: str) -> str:
+    """Return what an MLflow experiment is called in the UI.
+
+    Without a slash: the UI's breadcrumb shows only what stands behind the last one.
+    """
+    what, data = name.removeprefix(STUDIES).rsplit("/", 1)
+    return f"{what}{' study' if name.startswith(STUDIES) else ''} ({data})"

@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,19 @@ from lecun_ablate.plan.plan import SPLIT, Plan
 from lecun_ablate.plan.results import EPOCH_METRICS, Results, RunStatus
 from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.system.provenance import environment
-from lecun_ablate.system.text import markdown, markdown_line
+from lecun_ablate.system.text import markdown
+from lecun_ablate.tracking import views
 from lecun_ablate.tracking.address import artifact_folder
 from lecun_ablate.tracking.ended_run import EndedRun, params
 from lecun_ablate.tracking.health import runs_with_files, unknown_runs
 from lecun_ablate.tracking.names import (
+    ANSWER,
     ARM,
     ENVIRONMENT,
     KEY,
     LAST_RUN,
     LEVEL,
+    LONGEST_NOTE,
     LOOKS,
     NOTE,
     OWNER,
@@ -44,6 +47,7 @@ from lecun_ablate.tracking.names import (
     SEEDS,
     STATUS,
     SUMMARY,
+    VARIANT,
     Level,
 )
 from lecun_ablate.tracking.records import PlanRecord, UnusableRun
@@ -60,6 +64,16 @@ class ArmSummary:
     numbers: Mapping[str, float]  # metrics
     tags: Mapping[str, str]
     files: Contents
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What is concluded about a plan."""
+
+    answer: str  # in a line
+    note: str  # Markdown: the description of the plan's run, and of its MLflow experiment
+    numbers: Mapping[str, float]  # metrics of the whole
+    arms: Mapping[str, ArmSummary]
 
 
 class PlanRun:
@@ -151,9 +165,10 @@ class PlanRun:
             )
         self._writer.delete([run.run_id for run in unusable.values()])
 
-    def pending(self) -> list[tuple[str, int]]:
-        """Return the (arm, seed) runs that are still to be trained."""
-        return self.plan.pending(self._finished)
+    def pending(self, only: Collection[str] = ()) -> list[tuple[str, int]]:
+        """Return the (arm, seed) runs that are still to be trained; of some arms `only`, if any."""
+        todo = self.plan.pending(self._finished)
+        return [run for run in todo if not only or run[0] in only]
 
     def add_seeds(self, more: int) -> None:
         """Widen the plan by seeds that follow those it has; they start at 0."""
@@ -188,6 +203,7 @@ class PlanRun:
                 ARM: arm,
                 KEY: self.plan.keys[arm, seed],
                 PLAN: self.plan.key,
+                views.used(self.plan.key): arm,
                 STATUS: str(status),
                 ENVIRONMENT: json.dumps(environment()),
             },
@@ -198,22 +214,47 @@ class PlanRun:
         )
         return self._writer.write(run, Level.RUN, files)
 
-    def conclude(self, results: Results, note: str, summaries: Mapping[str, ArmSummary]) -> None:
-        """Write what has been found: a note on the plan's run, a summary on the run of each arm.
+    def conclude(self, results: Results, found: Conclusion) -> None:
+        """Write what has been found: to the plan's run, to the run of each arm, and as views.
 
         Every seed run that has lost its arm is given to one of these. The number of seeds is noted
         as that of a look at the data, whose error cannot be spent again.
         """
         self._looks = tuple(sorted({*self._looks, len(self.plan.experiment.seeds)}))
-        note = markdown_line(note)
-        self._writer.set_tags(self.run_id, {NOTE: note, LOOKS: json.dumps(self._looks)})
+        note, looks = found.note[:LONGEST_NOTE], json.dumps(self._looks)
+        self._writer.set_tags(self.run_id, {NOTE: note, ANSWER: found.answer, LOOKS: looks})
         for arm, table in results.frame.groupby("arm", sort=False):
             with held_back():
-                self.arms[arm] = self._summarise(arm, table, summaries[arm])
+                self.arms[arm] = self._summarise(arm, table, found.arms[arm])
         with self._writer.writing():
             self._gather(results.final)
-        for arm, summary in summaries.items():
+            self._log_whole(found.numbers)
+        for arm, summary in found.arms.items():
             self._writer.put(self.arms[arm], summary.files)
+        shown = views.plan_views(
+            self.plan.key,
+            self.run_id,
+            self.plan.experiment.varied,
+            list(self.arms),
+            len(results.final),
+        )
+        tags = {views.TAG + key: state for key, state in shown.items()}
+        if self.run_id == self._writer.store.plans(self.experiment_id)[0].run_id:
+            tags[NOTE] = note
+        self._writer.describe_experiment(self.experiment_id, tags)
+
+    def _log_whole(self, numbers: Mapping[str, float]) -> None:
+        """Write numbers of the whole plan, unless they are there; a step is a number of runs."""
+        client, step = self._writer.client, int(numbers["runs"])
+        known = client.get_run(self.run_id).data.metrics
+        now = int(time.time() * 1000)
+        new = [
+            Metric(name, float(value), now, step)
+            for name, value in numbers.items()
+            if known.get(name) != value
+        ]
+        if new:
+            self._writer.log_metrics(self.run_id, new)
 
     # ---- the plan's own run
 
@@ -249,7 +290,7 @@ class PlanRun:
         earlier = [
             seed
             for seed in before
-            if seed not in experiment.seeds
+            if seed not in (*experiment.seeds, *experiment.without_seeds)
             and all(wider.keys[arm.name, seed] in self._finished for arm in experiment.arms)
         ]
         if not earlier:
@@ -263,9 +304,12 @@ class PlanRun:
 
     def _begin(self) -> str:
         """Return the run of the plan, continued or new, RUNNING, with the plan as a file."""
-        plan, writer = self.plan, self._writer
+        writer = self._writer
         with writer.writing():
-            same = self._record(plan.key)
+            same = self._record(self.plan.key)
+            if same and not same.variant:  # the options say what the file says
+                self.plan = self.plan.as_in_the_file()
+            plan = self.plan
             if same:
                 run_id, self._looks = same.run_id, same.looks
                 writer.resume(run_id)
@@ -279,8 +323,9 @@ class PlanRun:
                 files[plan.experiment.file.name] = plan.experiment.file
             writer.put(run_id, files)
             seeds, now = str(len(plan.experiment.seeds)), str(int(time.time() * 1000))
-            looks = json.dumps(self._looks)
-            writer.set_tags(run_id, {SEEDS: seeds, LAST_RUN: now, LOOKS: looks})
+            looks, variant = json.dumps(self._looks), plan.experiment.variant
+            tags = {SEEDS: seeds, LAST_RUN: now, LOOKS: looks, VARIANT: variant}
+            writer.set_tags(run_id, tags)
         return run_id
 
     def _dataset(self) -> DatasetInput:
@@ -316,7 +361,8 @@ class PlanRun:
         return str(first)
 
     def _create_arm(self, arm: str) -> str:
-        tags = {PARENT: self.run_id, ARM: arm, PLAN: self.plan.key}
+        key = self.plan.key
+        tags = {PARENT: self.run_id, ARM: arm, PLAN: key, views.used(key): arm}
         run_id = self._writer.create(self.experiment_id, arm, Level.ARM, tags)
         self._writer.log_metrics(run_id, [], params(self._params(arm)))
         return run_id
@@ -351,8 +397,7 @@ class PlanRun:
                 return run_id
             if run.data.metrics:
                 old, run_id = run_id, self._create_arm(arm)
-            counted = {"test_error_diverged": diverged, **summary.numbers}
-            self._writer.log_metrics(run_id, _summary_metrics(table, counted))
+            self._writer.log_metrics(run_id, _summary_metrics(table, summary.numbers))
             self._writer.set_tags(run_id, {**summary.tags, SUMMARY: fingerprint})
             if old:
                 self._replace_arm(old, run_id)
@@ -364,12 +409,14 @@ class PlanRun:
         An arm notes which of its runs stand under the arms of other plans. `final` has the arm of
         every run_id of the plan.
         """
-        client = self._writer.client
+        client, use = self._writer.client, views.used(self.plan.key)
         own = dict(zip(final.run_id, final.arm, strict=True))
         alive = {run.info.run_id: run for run in self._tagged({LEVEL: Level.ARM})}
         elsewhere: dict[str, Counter[str]] = {arm: Counter() for arm in self.arms}
         for run in self._tagged({LEVEL: Level.RUN}):
             run_id, tags = run.info.run_id, run.data.tags
+            if run_id in own and tags.get(use) != own[run_id]:
+                client.set_tag(run_id, use, own[run_id])
             arm = own.get(run_id) or (tags.get(ARM) if tags.get(PLAN) == self.plan.key else None)
             parent = tags.get(PARENT)
             if arm not in self.arms or parent == self.arms[arm]:
@@ -398,14 +445,16 @@ class PlanRun:
 def _summary_metrics(table: pd.DataFrame, counted: Mapping[str, float]) -> list[Metric]:
     """Return an arm's statistics after each epoch, and `counted` after the last."""
     ended = table[table.status != RunStatus.DIVERGED]
-    by_epoch = ended.groupby("epoch")[list(SUMMARISED)].agg(["mean", "std", "count"])
+    by_epoch = ended.groupby("epoch")[list(SUMMARISED)].agg(["mean", "std"])
     now = int(time.time() * 1000)
     metrics = [
         Metric(f"{name}_{label}", float(value), now, int(epoch))
         for (name, statistic), column in by_epoch.items()
-        for label in [{"mean": "mean", "std": "sd", "count": "n"}[statistic]]
+        for label in [{"mean": "mean", "std": "sd"}[statistic]]
         for epoch, value in column.items()
         if not np.isnan(value)
     ]
+    counts = ended.groupby("epoch").seed.count()
+    metrics += [Metric("seeds", float(n), now, int(epoch)) for epoch, n in counts.items()]
     last = int(table.epoch.max())
     return metrics + [Metric(name, float(value), now, last) for name, value in counted.items()]

@@ -15,6 +15,12 @@ class PlanRecord:
     status: str  # MLflow's: RUNNING, FINISHED, FAILED or KILLED
     last_run: int  # milliseconds since 1970
     looks: tuple[int, ...] = ()  # the numbers of seeds at which conclusions have been drawn
+    variant: str = ""  # the options that change what the file says, if any
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """What is shown first is largest: the file as it stands, and of several the last run."""
+        return not self.variant, self.last_run
 
 
 @dataclass(frozen=True)

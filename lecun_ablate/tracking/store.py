@@ -8,6 +8,7 @@ keys, so every plan finds all of its runs.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pandas as pd
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.dbmodels.models import SqlMetric
 from sqlalchemy import select
@@ -23,10 +25,12 @@ from lecun_ablate.config.yaml_file import YamlFile
 from lecun_ablate.errors import ConfigError, LecunAblateError, NoStoreYet, nearest
 from lecun_ablate.plan.plan import Plan
 from lecun_ablate.plan.results import EPOCH_METRICS, Results
+from lecun_ablate.tracking import views
 from lecun_ablate.tracking.connection import PAGE, Connection
 from lecun_ablate.tracking.files import Files
 from lecun_ablate.tracking.names import (
     ARM,
+    EXPERIMENT_NAME,
     KEY,
     LEVEL,
     PARENT,
@@ -61,21 +65,26 @@ class Store:
 
     def experiment_id(self, name: str) -> str | None:
         """Return the id of the MLflow experiment of a name, or None."""
-        found = self._client.get_experiment_by_name(name)
-        return found.experiment_id if found else None
+        found = self.connection.experiment_named(name)
+        return str(found.experiment_id) if found else None
 
     def experiment_names(self) -> list[str]:
         """Return the names of all experiments named as ours are, NAME/DATA, without studies."""
-        names = [experiment.name for experiment in self.connection.experiments()]
+        found = self.connection.experiments()
+        names = [experiment.tags.get(EXPERIMENT_NAME, experiment.name) for experiment in found]
         return [name for name in names if "/" in name and not name.startswith(STUDIES)]
 
     def plans(self, experiment_id: str) -> list[PlanRecord]:
-        """Return the plans of an experiment, the one that was run last first."""
+        """Return the plans of an experiment; the one that is shown by the experiment's name first.
+
+        Of the plans without options that change what the file says, that is the one that was run
+        last: a short trial does not hide the results.
+        """
         runs = self.connection.tagged(experiment_id, {LEVEL: Level.EXPERIMENT})
-        return sorted(map(plan_record, runs), key=lambda plan: plan.last_run, reverse=True)
+        return sorted(map(plan_record, runs), key=lambda plan: plan.rank, reverse=True)
 
     def find(self, name_or_id: str) -> PlanRecord:
-        """Return the plan that is meant: of several, the one that was run last.
+        """Return the plan that is meant: of several, the first of `plans`.
 
         `name_or_id` is an experiment's name, 'name/data', its YAML file, or the id of any of its
         runs. Raises LecunAblateError with the nearest names.
@@ -90,7 +99,10 @@ class Store:
         ids = [found for name in hits if (found := self.experiment_id(name))]
         plans = [plan for experiment_id in ids for plan in self.plans(experiment_id)]
         if plans:
-            return max(plans, key=lambda plan: plan.last_run)
+            return max(plans, key=lambda plan: plan.rank)
+        if re.fullmatch(r"[0-9a-f]{8,31}", name_or_id):
+            beginning = self.runs_beginning(name_or_id)
+            name_or_id = beginning[0] if len(beginning) == 1 else name_or_id
         if re.fullmatch(r"[0-9a-f]{32}", name_or_id):
             with contextlib.suppress(MlflowException):
                 run = self._client.get_run(name_or_id)
@@ -100,6 +112,20 @@ class Store:
                     return plan_record(run)
         known = nearest(name_or_id, names) if names else "the store holds none yet"
         raise LecunAblateError(f"no experiment or run {name_or_id!r}: {known}")
+
+    def link(self, which: Results | PlanRecord) -> str:
+        """Return the address of a plan in the MLflow UI: its arms compared, if that is prepared."""
+        plan = self.plan(which) if isinstance(which, PlanRecord) else which.plan
+        return self._view(which.experiment_id, views.arms_view(plan.key))
+
+    def study_link(self, run_id: str) -> str:
+        """Return the address of a study in the MLflow UI: its trials, if that is prepared."""
+        place = self.connection.info(run_id).experiment_id
+        return self._view(place, views.trials_view(run_id))
+
+    def _view(self, place: str, view: str) -> str:
+        known = views.TAG + view in self._client.get_experiment(place).tags
+        return self.connection.link(place, view if known else None)
 
     def plan(self, record: PlanRecord) -> Plan:
         """Return the plan that a run stands for; LecunAblateError if its file is gone."""
@@ -122,7 +148,8 @@ class Store:
     def other_plans(self, shown: PlanRecord) -> list[OtherPlan]:
         """Return the other plans of the same experiment, the one that was run last first."""
         plan, others = self.plan(shown), []
-        for record in self.plans(shown.experiment_id):
+        plans = sorted(self.plans(shown.experiment_id), key=lambda p: p.last_run, reverse=True)
+        for record in plans:
             if record.run_id == shown.run_id:
                 continue
             try:
@@ -294,6 +321,29 @@ class Store:
             found.commit,
             found.environment,
         )
+
+    def runs_beginning(self, digits: str) -> list[str]:
+        """Return the ids of the runs that begin with some digits, at most two of them."""
+        places = [experiment.experiment_id for experiment in self.connection.experiments()]
+        every = self.connection.runs(places, f"tags.`{LEVEL}` LIKE '%'")
+        hits = (run.info.run_id for run in every if run.info.run_id.startswith(digits))
+        return list(itertools.islice(hits, 2))
+
+    def study(self, name_or_id: str) -> str | None:
+        """Return the run of a study's latest version, by NAME, NAME/DATA or id; None: no such."""
+        if re.fullmatch(r"[0-9a-f]{32}", name_or_id):
+            with contextlib.suppress(MlflowException):
+                run = self._client.get_run(name_or_id)
+                return name_or_id if run.data.tags.get(LEVEL) == Level.STUDY else None
+            return None
+        found: list[Run] = []
+        for experiment in self.connection.experiments():
+            own = experiment.tags.get(EXPERIMENT_NAME, experiment.name)
+            name = own.removeprefix(STUDIES)
+            if own.startswith(STUDIES) and name_or_id in (own, name, name.rsplit("/", 1)[0]):
+                found += self.connection.tagged(experiment.experiment_id, {LEVEL: Level.STUDY})
+        latest = max(found, key=lambda run: run.info.start_time, default=None)
+        return latest.info.run_id if latest else None
 
     def parents(self, experiment_name: str) -> dict[str, str | None]:
         """Return the runs of an experiment, each with the run that it stands under."""

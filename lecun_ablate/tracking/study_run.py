@@ -7,8 +7,18 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from lecun_ablate.system.interrupts import held_back
+from lecun_ablate.tracking import views
 from lecun_ablate.tracking.ended_run import EndedRun
-from lecun_ablate.tracking.names import LEVEL, PARENT, PLAN, STUDIES, Level
+from lecun_ablate.tracking.names import (
+    ANSWER,
+    LEVEL,
+    LONGEST_NOTE,
+    NOTE,
+    PARENT,
+    PLAN,
+    STUDIES,
+    Level,
+)
 from lecun_ablate.tracking.writer import Writer
 
 # tags of trials: where they are recorded in Optuna
@@ -71,6 +81,23 @@ class StudyRun:
     def trials(self, storage_id: str) -> set[tuple[str, str]]:
         """Return the trials that have a run, as (name of the Optuna study, number)."""
         return set(self._trial_runs(storage_id).values())
+
+    @staticmethod
+    def conclude(
+        writer: Writer,
+        experiment_id: str,
+        run_id: str,
+        answer: str,
+        note: str,
+        searched: Sequence[str],
+    ) -> str:
+        """Describe a study in the UI and prepare the view of its trials; return its address."""
+        note = note[:LONGEST_NOTE]
+        shown = views.study_views(run_id, searched)
+        tags = {views.TAG + key: state for key, state in shown.items()} | {NOTE: note}
+        writer.set_tags(run_id, {NOTE: note, ANSWER: answer})
+        writer.describe_experiment(experiment_id, tags)
+        return writer.connection.link(experiment_id, views.trials_view(run_id))
 
     def delete_trials(self, storage_id: str, trials: Collection[tuple[str, str]]) -> None:
         """Delete the runs of trials, given as (name of the Optuna study, number).

@@ -20,6 +20,7 @@ from lecun_ablate.tracking.names import (
     PLAN,
     SEEDS,
     STATUS,
+    VARIANT,
 )
 from lecun_ablate.tracking.records import FinishedRun, PlanRecord, UnusableRun
 
@@ -29,7 +30,9 @@ def plan_record(run: Run) -> PlanRecord:
     info, last = run.info, run.data.tags.get(LAST_RUN, "")
     when = int(last) if last.isdecimal() else info.start_time
     looks = _looks(run.data.tags)
-    return PlanRecord(info.run_id, info.experiment_id, info.run_name, info.status, when, looks)
+    variant = run.data.tags.get(VARIANT, "")
+    place, name = info.experiment_id, info.run_name
+    return PlanRecord(info.run_id, place, name, info.status, when, looks, variant)
 
 
 def _looks(tags: dict[str, str]) -> tuple[int, ...]:

@@ -32,7 +32,7 @@ from lecun_ablate.system.provenance import git_commit
 from lecun_ablate.tracking.address import address, artifact_folder, database_path, folder_uri
 from lecun_ablate.tracking.ended_run import EndedRun, insert_run, params
 from lecun_ablate.tracking.health import refuse_damaged, refuse_unwritable
-from lecun_ablate.tracking.names import COMMIT, LEVEL, NAME, OWNER, Level
+from lecun_ablate.tracking.names import COMMIT, EXPERIMENT_NAME, LEVEL, NAME, OWNER, Level, title
 from lecun_ablate.tracking.new_store import create
 from lecun_ablate.tracking.sqlite import close, follow_moved_artifacts, sync_less
 from lecun_ablate.tracking.store import Store
@@ -117,13 +117,34 @@ class Writer:
 
     @writes
     def ensure_experiment(self, name: str) -> str:
-        """Return the id of the MLflow experiment of a name, creating it if need be."""
-        found = self.client.get_experiment_by_name(name)
+        """Return the id of the MLflow experiment of a name, creating it if need be.
+
+        Its title is for people; one that has the name as its title, as earlier versions wrote it,
+        is given the new one.
+        """
+        found = self.connection.experiment_named(name, deleted=True)
+        heading = title(name)
+        if self.client.get_experiment_by_name(heading):  # its own, or somebody else's
+            heading = name
         if found is None:
-            return str(self.client.create_experiment(name))
+            tags = {EXPERIMENT_NAME: name}
+            return str(self.client.create_experiment(heading, tags=tags))
+        experiment_id = str(found.experiment_id)
         if found.lifecycle_stage == "deleted":
-            self.client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
+            self.client.restore_experiment(experiment_id)
+        if EXPERIMENT_NAME not in found.tags:
+            self.client.set_experiment_tag(experiment_id, EXPERIMENT_NAME, name)
+            if heading != name:
+                self.client.rename_experiment(experiment_id, heading)
+        return experiment_id
+
+    @writes
+    def describe_experiment(self, experiment_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of an MLflow experiment, except those that it has already."""
+        known = self.client.get_experiment(experiment_id).tags
+        for key, value in tags.items():
+            if known.get(key) != value:
+                self.client.set_experiment_tag(experiment_id, key, value)
 
     @writes
     def sweep(self, experiment_id: str) -> int:

@@ -279,7 +279,7 @@ def test_bad_options_are_named():
     for options, expected in [
         ({"epochs": 0}, "--epochs: expected greater than or equal to 1, got 0"),
         ({"dtype": "f16"}, "--dtype: expected 'float32' or 'float64', got 'f16'"),
-        ({"seeds": 0}, "--seeds: seeds: expected 1 to 100000 seeds, got 0"),
+        ({"seeds": 0}, "--seeds: expected 1 to 100000 seeds, got 0"),
         ({"data": "mnist"}, "--data: data.name: unknown data 'mnist'"),
         ({"assignments": ["recipe.lr"]}, "--set recipe.lr: expected KEY=VALUE"),
         ({"assignments": ["recipe.lr=x"]}, "--set recipe.lr=x: recipe.lr: expected a number"),

@@ -75,7 +75,8 @@ def test_the_page_needs_nothing_else(usual):
     page = Page(text)
     assert all(link.startswith(("#", "data:image/png;base64,")) for link in page.links)
     assert len(page.links) > 20, "pictures are inlined"
-    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert not {"link", "iframe", "object"} & set(page.tags)
+    assert text.count("<script>") == 1 and "<script " not in text and "fetch(" not in text
     assert "@import" not in text and not re.search(r"url\((?!#)", text)
     ids = set(re.findall(r'id="([^"]+)"', text))
     assert {link[1:] for link in page.links if link.startswith("#")} <= ids
@@ -375,3 +376,39 @@ def test_learning_curves_show_the_mean_of_the_runs():
     astray = [line for line in axes.lines if line.get_linewidth() == 0.6]
     assert len(astray) == 1
     assert astray[0].get_ydata() == pytest.approx([28 / epoch for epoch in range(1, 6)])
+
+
+def many_rates(number=30):
+    """Return the report of `number` learning rates, the middle one best."""
+    misses = {f"lr={k / 100:g}": [20 + abs(k - number // 2) + s for s in (0, 1, 2)]
+              for k in range(1, number + 1)}  # fmt: skip
+    factors = {"lr": [k / 100 for k in range(1, number + 1)]}
+    overrides = {arm: {"lr": lr} for arm, lr in zip(misses, factors["lr"], strict=True)}
+    return report(misses, overrides=overrides, factors=factors, pictured=False)
+
+
+def test_many_values_of_a_number_are_a_curve_and_tables_fold():
+    text = many_rates()["report.html"].decode()
+    page = text[text.index("<main>") :]
+    assert page.index("Error against lr") < page.index('id="arms"')
+    points = set(re.findall(r"<title>lr ([\d.]+): ([\d.]+) %</title>", text))
+    assert len(points) == 30 and ("0.15", f"{100 * 21 / IMAGES:.2f}") in points
+    arms = page[page.index('id="arms"') : page.index("Errors in %")]
+    assert arms.count("<tr>") == 1 + 10 and arms.count('<tr class="more">') == 20
+    assert "lr=0.15</span>" in re.sub("<wbr>", "", arms)
+    few = many_rates(8)["report.html"].decode()
+    assert "Error against" not in few and 'class="more"' not in few
+
+
+def test_figures_say_what_one_points_at(usual):
+    text = usual["report.html"].decode()
+    assert re.search(r"<title>good: -3.00 points \[-3.00, -3.00\]</title>", text)
+    assert "<title>good: 12 runs, " in text and "<title>good</title>" in text
+
+
+def test_the_contents_list_names_every_section(usual):
+    text = usual["report.html"].decode()
+    contents = text[text.index('<nav class="contents"') : text.index("</nav>")]
+    headings = re.findall(r'<h2 id="([^"]+)">', text)
+    assert re.findall(r'href="#([^"]+)"', contents) == headings
+    assert len(headings) == text.count("<h2") == len(set(headings)) >= 6

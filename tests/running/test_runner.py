@@ -138,7 +138,7 @@ def test_the_three_levels(experiment):
         own = frame[(frame.arm == name) & (frame.epoch == 3)].test_error
         assert arm.data.metrics["test_error_mean"] == pytest.approx(own.mean(), abs=1e-15)
         assert arm.data.metrics["test_error_sd"] == pytest.approx(own.std(), abs=1e-15)
-        assert arm.data.metrics["test_error_n"] == 2
+        assert arm.data.metrics["seeds"] == 2
         history = store.client.get_metric_history(arm.info.run_id, "test_error_mean")
         assert [point.step for point in history] == [1, 2, 3]
         children = store.search(experiment_id, mlflow__parentRunId=arm.info.run_id)
@@ -164,8 +164,8 @@ def test_more_seeds_train_only_the_new_ones_and_replace_the_summaries(experiment
     arms = store.search(top.experiment_id, lecun_ablate__level="arm")
     assert len(arms) == 2
     for arm in arms:
-        assert arm.data.metrics["test_error_n"] == 3
-        history = store.client.get_metric_history(arm.info.run_id, "test_error_n")
+        assert arm.data.metrics["seeds"] == 3
+        history = store.client.get_metric_history(arm.info.run_id, "seeds")
         assert [point.value for point in history] == [3, 3, 3]
         assert len(store.search(top.experiment_id, mlflow__parentRunId=arm.info.run_id)) == 3
 
@@ -228,7 +228,7 @@ def test_fewer_seeds_lose_nothing(experiment):
     assert lecun_ablate.load_results("small").equals(three)
     assert len(parents()) == 6 and len(tree()) == 6 + 2 + 1
     arms = [r for r in tree().values() if r.data.tags["lecun_ablate.level"] == "arm"]
-    assert [arm.data.metrics["test_error_n"] for arm in arms] == [3, 3]
+    assert [arm.data.metrics["seeds"] for arm in arms] == [3, 3]
 
 
 def test_fewer_seeds_do_not_train_what_is_not_asked_for(experiment, monkeypatch, no_training):
@@ -323,7 +323,7 @@ def test_a_kill_while_an_arm_is_replaced(experiment, monkeypatch, moment):
     arms = [r for r in tree().values() if r.data.tags["lecun_ablate.level"] == "arm"]
     assert len(arms) == 2
     for arm in arms:
-        history = View().client.get_metric_history(arm.info.run_id, "test_error_n")
+        history = View().client.get_metric_history(arm.info.run_id, "seeds")
         assert [(point.step, point.value) for point in history] == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -396,15 +396,32 @@ def test_an_interruption_of_one_experiment_is_swept_by_another(experiment):
     assert len(parents()) == 2
 
 
-def test_the_latest_plan_is_the_one_that_was_run_last(experiment, command):
-    first = execute(experiment, seeds=1)
+def test_a_short_trial_does_not_hide_the_results(experiment, command):
+    """Options that change what is trained make a variant, which a run's id finds."""
     other = execute(experiment, seeds=2, assignments=["recipe.lr=0.05"], epochs=2)
-    assert lecun_ablate.load_results("small").equals(other)
-    execute(experiment, seeds=1)
+    assert lecun_ablate.load_results("small").equals(other), "until there is anything else"
+    first = execute(experiment, seeds=1)
     assert lecun_ablate.load_results("small").equals(first)
+    execute(experiment, seeds=2, assignments=["recipe.lr=0.05"], epochs=2)
+    assert lecun_ablate.load_results("small").equals(first)
+    assert lecun_ablate.load_results(other.run_id[0]).equals(other)
     out = command("show", "small")[1]
     (line,) = [line for line in out.splitlines() if re.match(r"  [0-9a-f]{32}  ", line)]
     assert line.endswith("finished  lr 0.05; epochs 2; 2 seeds")
+
+
+def test_options_that_say_what_the_file_says_make_no_variant(experiment, command):
+    """The plan is the same, so its report and its place are."""
+    first = execute(experiment, seeds=1)
+    epochs = int(first.epoch.max())
+    again = execute(experiment, seeds=1, epochs=epochs)
+    assert again.equals(first)
+    (record,) = View().plans(View().find("small").experiment_id)
+    assert record.variant == ""
+    out = command("show", "small")[1]
+    assert "variant" not in out
+    execute(experiment, seeds=1, epochs=epochs + 1)
+    assert lecun_ablate.load_results("small").equals(first)
 
 
 def test_arms_leave_diverged_runs_out_as_the_table_does(workplace, command):
@@ -425,8 +442,8 @@ def test_arms_leave_diverged_runs_out_as_the_table_does(workplace, command):
     arms = {arm: run.data.metrics for arm, run in runs.items()}
     table = {row["arm"]: row for row in json.loads(command("show", "wild", "--json")[1])["arms"]}
     for arm, number in (("wild", diverged), ("fine", 0)):
-        assert arms[arm]["test_error_diverged"] == table[arm]["diverged"] == number
-        history = View().client.get_metric_history(runs[arm].info.run_id, "test_error_n")
+        assert arms[arm]["diverged_runs"] == table[arm]["diverged"] == number
+        history = View().client.get_metric_history(runs[arm].info.run_id, "seeds")
         assert [point.value for point in history] == [table[arm]["runs"] - number] * 2
         assert arms[arm]["test_error_mean"] == pytest.approx(table[arm]["test_error_mean"])
         assert arms[arm]["test_error_sd"] == pytest.approx(table[arm]["test_error_sd"])
@@ -461,7 +478,7 @@ def test_another_plan_is_another_experiment_run(experiment):
     store = View()
     plans = store.plans(store.experiment("small/tiny").experiment_id)
     assert len(plans) == 2
-    assert lecun_ablate.load_results("small").equals(other)  # the latest
+    assert lecun_ablate.load_results(other.run_id[0]).equals(other)
     assert len(seed_runs()) == 4
 
 

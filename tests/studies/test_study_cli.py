@@ -27,6 +27,7 @@ from lecun_ablate.reporting.figures import png
 from lecun_ablate.studies import seeds as seeds_module
 from lecun_ablate.studies.optuna_storage import driving, open_storage
 from lecun_ablate.studies.report import StudyReport
+from lecun_ablate.studies.runner import FinishedStudy
 from lecun_ablate.terminal import studies
 
 STUDY = """
@@ -347,7 +348,7 @@ def test_no_message_shows_a_password(files, command, capsys):
     options = api._study_options(load_experiment("tuned.yaml"), Options(storage=storage))
     assert options["--storage"] == "postgresql+psycopg2://user:***@host/db"
     report = StudyReport("", [], [], "", None, {}, {})
-    studies.report(report, "reports", storage)
+    studies.report(FinishedStudy(report, "reports", None), storage)
     shown = capsys.readouterr().out
     assert "user:***@host/db" in shown and "secret" not in shown
 

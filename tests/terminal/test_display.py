@@ -97,7 +97,7 @@ def test_plain_progress_speaks_while_runs_train_together(lines):
     assert said == [
         "4 runs, 0 done before, 4 to train",
         "0/4 runs, 3/16 epochs, 26 s left; test error now: tanh 55.00 %; relu 30.00 %",
-        "0/4 runs, 5/16 epochs, 44 s left; test error now: relu 25.00 %; tanh 35.00 %",
+        "0/4 runs, 5/16 epochs, 44 s left; test error now: tanh 35.00 %; relu 25.00 %",
     ]
 
 
@@ -112,5 +112,5 @@ def test_plain_progress_says_diverged_and_the_last_line_comes_always(lines):
     )
     assert said[1:] == [
         "1/4 runs, 7/16 epochs, 8 s left; test error now: tanh 50.00 %",
-        "4/4 runs, 16/16 epochs, 0 s left; test error now: relu 2 diverged; tanh 60.00 %",
+        "4/4 runs, 16/16 epochs, 0 s left; test error now: tanh 60.00 %; relu 2 diverged",
     ]

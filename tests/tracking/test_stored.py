@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from mlflow_view import View
 
 import lecun_ablate
 from lecun_ablate import api
@@ -83,6 +84,20 @@ def test_more_seeds_train_only_the_new_ones(stored, same_trainer, command):
     more = lecun_ablate.load_results("small")
     assert set(before.run_id) < set(more.run_id) and more.run_id.nunique() == 6
     assert {run: numbers for run, numbers in errors(more).items() if run in ERRORS} == ERRORS
+
+
+def test_experiments_are_given_the_names_of_today(stored, same_trainer, command):
+    """Earlier versions called them NAME/DATA; the UI shows only what stands behind a slash."""
+    before = View()
+    old = {e.name: e.experiment_id for e in before.connection.experiments()}
+    study = ("study", "rates.yaml", *STORAGE, *TRAINER)
+    assert command("run", "small.yaml", *TRAINER)[0] == command(*study)[0] == 0
+    new = {e.experiment_id: e.name for e in View().connection.experiments()}
+    (data,) = {name.rsplit("/", 1)[1] for name in old if name.startswith("small/")}
+    assert new[old[f"small/{data}"]] == f"small ({data})"
+    assert new[old[f"studies/rates/{data}"]] == f"rates study ({data})"
+    assert errors(lecun_ablate.load_results("small")) == ERRORS
+    assert errors(lecun_ablate.load_results(f"small/{data}")) == ERRORS
 
 
 def test_runs_are_compared_and_reproduced(stored, command):

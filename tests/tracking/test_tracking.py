@@ -246,7 +246,7 @@ def test_a_database_that_was_written_is_whole_by_itself(workplace):
         writer.ensure_experiment("any/tiny")
     shutil.copy("mlflow.db", "copy.db")  # without SQLite's log
     with closing(sqlite3.connect("copy.db")) as connection:
-        assert ("any/tiny",) in connection.execute("SELECT name FROM experiments").fetchall()
+        assert ("any (tiny)",) in connection.execute("SELECT name FROM experiments").fetchall()
 
 
 def test_a_store_that_cannot_be_written_to_the_end_is_no_bug(here, command):

@@ -1,0 +1,57 @@
+"""What every HTML page of a report has: a contents list, tables that sort by a click."""
+
+from __future__ import annotations
+
+import base64
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+TEMPLATES = Path(__file__).parent / "templates"
+SCRIPT = (TEMPLATES / "tables.js").read_text(encoding="utf-8")
+
+
+@cache
+def templates() -> jinja2.Environment:
+    """Return the templates; what they insert into HTML is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES, encoding="utf-8"),
+        autoescape=lambda name: name is not None and ".html" in name,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["minus"] = minus
+    return environment
+
+
+def minus(text: str) -> str:
+    """Write minus signs of numbers as such."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
+
+
+def study_page(report: Any, picture: bytes) -> str:
+    """Return the page of a study; `report` is its StudyReport, `picture` its figure (PNG)."""
+    source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+    page = templates().get_template("study.html.j2").render(report=report, picture=source)
+    return finished(page)
+
+
+def finished(page: str) -> str:
+    """Return a page with a contents list of its h2 headings, and the script of its tables."""
+    headings: list[tuple[str, str]] = []
+
+    def named(match: re.Match[str]) -> str:
+        words = re.sub(r"<[^>]+>", "", match[1]).strip()
+        key = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+        headings.append((key, words))
+        return f'<h2 id="{key}">{match[1]}</h2>'
+
+    page = re.sub(r"<h2>(.*?)</h2>", named, page, flags=re.S)
+    links = "".join(f'<li><a href="#{key}">{words}</a></li>' for key, words in headings)
+    contents = f'<nav class="contents" aria-label="Contents"><ol>{links}</ol></nav>\n'
+    page = page.replace("<main>", f"{contents}<main>", 1)
+    return page.replace("</body>", f"<script>\n{SCRIPT}</script>\n</body>", 1)
