@@ -1,7 +1,6 @@
 """report, compare, power and reproduce, through the real command line on runs that were trained."""
 
 import json
-import re
 import shutil
 import sqlite3
 from contextlib import closing
@@ -238,8 +237,7 @@ def test_a_metric_that_one_of_the_times_lacks_is_not_reproduced(pair, command):
         with closing(sqlite3.connect("mlflow.db")) as database, database:
             database.execute(f"INSERT INTO metrics VALUES ({', '.join('?' * len(row))})", row)
     assert status == 1, err
-    assert "1 of 6 numbers over 1 epoch differ" in out, err
-    assert re.search(r"train_loss\W+1\W+none", out)
+    assert not out and f"run {wrong}: some of its metrics are gone" in err
 
 
 def test_an_epoch_that_one_of_the_times_lacks_is_shown():

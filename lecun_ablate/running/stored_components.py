@@ -22,6 +22,7 @@ from lecun_ablate.parameters import parse
 from lecun_ablate.plan.keys import content_hash
 from lecun_ablate.plan.plan import SPLIT
 from lecun_ablate.registry import registry
+from lecun_ablate.tracking.address import DATABASE, artifact_folder
 from lecun_ablate.tracking.records import SeedRun
 from lecun_ablate.tracking.store import Store
 
@@ -124,9 +125,11 @@ def recipe_of(run: SeedRun, without: Container[str] = ()) -> Recipe:
 
 
 def _is_here(digest: str) -> bool:
-    """Tell whether the working directory holds a file of this content."""
+    """Tell whether the working directory, without the store's own files, has such a file."""
     files = itertools.islice(Path.cwd().rglob("*.py"), MOST_FILES)
     for file in files:
+        if artifact_folder(Path(DATABASE)).name in file.parts:
+            continue
         try:
             if hashlib.sha256(file.read_bytes()).hexdigest() == digest:
                 return True
