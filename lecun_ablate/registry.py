@@ -320,7 +320,9 @@ class Registry:
 
 def _interactive(thing: Any) -> bool:
     """Tell whether a component was defined in a session or a notebook."""
-    return getattr(thing, "__module__", None) == "__main__"
+    if getattr(thing, "__module__", None) != "__main__":
+        return False
+    return not hasattr(sys.modules["__main__"], "__file__")  # a script has one
 
 
 def _failure(file: str | Path, path: Path, error: BaseException) -> str:

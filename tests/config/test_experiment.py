@@ -177,12 +177,12 @@ def test_options_override_the_file():
             "x.yaml:3: arms.0: arm 'loss=cross_entropy target=bipolar': target bipolar does not go",
         ),
         ("name: x\nrecipe: {loss: cross_entropy, target: bipolar}", "does not go with loss"),
-        ("name: x\ncomponents: none.py", "none.py: no such component file"),
+        ("name: x\ncomponents: none.py", "none.py: no such file in the working directory"),
         (
             "name: x\ncomponents: none.py",
-            "x.yaml:2: components: none.py: no such component file",
+            "x.yaml:2: components: none.py: no such file in the working directory",
         ),
-        ("name: x\ncomponents:\n- none.py", "x.yaml:3: components.0: none.py: no such component"),
+        ("name: x\ncomponents:\n- none.py", "x.yaml:3: components.0: none.py: no such file"),
         ("name: x\nname: y", "x.yaml:2: not a YAML file: found duplicate key"),
         ("a: [1,", "not a YAML file"),
         (
@@ -192,7 +192,7 @@ def test_options_override_the_file():
         ("", "x.yaml:1: expected a YAML mapping of keys to values, got nothing"),
         ("\n- 1\n- 2", "x.yaml:2: expected a YAML mapping of keys to values, got a list"),
         ("name: x\nquestion: \0", "x.yaml:2: not a YAML file: the character U+0000 is not allowed"),
-        (f"name: x\na: {600 * '['}", "x.yaml: nested too deeply to be read"),
+        (f"name: x\na: {600 * '['}", "x.yaml: line 2: nested too deeply to be read"),
         ("name: x\n~: 3", "x.yaml:2: null: expected a text as a key, got null"),
         (
             "name: x\nrecipe:\n  lr: 1\n  2: 3",
