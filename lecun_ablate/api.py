@@ -203,7 +203,7 @@ def evaluate(
     with Writer.opened(options.tracking_uri) as writer, _importing("lecun_ablate.reporting.page"):
         evidence = run_experiment(prepared, writer, watch.notice, watch.progress)
         _write_report(evidence, prepared.digits, writer)
-    return _shown(evidence, writer.store)
+        return _shown(evidence, writer.store)
 
 
 def dry_run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ class Files:
     def __init__(self, connection: Connection):
         self._connection = connection
         self._client = connection.client
+        self._answers: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # those that have been read
 
     def text(self, run_id: str, artifact: str) -> str:
         """Return a text artifact."""
@@ -53,17 +55,19 @@ class Files:
 
     def predictions(self, run_id: str) -> np.ndarray:
         """Return a seed run's answers on the test split after its last epoch, (n,) uint8."""
-        return self._test_column(run_id, "prediction")
+        return self._predictions_and_labels(run_id)[0]
 
     def labels(self, run_id: str) -> np.ndarray:
         """Return the labels of the test split that a seed run was scored on, (n,) uint8."""
-        return self._test_column(run_id, "label")
+        return self._predictions_and_labels(run_id)[1]
 
-    def _test_column(self, run_id: str, name: str) -> np.ndarray:
-        try:
-            return _column(self.read(run_id, ANSWERS), name)
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            raise _damaged(run_id, ANSWERS, error) from error
+    def _predictions_and_labels(self, run_id: str) -> tuple[np.ndarray, np.ndarray]:
+        if run_id not in self._answers:
+            try:
+                self._answers[run_id] = _predictions_and_labels(self.read(run_id, ANSWERS))
+            except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+                raise _damaged(run_id, ANSWERS, error) from error
+        return self._answers[run_id]
 
     def weights(self, run_id: str) -> dict[str, np.ndarray]:
         """Return a seed run's final weights, by the names of initial.SHAPES."""
@@ -112,18 +116,32 @@ class Files:
             return True
         return all(_has_ends(Path(place, name)) for name in (WEIGHTS, ANSWERS))
 
-    def damage(self, run_id: str, misses: int) -> str | None:
-        """Read a seed run's files and return what is wrong with them, or None.
+    def damage(self, run_id: str, misses: int, error: float) -> str | None:
+        """Read all of a seed run's files and return what is wrong with them, or None.
 
-        `misses` is how many of the test digits its metrics say it got wrong at last.
+        `misses` and `error` as in `contradiction`.
         """
+        self._answers.pop(run_id, None)
         try:
             self.weights(run_id)
-            answers, labels = self.predictions(run_id), self.labels(run_id)
-        except LecunAblateError as error:
-            return str(error).removeprefix(f"run {run_id}: ")
-        if len(answers) != len(labels) or int((answers != labels).sum()) != misses:
+        except LecunAblateError as damaged:
+            return str(damaged).removeprefix(f"run {run_id}: ")
+        return self.contradiction(run_id, misses, error)
+
+    def contradiction(self, run_id: str, misses: int, error: float) -> str | None:
+        """Return how a seed run's answers contradict its metrics, or None.
+
+        `misses` and `error` are test_misses and test_error after its last epoch.
+        """
+        try:
+            answers, labels = self._predictions_and_labels(run_id)
+        except LecunAblateError as damaged:
+            return str(damaged).removeprefix(f"run {run_id}: ")
+        missed = int((answers != labels).sum())
+        if missed != misses:
             return f"{ANSWERS} and the metric test_misses disagree"
+        if not math.isclose(missed / len(labels), error, rel_tol=1e-9):
+            return f"{ANSWERS} and the metric test_error disagree"
         return None
 
     def place(self, run_id: str) -> str:
@@ -151,9 +169,10 @@ def _write_files(folder: Path, contents: Mapping[str, bytes | str | Path], durab
         disk.write(folder / name, data, durable)
 
 
-def _column(content: bytes, name: str) -> np.ndarray:
+def _predictions_and_labels(content: bytes) -> tuple[np.ndarray, np.ndarray]:
     source = parquet.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-    return source.read([name], use_threads=False)[name].to_numpy()
+    table = source.read(["prediction", "label"], use_threads=False)
+    return table["prediction"].to_numpy(), table["label"].to_numpy()
 
 
 def _weights(content: bytes) -> dict[str, np.ndarray]:

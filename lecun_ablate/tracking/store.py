@@ -46,7 +46,12 @@ from lecun_ablate.tracking.records import (
     UnusableRun,
 )
 from lecun_ablate.tracking.sqlite import sql_store
-from lecun_ablate.tracking.tags import finished_run, plan_record, unsound_histories
+from lecun_ablate.tracking.tags import (
+    contradictory_histories,
+    finished_run,
+    plan_record,
+    unsound_histories,
+)
 
 Finished = dict[str, FinishedRun]  # by run key
 Unusable = dict[str, UnusableRun]  # by run key, or by run id if that is gone
@@ -172,6 +177,7 @@ class Store:
         finished, unusable = self.finished(record.experiment_id)
         wanted = {which: finished[key] for which, key in plan.keys.items() if key in finished}
         table, changed = self._sound_histories([run.run_id for run in wanted.values()])
+        changed |= self._contradictions(table)
         left_out = [str(unusable[key]) for key in plan.keys.values() if key in unusable]
         for (arm, seed), run in wanted.items():
             if reason := changed.get(run.run_id):
@@ -235,16 +241,23 @@ class Store:
         This finds what `finished` cannot see: flipped bits, and metrics that were changed.
         """
         table, changed = self._sound_histories([run.run_id for run in runs.values()])
-        misses = table.groupby("run_id").test_misses.last()
+        last = _last_tests(table)
         good: Finished = {}
         bad: Unusable = {}
         for key, run in runs.items():
-            reason = changed.get(run.run_id) or self.files.damage(run.run_id, misses[run.run_id])
+            reason = changed.get(run.run_id) or self.files.damage(run.run_id, *last[run.run_id])
             if reason:
                 bad[key] = UnusableRun(run.run_id, f"seed {run.seed}", reason)
             else:
                 good[key] = run
         return good, bad
+
+    def _contradictions(self, table: pd.DataFrame) -> dict[str, str]:
+        """Return why the answers of runs contradict their histories, by run id, where they do."""
+        last = _last_tests(table)
+        with ThreadPoolExecutor(8) as pool:  # a remote store takes its time over each
+            reasons = pool.map(lambda run_id: self.files.contradiction(run_id, *last[run_id]), last)
+            return {run_id: why for run_id, why in zip(last, reasons, strict=True) if why}
 
     def histories(self, run_ids: Sequence[str]) -> pd.DataFrame:
         """Return (run_id, epoch, EPOCH_METRICS) of seed runs, a row per run and epoch.
@@ -268,7 +281,9 @@ class Store:
         table = long.pivot(index=["run_id", "epoch"], columns="metric", values="value")
         table = table.reindex(columns=list(EPOCH_METRICS))
         counts = {"train_misses": "int64", "test_misses": "int64"}
-        return table.reset_index().rename_axis(columns=None).astype(counts), changed
+        table = table.reset_index().rename_axis(columns=None).astype(counts)
+        changed |= contradictory_histories(table)
+        return table[~table.run_id.isin(changed)], changed
 
     def _points_of_database(self, run_ids: Sequence[str]) -> list[tuple[str, int, str, float]]:
         columns = SqlMetric.run_uuid, SqlMetric.step, SqlMetric.key, SqlMetric.value
@@ -350,6 +365,13 @@ class Store:
         experiment_id = self.experiment_id(experiment_name)
         runs = self.connection.tagged(experiment_id, {}) if experiment_id else ()
         return {run.info.run_id: run.data.tags.get(PARENT) for run in runs}
+
+
+def _last_tests(table: pd.DataFrame) -> dict[str, tuple[int, float]]:
+    """Return test_misses and test_error after the last epoch, by run id."""
+    last = table.sort_values("epoch").groupby("run_id").tail(1)
+    numbers = zip(last.test_misses, last.test_error, strict=True)
+    return dict(zip(last.run_id, numbers, strict=True))
 
 
 def still_to_do(plan: Plan, tracking_uri: str | None = None) -> list[tuple[str, int]]:

@@ -45,25 +45,23 @@ class StudyRun:
         """
         experiment_id = writer.ensure_experiment(STUDIES + title)
         writer.sweep(experiment_id)
-        with held_back():
-            same = [
-                run.info.run_id
-                for run in writer.connection.tagged(experiment_id, {LEVEL: Level.STUDY, PLAN: key})
-            ]
-            if same:
-                run_id = same[0]
-                writer.resume(run_id)
-            else:
-                run_id = writer.create(experiment_id, name, Level.STUDY, {PLAN: key, **tags})
-        status = "KILLED"
+        status, run_id = "KILLED", ""
         try:
+            with held_back():  # an interruption waits until the run is known that has to be ended
+                level = {LEVEL: Level.STUDY, PLAN: key}
+                for run in writer.connection.tagged(experiment_id, level):
+                    run_id = str(run.info.run_id)
+                    writer.resume(run_id)
+                    break
+                else:
+                    run_id = writer.create(experiment_id, name, Level.STUDY, {PLAN: key, **tags})
             yield cls(writer, experiment_id, run_id)
             status = "FINISHED"
         except Exception:
             status = "FAILED"
             raise
         finally:
-            writer.end([run_id], status)
+            writer.end([run_id] if run_id else [], status)
 
     def log_trial(
         self,

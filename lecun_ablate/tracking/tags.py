@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from mlflow.entities import Run
 
@@ -101,4 +102,21 @@ def unsound_histories(points: pd.DataFrame) -> dict[str, str]:
     whole = misses.value.notna() & (misses.value >= 0) & (misses.value % 1 == 0)
     for run_id in misses[~whole].run_id:
         found.setdefault(run_id, "its misses are not whole numbers")
+    return found
+
+
+def contradictory_histories(table: pd.DataFrame) -> dict[str, str]:
+    """Return the runs whose errors are not their misses divided by a number of images, by run id.
+
+    `table` has the columns run_id and EPOCH_METRICS, a row per run and epoch. Such a run has been
+    changed as well. The number of images is the one that most of its epochs agree on.
+    """
+    found: dict[str, str] = {}
+    for split in ("train", "test"):
+        misses, errors = table[f"{split}_misses"], table[f"{split}_error"]
+        images = (misses / errors).groupby(table.run_id).transform("median").round()
+        agree = np.isclose(errors * images, misses, rtol=1e-9, atol=0) & errors.between(0, 1)
+        none = (errors == 0) & (misses == 0)
+        for run_id in table.run_id[~(agree & (misses > 0) | none)]:
+            found.setdefault(run_id, f"its metrics {split}_error and {split}_misses disagree")
     return found

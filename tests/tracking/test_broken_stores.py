@@ -100,6 +100,11 @@ def test_what_lies_beside_a_new_store_is_named_before_training(done, command):
     assert "does not know" not in command(*RUN)[2], "not once more"
 
 
+def test_what_was_written_is_in_the_file_itself(done):
+    """Nothing keeps the database open: SQLite's log is gone, and the file alone is a whole copy."""
+    assert not list(Path().glob("mlflow.db-*"))
+
+
 def test_a_sound_store_passes(workplace):
     refuse_damaged(Path("mlflow.db"), thoroughly=True)
 
@@ -225,7 +230,8 @@ def test_a_read_only_copy_can_be_shown(done, command, monkeypatch, log):
         writer.execute("PRAGMA wal_autocheckpoint = 0")
         with writer:
             writer.execute("UPDATE params SET value = '0' WHERE key = 'nothing'")
-            writer.execute("UPDATE experiments SET name = 'renamed/tiny' WHERE name = 'pair/tiny'")
+            renamed = "UPDATE experiment_tags SET value = 'renamed/tiny' WHERE value = 'pair/tiny'"
+            assert writer.execute(renamed).rowcount == 1
         shutil.copytree(folder, folder / "copy", ignore=shutil.ignore_patterns("copy", "*-shm"))
         writer.close()
         monkeypatch.chdir(folder / "copy")

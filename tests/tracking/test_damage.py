@@ -196,6 +196,13 @@ def test_a_metric_that_was_logged_again(done, command):
         "DELETE FROM metrics WHERE run_uuid = ? AND key = 'epoch_seconds'",
         "UPDATE metrics SET value = 0.5 WHERE run_uuid = ? AND key = 'test_misses'",
         "UPDATE metrics SET value = value + 1 WHERE run_uuid = ? AND key = 'test_misses'",
+        "UPDATE metrics SET value = value + 1 WHERE run_uuid = ? AND key = 'train_misses'",
+        "UPDATE metrics SET value = value + 0.01 WHERE run_uuid = ? AND key = 'test_error'",
+        "UPDATE metrics SET value = value + 0.01 WHERE run_uuid = ? AND key = 'train_error'",
+        "UPDATE metrics SET value = 0 WHERE run_uuid = ? AND key = 'train_error' AND step = 1",
+        # an error and its misses together: only the answers tell
+        "UPDATE metrics SET value = value + CASE key WHEN 'test_misses' THEN 1 ELSE 0.05 END "
+        "WHERE run_uuid = ? AND key IN ('test_misses', 'test_error')",
         "DELETE FROM params WHERE run_uuid = ?",
         "UPDATE params SET value = 'many' WHERE run_uuid = ? AND key = 'seed'",
     ],

@@ -31,7 +31,8 @@ ENDED = EndedRun(
     values={"lr": 0.03, "activation": "tanh", "tuned_by": None},
     history={name: [7.0, 6.0, 5.0] for name in EPOCH_METRICS}  # those that `histories` returns
     | {"loss": [0.5, 0.25, 0.125], "test_loss": [math.nan, math.inf, -math.inf], "misses": [3]}
-    | {"train_misses": [3, 2, 1], "test_misses": [1, 1, 0]},
+    | {"train_misses": [3, 2, 1], "train_error": [0.375, 0.25, 0.125]}  # of 8 images
+    | {"test_misses": [1, 1, 0], "test_error": [0.25, 0.25, 0.0]},
     data=DatasetInput(Dataset("usps", "0123", "code", "{}"), [InputTag("use", "train/test")]),
     seconds=2.5,
 )
