@@ -122,7 +122,7 @@ def plan(plan: Plan, todo: Sequence[tuple[str, int]], seconds: float) -> None:
     left = {arm.name: sum(a == arm.name for a, _ in todo) for arm in experiment.arms}
     rows = [
         {
-            "arm": arm.name + (" (baseline)" if arm.name == experiment.baseline else ""),
+            "arm": evidence_tables.marked(experiment, arm.name),
             "changes": ", ".join(f"{field}={value}" for field, value in arm.overrides.items())
             or "-",
             "lr": f"{arm.recipe.lr:.4g}",
