@@ -85,6 +85,12 @@ def _with_seed(row: dict[str, Any], which: str) -> str:
 
 def comparisons(evidence: Evidence) -> Table:
     """Return a row per comparison; differences in points."""
+    baselines = {pair.baseline for pair in evidence.comparisons.pairs}
+    reference = {
+        "baseline": f"the baseline {''.join(baselines)}",
+        "step before": "the step before",
+        "other arm": "every other arm",
+    }[against(evidence)]
     rows = [
         {
             "arm": pair.arm,
@@ -110,7 +116,7 @@ def comparisons(evidence: Evidence) -> Table:
     return Table.of(
         rows,
         words=["arm", "against", "verdict", "conclusion"],
-        title=f"Test error against the {against(evidence)}",
+        title=f"Test error against {reference}",
         caption="differences in points; intervals over seeds, and over seeds and images together; "
         f"p of a sign-flip test, {correction(evidence.comparisons)}; P(better) with one more seed; "
         f"{levels(evidence.comparisons)}",

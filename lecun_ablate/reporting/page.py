@@ -72,8 +72,6 @@ def build(evidence: Evidence, digits: Digits | None, stored: Files) -> dict[str,
     drawn = _figures(evidence, palette)
     table = arm_table(plan, results.final)
     learned = _learned(results, stored)
-    against = evidence_tables.against(evidence)
-    several = "every other arm" if against == "other arm" else f"the {against}"
     context = {
         "plan": plan,
         "experiment": plan.experiment,
@@ -89,8 +87,7 @@ def build(evidence: Evidence, digits: Digits | None, stored: Files) -> dict[str,
         "shown": shown_arms(evidence),
         "factor": curve_factor(evidence),
         "comparisons": _comparison_rows(evidence),
-        "against": against,
-        "compared_with": plan.experiment.baseline if against == "baseline" else several,
+        "against": evidence_tables.against(evidence),
         "failed": bool(table[list(FAILURES)].to_numpy().any()),
         "tables": _tables(evidence),
         "effects": evidence.effects,

@@ -416,7 +416,7 @@ def test_the_contents_list_names_every_section(usual):
 
 SHARED = {
     "arms": "Arms",
-    "comparisons": "Compared with",
+    "comparisons": "Test error against",
     "effects": "Effects",
     "timing": "Divergence",
 }
@@ -502,7 +502,7 @@ def test_a_column_that_is_chosen_reaches_page_and_twin(monkeypatch):
 
 def test_arms_that_are_all_compared_are_named_with_what_they_are_compared_with():
     files = report({"a": BASE, "b": [60] * 12, "c": [c - 6 for c in BASE]}, compare="all")
-    of_page, of_twin = both_tables(files, "Compared with every other arm")
+    of_page, of_twin = both_tables(files, "Test error against every other arm")
     assert of_page == of_twin and of_page[0][1] == ["against"]
     assert [(row[0], row[1]) for row in of_page[1:]] == [
         (["b"], ["a"]), (["c"], ["a"]), (["c"], ["b"])
