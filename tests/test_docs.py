@@ -78,3 +78,13 @@ def test_commands_name_files_that_are_there(tmp_path):
                 assert there.is_file() or (guide and file in above), (page.name, line[0])
                 guides += guide
     assert guides > 5, "the guide's commands are looked at"
+
+
+def test_every_page_is_linked_from_the_readme_and_links_lead_somewhere():
+    linked = {}
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+        linked[page.name] = {(page.parent / link).resolve() for link in links}
+        missing = [str(link) for link in linked[page.name] if not link.exists()]
+        assert not missing, (page.name, missing)
+    assert set(ROOT.glob("docs/*.md")) <= linked["README.md"]
