@@ -44,14 +44,13 @@ ARM_COLUMNS = (
     "lr",
 )
 FAILURES = ("diverged", "collapsed")  # shown where there are any
-COMPARED = (
+COMPARED = (  # the details of each comparison have the other intervals
     "arm",
     "against",
     "verdict",
     "seeds",
     "difference",
     "over seeds",
-    "all together",
     "with new images",
     "p",
     "P(better)",
@@ -194,7 +193,7 @@ def _figures(evidence: Evidence, palette: dict[str, str]) -> dict[str, str]:
     }
     if pairs:
         drawn["differences"] = figures.svg(
-            figures.differences(pairs, palette, plan.experiment.ladder),
+            figures.differences(pairs, palette, evidence_tables.against(evidence)),
             "Differences in test error with their intervals",
         )
     drawn["spread"] = figures.svg(

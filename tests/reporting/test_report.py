@@ -508,3 +508,5 @@ def test_arms_that_are_all_compared_are_named_with_what_they_are_compared_with()
         (["b"], ["a"]), (["c"], ["a"]), (["c"], ["b"])
     ]  # fmt: skip
     assert ">against b</span>" in files["report.html"].decode()
+    drawn = files["differences.svg"].decode()
+    assert (drawn.count(">against a</text>"), drawn.count(">against b</text>")) == (2, 1)
