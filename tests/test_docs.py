@@ -51,16 +51,40 @@ def test_every_kind_of_component_is_documented():
             assert f"`{argument}`" in row, (kind.name, argument)
 
 
-def test_readme_commands_exist():
-    """Every command line of the README names a command and files that are there."""
+def test_commands_name_files_that_are_there(tmp_path):
+    """Every command line of the README and of docs/ names a command and files that are there.
+
+    The guide speaks of a folder that `init` has written, and of files that the guide itself gives
+    above the command; all other pages speak of this repository.
+    """
     from typer.main import get_command
 
+    from lecun_ablate import api
     from lecun_ablate.cli import app
 
     commands = set(get_command(app).commands)
-    text = "\n".join(path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
-    lines = re.findall(r"python -m lecun_ablate (\w+)([^\n`]*)", text)
-    assert {name for name, _ in lines} <= commands
-    for _, arguments in lines:
-        for file in re.findall(r"(?:experiments|studies)/\w+\.yaml", arguments):
-            assert (ROOT / file).is_file(), file
+    api.init(tmp_path)
+    pages = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+    guides = 0
+    for page in pages:
+        text = page.read_text()
+        guide = page.name == "guide.md"
+        given = [(m.start(), m[1]) for m in re.finditer(r"^```\w+\n# (\S+)$", text, re.MULTILINE)]
+        for line in re.finditer(r"python -m lecun_ablate (\w+)([^\n`]*)", text):
+            assert line[1] in commands, (page.name, line[0])
+            for file in re.findall(r"(?:experiments|studies|components)/\w+\.\w+", line[2]):
+                above = {name for place, name in given if place < line.start()}
+                there = (tmp_path if guide else ROOT) / file
+                assert there.is_file() or (guide and file in above), (page.name, line[0])
+                guides += guide
+    assert guides > 5, "the guide's commands are looked at"
+
+
+def test_every_page_is_linked_from_the_readme_and_links_lead_somewhere():
+    linked = {}
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+        linked[page.name] = {(page.parent / link).resolve() for link in links}
+        missing = [str(link) for link in linked[page.name] if not link.exists()]
+        assert not missing, (page.name, missing)
+    assert set(ROOT.glob("docs/*.md")) <= linked["README.md"]

@@ -76,7 +76,9 @@ def test_the_guide_holds_what_it_says(workplace, command, monkeypatch):
     assert Path("reports/first/tiny/epochs=1/report.html").is_file()
     assert "best lr" in said("show rates")
     assert "first/tiny:relu minus first/tiny:tanh" in said("compare first/tiny:relu first")
-    assert "over 3 shared seeds" in said("compare first/tiny:tanh optimizer:adam")
+    assert "over 3 shared seeds" in said("compare first/tiny:tanh optimizer:adagrad")
+    listed = said("components optimizer")
+    assert "adagrad" in listed and "Duchi" in listed and "sdlm" in listed
     assert Path("first-tiny.csv").read_text().startswith("arm,seed,epoch,")
     assert "\\toprule" in Path("first.tex").read_text()
     assert "is reproduced, bit for bit" in said("reproduce")

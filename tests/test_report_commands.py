@@ -423,3 +423,26 @@ def test_seeds_grow_until_intervals_are_narrow_and_resume_alike(workplace, monke
     enough = lecun_ablate.run("growing.yaml", device="cpu")
     assert sorted(enough.seed.unique()) == list(range(4)), "narrow enough at the first look"
     assert "within ±60 points, at most 7" in api.page_of(store.plan(top)).read_text()
+
+
+def test_all_arms_compared_with_each_other(workplace, command, tiny):
+    """An arm has several comparisons; the description in MLflow shows the one with the baseline."""
+    Path("every.yaml").write_text(
+        "name: every\nquestion: Which?\ndata: tiny\nrecipe: {epochs: 1}\ncompare: all\n"
+        "vary: {activation: [tanh, relu, lisht]}\nseeds: 3\n"
+    )
+    status, out, err = command("run", "every.yaml", "--device", "cpu")
+    assert status == 0, err
+    assert "Test error against every other arm" in out
+    shown = json.loads(command("show", "every", "--json")[1])["comparisons"]
+    pairs = [(pair["arm"], pair["baseline"]) for pair in shown]
+    assert pairs == [("relu", "tanh"), ("lisht", "tanh"), ("lisht", "relu")]
+    store = View()
+    note = store.client.get_run(store.find("every").run_id).data.tags["mlflow.note.content"]
+    (row,) = (line for line in note.splitlines() if line.startswith("| lisht"))
+    assert f"{100 * shown[1]['difference']:+.2f}" in row
+    assert shown[1]["difference"] != shown[2]["difference"]
+    for again in ("report", "power", "export"):
+        options = {"power": ("--effect", "0.25"), "export": ("--latex",)}.get(again, ())
+        status, _, err = command(again, "every", *options)
+        assert status == 0, err

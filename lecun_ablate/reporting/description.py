@@ -50,8 +50,9 @@ def _table(evidence: Evidence) -> str:
     if len(arms.rows) > MOST_ARMS:
         return f"{len(arms.rows)} arms: see the table of arms above, or the report."
     names = [arm.name for arm in evidence.plan.experiment.arms]
-    compared = {pair.arm: pair for pair in evidence.comparisons.pairs}
-    found = dict(zip(compared, evidence_tables.comparisons(evidence).records(), strict=True))
+    found: dict[str, dict[str, str]] = {}
+    for comparison in evidence_tables.comparisons(evidence).records():
+        found.setdefault(comparison["arm"], comparison)  # the one with the baseline comes first
     columns = ["arm", "test error [%]"]
     more = ["difference", "over seeds", "p", "verdict"] if found else []
     rows = [

@@ -7,8 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from lecun_ablate.config.experiment import Experiment
 from lecun_ablate.evidence.arms import arm_table
 from lecun_ablate.evidence.weighing import Evidence, ended
+from lecun_ablate.plan.results import Results, RunStatus
 from lecun_ablate.reporting.tables import Table
 from lecun_ablate.statistics import (
     ExperimentResult,
@@ -34,10 +36,16 @@ def p_text(p: float) -> str:
     return p_value(p).removeprefix("p ").removeprefix("= ")
 
 
+def marked(experiment: Experiment, arm: str) -> str:
+    """Return an arm's name, marked if the others are compared with it, or follow it."""
+    if arm != experiment.baseline or len(experiment.arms) == 1:
+        return arm
+    return f"{arm} ({'start' if experiment.ladder else 'baseline'})"
+
+
 def arms(evidence: Evidence) -> Table:
-    """Return a row per arm; errors in %."""
+    """Return a row per arm; errors in %. The baseline, or the start of a ladder, is marked."""
     plan = evidence.plan
-    baseline = plan.experiment.baseline
     table = arm_table(plan, evidence.results.final).to_dict("records")
     rows = []
     for row in table:
@@ -45,13 +53,12 @@ def arms(evidence: Evidence) -> Table:
         described = ended(runs) if runs else None
         interval = described.interval if described else None
         mean, sd = percentage(row["test_error_mean"]), percentage(row["test_error_sd"])
-        is_baseline = row["arm"] == baseline and len(table) > 1
         rows.append(
             {
-                "arm": row["arm"] + (" (baseline)" if is_baseline else ""),
+                "arm": marked(plan.experiment, row["arm"]),
                 "runs": str(row["runs"]),
                 "test error": mean if sd == NONE else f"{mean} +- {sd}",
-                "mean": mean,
+                "mean test error": mean,
                 "95 % interval": f"{percentage(interval.low)} to {percentage(interval.high)}"
                 if interval
                 else NONE,
@@ -78,7 +85,12 @@ def _with_seed(row: dict[str, Any], which: str) -> str:
 
 def comparisons(evidence: Evidence) -> Table:
     """Return a row per comparison; differences in points."""
-    ladder = evidence.plan.experiment.ladder
+    baselines = {pair.baseline for pair in evidence.comparisons.pairs}
+    reference = {
+        "baseline": f"the baseline {''.join(baselines)}",
+        "step before": "the step before",
+        "other arm": "every other arm",
+    }[against(evidence)]
     rows = [
         {
             "arm": pair.arm,
@@ -104,11 +116,19 @@ def comparisons(evidence: Evidence) -> Table:
     return Table.of(
         rows,
         words=["arm", "against", "verdict", "conclusion"],
-        title=f"Test error against the {'step before' if ladder else 'baseline'}",
+        title=f"Test error against {reference}",
         caption="differences in points; intervals over seeds, and over seeds and images together; "
         f"p of a sign-flip test, {correction(evidence.comparisons)}; P(better) with one more seed; "
         f"{levels(evidence.comparisons)}",
     )
+
+
+def against(evidence: Evidence) -> str:
+    """Say what arms are compared with, in the singular."""
+    if evidence.plan.experiment.ladder:
+        return "step before"
+    baselines = {pair.baseline for pair in evidence.comparisons.pairs}
+    return "other arm" if len(baselines) > 1 else "baseline"
 
 
 def correction(result: ExperimentResult) -> str:
@@ -144,6 +164,31 @@ def effects(evidence: Evidence) -> Table:
         title="Effects of the factors",
         caption="in points of test error; p corrected together with the comparisons of the arms",
     )
+
+
+def timing(results: Results) -> Table:
+    """Return a row per arm that has runs: how many failed, and how long they took."""
+    rows = []
+    for arm in results.plan.experiment.arms:
+        frame = results.frame[results.frame.arm == arm.name]
+        if not len(frame):
+            continue
+        seconds = frame.groupby("seed").epoch_seconds.sum()
+        status = results.final[results.final.arm == arm.name].status
+        rows.append(
+            {
+                "arm": arm.name,
+                "runs": str(len(seconds)),
+                "diverged": str((status == RunStatus.DIVERGED).sum()),
+                "collapsed": str((status == RunStatus.COLLAPSED).sum()),
+                "seconds per run": f"{seconds.mean():.2f}",
+                "fastest": f"{seconds.min():.2f}",
+                "slowest": f"{seconds.max():.2f}",
+                "ms per epoch": f"{1000 * frame.epoch_seconds.mean():.1f}",
+                "trainer": str(results.plan.trainers[arm.name]),
+            }
+        )
+    return Table.of(rows, words=["arm", "trainer"])
 
 
 def power(effect: float, rows: Sequence[tuple[PairResult, PowerAnalysis]]) -> Table:

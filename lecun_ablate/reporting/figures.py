@@ -243,16 +243,20 @@ def curve_limits(frame: pd.DataFrame) -> tuple[float, float]:
     return max(0.02, 0.8 * float(positive.min())), min(110.0, 1.25 * float(positive.max()))
 
 
-def differences(pairs: Sequence[PairResult], palette: dict[str, str], ladder: bool) -> Figure:
-    """Draw the difference of each comparison with both intervals, in points."""
+def differences(pairs: Sequence[PairResult], palette: dict[str, str], against: str) -> Figure:
+    """Draw the difference of each comparison with both intervals, in points.
+
+    `against` is that of evidence_tables: what is no single baseline is named with each arm.
+    """
     usual = _usual(100 * abs(pair.counted.difference) for pair in pairs)
     shown = [pair for pair in pairs if 100 * abs(pair.counted.difference) <= usual]
     farthest = 100 * max(_farthest(pair) for pair in shown)
     limit = max(120 * MARGIN, 1.1 * min(farthest, 3 * usual))
     with mpl.rc_context(PAGE_STYLE):
         names = [short(pair.arm) for pair in pairs]
-        if ladder:
-            names = [f"{n}\nafter {short(p.baseline)}" for n, p in zip(names, pairs, strict=True)]
+        if against != "baseline":
+            word = "after" if against == "step before" else "against"
+            names = [f"{n}\n{word} {short(p.baseline)}" for n, p in zip(names, pairs, strict=True)]
         figure, axes = _rows(names)
         axes.axvspan(-100 * MARGIN, 100 * MARGIN, color=FAINT, alpha=0.3, linewidth=0)
         axes.axvline(0, color=INK, linewidth=0.8)

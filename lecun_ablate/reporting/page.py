@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -29,11 +28,11 @@ from lecun_ablate.statistics import PairResult, points, probability, span
 from lecun_ablate.system.text import csv_cell, markdown, markdown_line
 from lecun_ablate.tracking.files import Files
 
-# of the Markdown page
+# of the page and of its Markdown twin
 ARM_COLUMNS = (
     "arm",
     "runs",
-    "mean",
+    "mean test error",
     "95 % interval",
     "sd",
     "best (seed)",
@@ -44,18 +43,18 @@ ARM_COLUMNS = (
     "failed",
     "lr",
 )
-COMPARED = (
+FAILURES = ("diverged", "collapsed")  # shown where there are any
+COMPARED = (  # the details of each comparison have the other intervals
     "arm",
     "against",
+    "verdict",
     "seeds",
     "difference",
     "over seeds",
-    "all together",
     "with new images",
     "p",
     "P(better)",
     "effect size",
-    "verdict",
 )
 MOST_PICTURES = 40  # hard digits of each sort that the page shows; the CSV has them all
 
@@ -86,8 +85,9 @@ def build(evidence: Evidence, digits: Digits | None, stored: Files) -> dict[str,
         "colour": {arm: figures.page_colour(colour) for arm, colour in palette.items()},
         "shown": shown_arms(evidence),
         "factor": curve_factor(evidence),
-        "arms": _arm_rows(evidence, table),
         "comparisons": _comparison_rows(evidence),
+        "against": evidence_tables.against(evidence),
+        "failed": bool(table[list(FAILURES)].to_numpy().any()),
         "tables": _tables(evidence),
         "effects": evidence.effects,
         "figures": drawn,
@@ -102,7 +102,6 @@ def build(evidence: Evidence, digits: Digits | None, stored: Files) -> dict[str,
         "pictured": digits is not None,
         "learned": learned,
         "connectivities": _connectivities(learned),
-        "timing": _timing(results),
         "again": _again(results),
         "recipes": _recipe_differences(plan),
     }
@@ -194,7 +193,7 @@ def _figures(evidence: Evidence, palette: dict[str, str]) -> dict[str, str]:
     }
     if pairs:
         drawn["differences"] = figures.svg(
-            figures.differences(pairs, palette, plan.experiment.ladder),
+            figures.differences(pairs, palette, evidence_tables.against(evidence)),
             "Differences in test error with their intervals",
         )
     drawn["spread"] = figures.svg(
@@ -229,38 +228,29 @@ def _facts(evidence: Evidence) -> list[str]:
 
 
 def _tables(evidence: Evidence) -> dict[str, Table]:
-    """Return the tables of the Markdown page."""
+    """Return the tables of the page and of its twin: both show every column of these."""
     arms = evidence_tables.arms(evidence)
-    if evidence.plan.experiment.ladder:
-        names = [arm.name for arm in evidence.plan.experiment.arms]  # a ladder has no baseline
-        arms = replace(arms, rows=[[n, *row[1:]] for n, row in zip(names, arms.rows, strict=True)])
+    failed = any(set(arms.column(name)) != {"0"} for name in FAILURES)
     compared = evidence_tables.comparisons(evidence)
+    if compared.rows:
+        several = len(set(compared.column("against"))) > 1  # or else the heading names it
+        compared = compared.only([n for n in COMPARED if n != "against" or several])
     return {
-        "arms": arms.only(ARM_COLUMNS),
-        "comparisons": compared.only(COMPARED) if compared.rows else compared,
+        "arms": arms.only([name for name in ARM_COLUMNS if name not in FAILURES or failed]),
+        "comparisons": compared,
         "effects": evidence_tables.effects(evidence),
+        "timing": evidence_tables.timing(evidence.results),
     }
 
 
-def _arm_rows(evidence: Evidence, table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the lines of the table of arms, each with its cells as texts."""
-    shown = evidence_tables.arms(evidence)
-    baseline = evidence.plan.experiment.baseline
-    return [
-        row | {"is_baseline": row["arm"] == baseline, "cells": cells}
-        for row, cells in zip(table.to_dict("records"), shown.records(), strict=True)
-    ]
-
-
 def _comparison_rows(evidence: Evidence) -> list[dict[str, Any]]:
-    """Return the comparisons with their cells as texts and their sentences."""
-    cells = evidence_tables.comparisons(evidence).records()
+    """Return the comparisons with their sentences."""
     rows = []
-    for pair, texts in zip(evidence.comparisons.pairs, cells, strict=True):
+    for pair in evidence.comparisons.pairs:
         record = comparison_record(evidence, pair)
         notes = [note for note in (pair.counted.note, pair.failure_note) if note]
         details = _details(record, pair, evidence.comparisons.detectable_range(pair))
-        rows.append(record | {"cells": texts, "details": details, "notes": notes})
+        rows.append(record | {"details": details, "notes": notes})
     return rows
 
 
@@ -363,29 +353,6 @@ def _connectivities(learned: list[dict[str, Any]]) -> list[list[dict[str, Any]]]
     for one in learned:
         groups.setdefault(one["seen"], []).append(one)
     return list(groups.values())
-
-
-def _timing(results: Results) -> list[dict[str, Any]]:
-    rows = []
-    for arm in results.plan.experiment.arms:
-        frame = results.frame[results.frame.arm == arm.name]
-        if len(frame):
-            per_run = frame.groupby("seed").epoch_seconds.sum()
-            status = results.final[results.final.arm == arm.name].status.value_counts()
-            rows.append(
-                {
-                    "arm": arm.name,
-                    "trainer": str(results.plan.trainers[arm.name]),
-                    "runs": len(per_run),
-                    "diverged": int(status.get(RunStatus.DIVERGED, 0)),
-                    "collapsed": int(status.get(RunStatus.COLLAPSED, 0)),
-                    "seconds": float(per_run.mean()),
-                    "fastest": float(per_run.min()),
-                    "slowest": float(per_run.max()),
-                    "per_epoch": float(frame.epoch_seconds.mean()),
-                }
-            )
-    return rows
 
 
 def _again(results: Results) -> dict[str, Any]:

@@ -82,12 +82,11 @@ def _findings(on: Console, evidence: Evidence) -> None:
         table = evidence_tables.comparisons(evidence)
         more = [name for name in ("against", "seeds") if len(set(table.column(name))) > 1]
         failed = ["among sound runs"] if any(pair.failed for pair in pairs) else []
-        title = f"{table.title} {pairs[0].baseline}" if "against" not in more else table.title
         shown = table.only([COMPARED[0], *more, *COMPARED[1:3], *failed, *COMPARED[3:]])
         found = evidence.comparisons
         rules = [evidence_tables.correction(found), evidence_tables.levels(found)]
         caption = f"points, with intervals over seeds; p {'; '.join(filter(None, rules))}"
-        print_table(on, replace(shown, title=title, caption=caption))
+        print_table(on, replace(shown, caption=caption))
     if evidence.effects:
         print_table(on, evidence_tables.effects(evidence))
     notes = [warning(evidence), *(pair.failure_note for pair in pairs)]
@@ -122,7 +121,7 @@ def plan(plan: Plan, todo: Sequence[tuple[str, int]], seconds: float) -> None:
     left = {arm.name: sum(a == arm.name for a, _ in todo) for arm in experiment.arms}
     rows = [
         {
-            "arm": arm.name + (" (baseline)" if arm.name == experiment.baseline else ""),
+            "arm": evidence_tables.marked(experiment, arm.name),
             "changes": ", ".join(f"{field}={value}" for field, value in arm.overrides.items())
             or "-",
             "lr": f"{arm.recipe.lr:.4g}",

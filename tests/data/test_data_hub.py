@@ -149,10 +149,14 @@ def test_download_with_progress_then_cache(load, content, tmp_path):
             hub.endpoint, fallback="digits", TQDM_POSITION="-1"
         )  # a progress bar although there is no terminal
         endpoint = hub.endpoint
+    digest = read_folder(content).digest
     assert answer == {
         "name": "usps",
-        "digest": read_folder(content).digest,
-        "notice": None,
+        "digest": digest,
+        "notice": "These are not the usual USPS digits (Hugging Face Hub, data set flwrlabs/usps): "
+        f"expected digest 46fb686dd0d0aeee, got {digest}. Their order, pixels or labels differ "
+        "from those of the data set flwrlabs/usps, so results cannot be compared with results "
+        "on it.",
         "source": "Hugging Face Hub, data set flwrlabs/usps",
     }
     fetched = [request for request in hub.requests if request.startswith("GET /datasets/")]

@@ -129,8 +129,15 @@ def test_file_that_may_not_be_read(train, locked):
 
 
 def test_not_a_parquet_file(train):
-    train.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n")
+    train.write_text("version 1 of something else\n")
     assert problem(train) == "not a parquet file: expected it to begin with b'PAR1', got b'vers'"
+
+
+def test_pointer_of_git_lfs(train):
+    train.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n")
+    assert problem(train) == (
+        "is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`"
+    )
 
 
 def test_empty_file(train):

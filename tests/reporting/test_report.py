@@ -412,3 +412,101 @@ def test_the_contents_list_names_every_section(usual):
     headings = re.findall(r'<h2 id="([^"]+)">', text)
     assert re.findall(r'href="#([^"]+)"', contents) == headings
     assert len(headings) == text.count("<h2") == len(set(headings)) >= 6
+
+
+SHARED = {
+    "arms": "Arms",
+    "comparisons": "Test error against",
+    "effects": "Effects",
+    "timing": "Divergence",
+}
+
+
+def words(cell):
+    """Return what a cell says, however it is typeset."""
+    for typeset, plain in {
+        "\N{MINUS SIGN}": "-",
+        "\N{EN DASH}": "-",
+        "\N{MULTIPLICATION SIGN}": "x",
+        "<wbr>": "",
+        "(": "",
+        ")": "",
+    }.items():
+        cell = cell.replace(typeset, plain)
+    return re.sub(r"<[^>]+>", "", cell).split()
+
+
+def both_tables(files, heading):
+    """Return the first table below a heading, of the page and of its twin: rows of words."""
+    below = re.split(rf"<h2[^>]*>{heading}", files["report.html"].decode())[1]
+    rows = re.findall(r"<tr.*?</tr>", below[: below.index("</table>")], re.S)
+    page = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S) for row in rows]
+    below = files["report.md"].decode().split(f"## {heading}")[1]
+    head, _, *rows = re.search(r"(?:^\|.*\n)+", below, re.M)[0].splitlines()
+    twin = [row.strip("| ").split(" | ") for row in (head, *rows)]
+    return [[[words(cell) for cell in row] for row in table] for table in (page, twin)]
+
+
+FACTORIAL = {
+    f"{a} {p:g}": {"activation": a, "padding": p} for a in ("tanh", "relu") for p in (-1.0, 0.0)
+}
+
+
+@pytest.mark.parametrize(
+    ("misses", "options", "headings"),
+    [
+        ({"base": BASE, "good": [c - 6 for c in BASE]}, {}, ("arms", "comparisons", "timing")),
+        (
+            {"base": BASE, "other": [60] * 12, "lost": BASE},
+            {"status": {("lost", s): "diverged" for s in range(12)}},
+            ("arms", "comparisons", "timing"),
+        ),
+        (
+            {"base": BASE, "step": BASE, "next": [60] * 12},
+            {"ladder": True},
+            ("arms", "comparisons", "timing"),
+        ),
+        (
+            {arm: [c + 2 * k for c in BASE] for k, arm in enumerate(FACTORIAL)},
+            {
+                "overrides": FACTORIAL,
+                "factors": {"activation": ["tanh", "relu"], "padding": [-1.0, 0.0]},
+            },
+            tuple(SHARED),
+        ),
+        ({"alone": BASE}, {}, ("arms", "timing")),
+    ],
+)
+def test_page_and_twin_show_the_same_tables(misses, options, headings):
+    files = report(misses, **options)
+    for name in headings:
+        of_page, of_twin = both_tables(files, SHARED[name])
+        assert of_page == of_twin and len(of_page) > 1, name
+
+
+def test_a_column_that_is_chosen_reaches_page_and_twin(monkeypatch):
+    misses = {"base": BASE, "good": [c - 6 for c in BASE]}
+    monkeypatch.setattr("lecun_ablate.reporting.page.COMPARED", ("arm", "p", "conclusion"))
+    monkeypatch.setattr("lecun_ablate.reporting.page.ARM_COLUMNS", ("arm", "trainer"))
+    files = report(misses)
+    compared, of_twin = both_tables(files, SHARED["comparisons"])
+    assert compared == of_twin and compared[0] == [["arm"], ["p"], ["conclusion"]]
+    assert compared[1][2][:2] == ["better", "by"]
+    arms, of_twin = both_tables(files, SHARED["arms"])
+    assert (
+        arms
+        == of_twin
+        == [[["arm"], ["trainer"]], [["base", "baseline"], ["torch"]], [["good"], ["torch"]]]
+    )
+
+
+def test_arms_that_are_all_compared_are_named_with_what_they_are_compared_with():
+    files = report({"a": BASE, "b": [60] * 12, "c": [c - 6 for c in BASE]}, compare="all")
+    of_page, of_twin = both_tables(files, "Test error against every other arm")
+    assert of_page == of_twin and of_page[0][1] == ["against"]
+    assert [(row[0], row[1]) for row in of_page[1:]] == [
+        (["b"], ["a"]), (["c"], ["a"]), (["c"], ["b"])
+    ]  # fmt: skip
+    assert ">against b</span>" in files["report.html"].decode()
+    drawn = files["differences.svg"].decode()
+    assert (drawn.count(">against a</text>"), drawn.count(">against b</text>")) == (2, 1)

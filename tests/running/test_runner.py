@@ -363,7 +363,12 @@ def test_runs_without_their_files_are_trained_again(experiment):
     (experiment.parent / "mlruns" / experiment_id / lost / "artifacts/weights.npz").unlink()
     assert len(store.finished(experiment_id)[0]) == 3
     assert set(lecun_ablate.load_results("small").run_id) == set(whole.run_id) - {lost}
-    with pytest.warns(UserWarning, match="1 finished run has lost the weights or the answers"):
+    (arm, seed) = whole.arm[0], whole.seed[0]
+    words = (
+        "1 finished run cannot be used and will be trained again:\n"
+        f"run {lost} ({arm} seed {seed}): its weights or answers are gone or damaged"
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(words)}$"):
         again = execute(experiment)
     assert same_numbers(whole, again) and lost not in set(again.run_id)
     assert len(parents()) == 4
@@ -374,8 +379,15 @@ def test_a_plan_goes_on_when_all_files_are_gone(experiment, command):
     shutil.rmtree("mlruns")
     status, _, err = command("show", "small")
     assert status == 1 and "plan.json" in err and "`run` the experiment again" in err
-    with pytest.warns(UserWarning, match="4 finished runs have lost the weights or the answers"):
+    with pytest.warns(UserWarning, match="^4 finished runs cannot be used") as warned:
         again = execute(experiment)
+    first, *runs = str(warned[0].message).splitlines()
+    assert first == "4 finished runs cannot be used and will be trained again:"
+    ends = whole.drop_duplicates("run_id").itertuples()
+    assert sorted(runs) == sorted(
+        f"run {run.run_id} ({run.arm} seed {run.seed}): its weights or answers are gone or damaged"
+        for run in ends
+    )
     assert same_numbers(whole, again) and not set(whole.run_id) & set(again.run_id)
     assert len(parents()) == 4
     assert command("show", "small")[0] == 0
@@ -468,7 +480,8 @@ def test_no_store_is_no_broken_store(experiment, monkeypatch):
     assert len(still_to_do(plan)) == 4
     experiment.with_name("broken.db").write_bytes(b"this is no database" * 100)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///broken.db")
-    with pytest.raises(LecunAblateError, match=r"broken.db: cannot be read"):
+    words = "broken.db: is no database: expected an SQLite file, got one that begins with b'this is"
+    with pytest.raises(LecunAblateError, match=re.escape(words)):
         still_to_do(plan)
 
 
