@@ -19,6 +19,7 @@ vary: {activation: [tanh, relu]}
 seeds: 2
 """
 NUMBERS = ["arm", "seed", "epoch", "train_loss", "test_loss", "test_misses", "status"]
+ANSWERS = "test_predictions.parquet"
 RUN = ("run", "pair.yaml", "--trainer", "torch", "--device", "cpu")
 
 
@@ -78,7 +79,7 @@ DAMAGES = [empty, zeros, cut, flip, remove, other]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", ["weights.npz", "test_predictions.parquet"])
+@pytest.mark.parametrize("name", ["weights.npz", ANSWERS])
 def test_a_run_whose_files_are_damaged_is_trained_again(done, command, name, damage):
     run_id = run_of(done)
     damage(folder_of(run_id) / name)
@@ -91,10 +92,14 @@ def test_a_run_whose_files_are_damaged_is_trained_again(done, command, name, dam
     assert "cannot be used" not in command(*RUN)[2], "once is enough"
 
 
-@pytest.mark.parametrize("damage", [empty, cut, remove])
-def test_damaged_runs_are_left_out_of_what_is_shown_and_named(done, command, damage):
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [(name, damage) for name in ("weights.npz", ANSWERS) for damage in (empty, cut, remove)]
+    + [(ANSWERS, flip)],
+)
+def test_damaged_runs_are_left_out_of_what_is_shown_and_named(done, command, name, damage):
     run_id = run_of(done)
-    damage(folder_of(run_id) / "weights.npz")
+    damage(folder_of(run_id) / name)
     status, _, err = command("show", "pair")
     assert status == 0 and "Left out of these results" in err and run_id in err
     assert run_id not in set(lecun_ablate.load_results("pair").run_id)
