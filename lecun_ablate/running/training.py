@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def train(
             for report in trainer.train(runs, digits.train, splits):
                 index, arm, seed = members[report.index]
                 history[index].append(metrics(report))
-                with held_back():
+                with held_back() if report.last else nullcontext():
                     if report.last:
                         status = run_status(report, digits.train)
                         files = _run_files(report, digits.test, recipes[arm])

@@ -26,6 +26,7 @@ from lecun_ablate.tracking.explain import reason, way_out
 from lecun_ablate.tracking.health import refuse_damaged, writable
 from lecun_ablate.tracking.names import EXPERIMENT_NAME
 from lecun_ablate.tracking.sqlite import keep_artifacts_beside, tables_are_known
+from lecun_ablate.tracking.tagged_runs import tagged_runs
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints tracebacks
 
@@ -129,6 +130,11 @@ class Connection:
 
     def tagged(self, experiment_id: str, tags: Mapping[str, str]) -> Iterator[Run]:
         """Yield an experiment's runs that have the given tags, newest first."""
+        if self.has_known_tables:
+            for run in tagged_runs(self.client, experiment_id, tags):
+                self.remember(run.info)
+                yield run
+            return
         # MLflow's filters have no way to write a quote; such values are compared here
         plain = {key: value for key, value in tags.items() if not set("'\"\\%`") & set(value)}
         conditions = [f"tags.`{key}` = '{value}'" for key, value in plain.items()]

@@ -1,7 +1,8 @@
 """MLflow's store in an SQLite file: what we do to its tables behind MLflow's back, and when.
 
-Writing a run through MLflow's client takes ten times as long as inserting its rows. But the tables
-are private to MLflow, so only those that the tests have compared are touched.
+Writing a run through MLflow's client takes ten times as long as inserting its rows, and reading
+it five times as long. But the tables are private to MLflow, so only those that the tests have
+compared are touched.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def tables_are_known(client: MlflowClient) -> bool:
 def _warn_of_unknown_tables(revision: str) -> None:
     logging.getLogger(__name__).warning(
         "NOTICE: MLflow %s gives its database schema revision %s, with which this version of "
-        "lecun_ablate has not been tested. Runs are therefore written through MLflow's client: the "
+        "lecun_ablate has not been tested. Runs therefore go through MLflow's client: the "
         "results are the same, but it takes longer. If the database has been moved, `mlflow ui` "
         "looks for the files of runs in the old place.",
         mlflow.__version__,

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from lecun_ablate.tracking import new_store, sqlite, writer
 from lecun_ablate.tracking.ended_run import EndedRun
 from lecun_ablate.tracking.sqlite import sql_store
 from lecun_ablate.tracking.store import Store
+from lecun_ablate.tracking.tagged_runs import tagged_runs
 from lecun_ablate.tracking.writer import Writer
 
 TABLES = ("runs", "tags", "params", "metrics", "latest_metrics", "datasets", "inputs", "input_tags")
@@ -117,6 +119,32 @@ def test_an_unknown_schema_is_said_once(here, monkeypatch, caplog):
     assert len(said) == 1 and "schema revision" in said[0]
     both = more[more.run_id.isin(before.run_id)].reset_index(drop=True)
     assert both.equals(before) and more.run_id.nunique() == 4
+
+
+def test_runs_are_found_by_tags_as_mlflow_itself_would_find_them(store):
+    """With quotes in tags, NaN, a deleted run, another experiment, and more runs than a page."""
+    place, other = store.ensure_experiment("any/tiny"), store.ensure_experiment("other/tiny")
+    mark = 'it\'s 100% "one"'
+    for number in range(5):
+        tags = ENDED.tags | {"mark": mark if number % 2 else "plain", "empty": ""}
+        run = replace(ENDED, name=f"run {number}", tags=tags, ended=ENDED.ended + 1000 * number)
+        last = store.write(run, "run", {})
+    store.write(replace(ENDED, experiment_id=other), "run", {})
+    store.delete([last])
+    client = store.client
+
+    def told(runs):
+        return [{"info": dict(run.info), "data": run.data.to_dictionary()} for run in runs]
+
+    for tags, number in (({}, 4), ({"mark": "plain"}, 2), ({"mark": mark, "empty": ""}, 2)):
+        condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        if mark in tags.values():  # MLflow's filters have no way to write it
+            condition = "tags.mark LIKE 'it%'"
+        theirs = client.search_runs([place], condition, order_by=["attributes.start_time DESC"])
+        for page in (1, 3, 500):
+            ours = told(tagged_runs(client, place, tags, page))
+            assert len(ours) == number and repr(ours) == repr(told(theirs))
+    assert not list(tagged_runs(client, place, {"mark": "gone"}))
 
 
 def test_a_writer_waits_for_the_disk_at_checkpoints_only(store):
