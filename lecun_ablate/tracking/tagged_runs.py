@@ -28,7 +28,7 @@ def tagged_runs(
 
     Deleted runs are left out. Call it only where `Connection.has_known_tables`.
     """
-    wanted = select(*_INFO).where(
+    wanted: Any = select(*_INFO).where(
         SqlRun.experiment_id == int(experiment_id),
         SqlRun.lifecycle_stage == LifecycleStage.ACTIVE,
     )

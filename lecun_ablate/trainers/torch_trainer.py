@@ -44,7 +44,7 @@ from lecun_ablate.trainers.torch_network import LAYOUT, Net, Workspace, image_wi
 from lecun_ablate.trainers.workers import Finish, Job, reports_of
 
 GROUP = {"float32": 32, "float64": 16}  # replicas whose working set stays in a CPU's cache
-CUDA_GROUP = 512  # a GPU's time for a step hardly grows with the replicas
+CUDA_GROUP = 512  # a GPU's time for a step grows less than the replicas
 # Replicas and images of one pass of evaluation: on a CPU one replica alone, so that its numbers
 # cannot depend on the others.
 EVALUATED_TOGETHER = {"cpu": (1, 128), "cuda": (32, 512)}
@@ -77,6 +77,7 @@ class TorchTrainer:
 
     name = "torch"
     numerics = 2
+    cuda_numerics = 3
 
     def __init__(
         self, device: str = "cpu", threads: int | None = None, graph_steps: int = GRAPH_STEPS
@@ -91,7 +92,8 @@ class TorchTrainer:
             chip = torch.backends.cpu.get_cpu_capability().lower()
         else:
             chip = "sm_{}{}".format(*torch.cuda.get_device_capability())
-        return Identity(self.name, self.device, chip, self.numerics)
+        numerics = self.numerics if self.device == "cpu" else self.cuda_numerics
+        return Identity(self.name, self.device, chip, numerics)
 
     def unsupported(self, recipe: Recipe) -> str | None:
         """Return None: there is no recipe that this trainer cannot train."""

@@ -18,9 +18,10 @@ from lecun_ablate.data.digits import Split
 from lecun_ablate.network.reference import predictions
 from lecun_ablate.registry import registry
 from lecun_ablate.system.provenance import machine
-from lecun_ablate.trainers import torch_trainer
+from lecun_ablate.trainers import torch_network, torch_trainer
 from lecun_ablate.trainers.base import Run
 from lecun_ablate.trainers.download import download
+from lecun_ablate.trainers.torch_network import Workspace
 from lecun_ablate.trainers.torch_trainer import (
     GROUP,
     TorchTrainer,
@@ -360,6 +361,33 @@ def test_digits_are_those_of_the_reference():
     outputs = torch.randn(50, 10, generator=torch.Generator().manual_seed(0)).round()  # with ties
     outputs[3, 2], outputs[4, 9], outputs[5] = torch.nan, torch.inf, -torch.inf
     assert (_digits(outputs).numpy() == predictions(outputs.numpy())).all()
+
+
+def test_h1_gathers_the_deltas_that_are_spread():
+    """The two ways, of which a GPU takes the one and a CPU the other."""
+    draw = torch.Generator().manual_seed(0)
+    deltas = torch.randn(3, 12, 16, generator=draw, dtype=torch.float64)
+    weights = torch.randn(3, 12, 300, generator=draw, dtype=torch.float64)
+    space, shape = Workspace(deltas), torch.Size((3, 1, 64, 12))
+    gathered = torch_network._gather(deltas, weights, space).view(shape)
+    spread = torch_network._spread(deltas, weights, shape, space)
+    torch.testing.assert_close(gathered, spread, rtol=1e-12, atol=1e-13)
+    assert spread.abs().min() > 0
+
+
+@pytest.mark.parametrize("optimizer", registry.names("optimizer"))
+def test_no_optimizer_moves_a_weight_without_a_gradient(optimizer):
+    """On a GPU, weights between planes that are not connected are not masked again."""
+    recipe = Recipe(optimizer=optimizer, momentum=0.5 if optimizer in ("sgd", "nesterov") else 0)
+    draw = torch.Generator().manual_seed(0)
+    weights, state = torch.randn(2, 8, generator=draw), {}
+    weights[:, ::2] = 0
+    for _ in range(3):
+        gradients, curvature = torch.randn(2, 2, 8, generator=draw)
+        gradients[:, ::2] = curvature[:, ::2] = 0
+        arguments = [weights, gradients, state, torch.full((2, 1), 0.1), recipe.momentum]
+        recipe.component("optimizer")(*arguments, curvature.abs())
+    assert (weights[:, ::2] == 0).all() and (weights[:, 1::2] != 0).all()
 
 
 @pytest.mark.gpu
