@@ -35,9 +35,11 @@ from lecun_ablate.trainers.base import (
 )
 from lecun_ablate.trainers.flat import flatten, tensors
 from lecun_ablate.trainers.shared import (
+    POWERS,
     begin,
     epoch_report,
     refuse_unsupported,
+    slots,
     targets,
     unknown_component,
 )
@@ -56,19 +58,6 @@ except ImportError as error:
 def availability() -> str | None:
     """Return why the compiled kernel cannot be used here, or None if it can."""
     return _missing if kernel is None else None
-
-
-# the slots of a state that an optimizer fills: the first and the second of the kernel's tensors
-SLOTS = {
-    "sgd": ("velocity", None),
-    "nesterov": ("velocity", None),
-    "sdlm": ("velocity", None),
-    "adam": ("mean", "square"),
-    "adamw": ("mean", "square"),
-    "rmsprop": (None, "square"),
-    "lion": ("mean", None),
-}
-POWERS = ("beta1_power", "beta2_power")
 
 
 class NativeTrainer:
@@ -186,9 +175,7 @@ class _Network:
             for codes in (wanted, smooth)
         )
         # the slots of the state that are used, as the torch trainer names them
-        first, second = SLOTS[optimizer.name]
-        if first == "velocity" and not recipe.momentum:
-            first = None
+        first, second = slots(recipe)
         self.first = self._tensor(state, first)
         self.second = self._tensor(state, second)
         self.average = self._tensor(state, AVERAGE if recipe.average else None, self.parameters)

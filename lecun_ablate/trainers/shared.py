@@ -12,6 +12,24 @@ from lecun_ablate.errors import ConfigError
 from lecun_ablate.network import initial
 from lecun_ablate.trainers.base import EpochReport, Run, Scores, State, Trainer
 
+# what an optimizer keeps of each weight, as a state names it: first and second moments
+SLOTS = {
+    "sgd": ("velocity", None),
+    "nesterov": ("velocity", None),
+    "sdlm": ("velocity", None),
+    "adam": ("mean", "square"),
+    "adamw": ("mean", "square"),
+    "rmsprop": (None, "square"),
+    "lion": ("mean", None),
+}
+POWERS = ("beta1_power", "beta2_power")  # what adam and adamw keep beside them
+
+
+def slots(recipe: Recipe) -> tuple[str | None, str | None]:
+    """Return the names of the first and second moments that a recipe's optimizer keeps."""
+    first, second = SLOTS[recipe.component("optimizer").name]
+    return (None if first == "velocity" and not recipe.momentum else first), second
+
 
 def unknown_component(
     trainer: str,

@@ -24,8 +24,17 @@ from cuda_on_cpu import COMPILER, Cpu, library
 
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.cuda import compiler, gpu
-from lecun_ablate.cuda.compiler import ACTIVATIONS, LOSSES, PAIRS, THREADS, Choices, compile_kernels
+from lecun_ablate.cuda.compiler import (
+    ACTIVATIONS,
+    LOSSES,
+    OPTIMIZERS,
+    PAIRS,
+    THREADS,
+    Choices,
+    compile_kernels,
+)
 from lecun_ablate.cuda.gpu import Gpu
+from lecun_ablate.cuda.method import method_type
 from lecun_ablate.data.digits import Split
 from lecun_ablate.errors import ConfigError, LecunAblateError
 from lecun_ablate.network import initial
@@ -184,21 +193,24 @@ def test_elementary_functions_at_the_ends():
 
 @on_cpu
 def test_the_host_knows_the_layout_of_the_kernels():
-    found = (ctypes.c_int * 8)()
+    found = (ctypes.c_int * 11)()
     library().sizes(found)
     expected = [
         compiler.TRAINING_BYTES["float32"], compiler.TRAINING_BYTES["float64"],
         compiler.EVALUATION_BYTES["float32"], compiler.EVALUATION_BYTES["float64"],
         cuda._settings_type("float32").itemsize, cuda._settings_type("float64").itemsize,
-        compiler.PARAMETERS, cuda.IMAGES_PER_BLOCK,
+        method_type("float32").itemsize, method_type("float64").itemsize,
+        compiler.MASK_BYTES, compiler.PARAMETERS, cuda.IMAGES_PER_BLOCK,
     ]  # fmt: skip
     assert list(found) == expected
     assert sum(int(np.prod(shape)) for shape in initial.SHAPES.values()) == compiler.PARAMETERS
 
 
 def test_names_are_in_the_order_of_the_enumerations():
-    text = (compiler.HERE.parent / "native" / "formulas.hpp").read_text()
-    for kind, names in (("Activation", ACTIVATIONS), ("Loss", LOSSES)):
+    text = compiler.source()
+    for kind, names in (
+        ("Activation", ACTIVATIONS), ("Loss", LOSSES), ("Optimizer", OPTIMIZERS)
+    ):  # fmt: skip
         listed = re.search(rf"enum class {kind} \{{(.*?)\}}", text, re.DOTALL).group(1)
         assert tuple(re.findall(r"\w+", listed)) == names
 
