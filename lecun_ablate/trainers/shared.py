@@ -54,18 +54,6 @@ def unknown_component(
     return None
 
 
-def unknown_field(trainer: str, recipe: Recipe, unknown: Collection[str]) -> str | None:
-    """Return the field of a recipe that a trainer does not know, in words; None if it has all.
-
-    `unknown` are the fields that the trainer has at their defaults only.
-    """
-    for field in unknown:
-        value = getattr(recipe, field)
-        if value != Recipe.model_fields[field].default:
-            return f"the {trainer} trainer has no {field}, got {value!r}"
-    return None
-
-
 def refuse_unsupported(trainer: Trainer, recipes: Iterable[Recipe]) -> None:
     """Raise ConfigError for the first recipe that a trainer cannot train."""
     for recipe in recipes:
