@@ -50,6 +50,7 @@ from lecun_ablate.trainers.shared import (
     POWERS,
     begin,
     epoch_report,
+    leak,
     refuse_unsupported,
     slots,
     targets,
@@ -125,7 +126,7 @@ class CudaTrainer:
             "loss": LOSSES,
             "optimizer": OPTIMIZERS,
         }
-        if unknown := unknown_component(self.name, recipe, known, with_parameters=list(known)):
+        if unknown := unknown_component(self.name, recipe, known):
             return unknown
         try:
             self.launcher.kernels(_choices(recipe), _pairs(Run(recipe, seed=0)))
@@ -433,14 +434,13 @@ def _connections(seen: np.ndarray) -> np.ndarray:
 
 def _settings(recipe: Recipe, seen: np.ndarray) -> tuple[Any, ...]:
     """Return Settings of step.hpp."""
-    leaks = (recipe.component(field).values.get("slope", 0.0)
-             for field in ("activation", "output_activation"))  # fmt: skip
     return (
         targets(recipe),
         recipe.lr,
         recipe.momentum,
         recipe.padding,
-        *leaks,
+        leak(recipe, "activation"),
+        leak(recipe, "output_activation"),
         _connections(seen),
     )
 

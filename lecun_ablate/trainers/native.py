@@ -38,6 +38,7 @@ from lecun_ablate.trainers.shared import (
     POWERS,
     begin,
     epoch_report,
+    leak,
     refuse_unsupported,
     slots,
     targets,
@@ -98,7 +99,7 @@ class NativeTrainer:
             "loss": kernel.LOSSES,
             "optimizer": kernel.OPTIMIZERS,
         }
-        return unknown_component(self.name, recipe, known, with_parameters=["optimizer"])
+        return unknown_component(self.name, recipe, known)
 
     def train(
         self,
@@ -169,6 +170,8 @@ class _Network:
                 recipe.lr,
                 recipe.momentum,
                 recipe.padding,
+                leak(recipe, "activation"),
+                leak(recipe, "output_activation"),
                 codes,
                 connected,
             )
