@@ -19,7 +19,7 @@ template <class T>
 void steps(const Functions<T>& kernel, int connectivity, int activation, bool momentum) {
     constexpr int count = 30, first_h2_weight = 12 * 25 + 12 * 64;
     Choices choices = {Activation(activation), Activation::tanh, Loss(activation % 3), 0.01,
-                       momentum ? 0.3 : 0.0, -1, {}, {}};
+                       momentum ? 0.3 : 0.0, -1, 0.01, 0.01, {}, {}};
     for (int digit = 0; digit < 10; ++digit) choices.targets[digit * kOutputs + digit] = 1;
     std::mt19937 random;
     std::uniform_real_distribution<double> uniform(-1, 1);

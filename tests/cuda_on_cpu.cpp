@@ -15,28 +15,31 @@
 #include <thread>
 #include <vector>
 
-#include "step.hpp"
+#include "method.hpp"
 
 using namespace lecun_ablate;
 
 namespace {
 
 struct Named {
-    int hidden, output, loss, momentum;
+    int hidden, output, loss, momentum, optimizer;
 };
 
-template <class Number>
+template <class Number, bool by_method>
 struct Choices {
     using Scalar = Number;
+    static constexpr bool general = by_method, curved = by_method;
     static inline Activation hidden, output;
     static inline Loss loss;
     static inline bool momentum;
+    static inline Optimizer optimizer;
 
     static void set(const Named& named) {
         hidden = Activation(named.hidden);
         output = Activation(named.output);
         loss = Loss(named.loss);
         momentum = named.momentum;
+        optimizer = Optimizer(named.optimizer);
     }
 };
 
@@ -158,15 +161,16 @@ void with_team(int schedule, Body body) {
 }
 
 // A block's memory, of exactly the bytes that a launch gives it: the weights are cut off after the
-// last pair of planes, and velocities follow.
+// last pair of planes, and velocities follow, or what a method has there.
 template <class Memory, class T>
 class BlockMemory {
 public:
-    BlockMemory(const Settings<T>& settings, bool momentum) {
-        const int pairs = settings.connections.pairs();
+    BlockMemory(const Settings<T>& settings, bool momentum, bool by_method) {
+        const int pairs = settings.connections.pairs(), room = Batch<T>::room(pairs);
         const int weights = sizeof(Weights<T>) / sizeof(T) - (kMostPairs - pairs) * kTaps;
         const int cut_off = (kMostPairs - pairs) * kTaps * sizeof(T);
-        const int bytes = sizeof(Memory) - cut_off + momentum * weights * sizeof(T);
+        int bytes = sizeof(Memory) - cut_off + momentum * weights * sizeof(T);
+        if (by_method) bytes += (room - weights + room) * sizeof(T) + 2 * kH2Units;
         bytes_ = std::make_unique<std::byte[]>(bytes);  // aligned as `new` aligns: 16
     }
     Memory& operator*() { return *reinterpret_cast<Memory*>(bytes_.get()); }
@@ -178,13 +182,31 @@ private:
 template <class T>
 void train(Named named, int schedule, int networks, T* parameters, T* velocity,
            const Settings<T>* settings, const T* images, const int* labels, const int* orders,
-           const int* order_rows, int steps) {
-    Choices<T>::set(named);
+           const int* order_rows, int steps, int image_stride) {
+    using Plain = Choices<T, false>;
+    Plain::set(named);
     for (int network = 0; network < networks; ++network) {
-        BlockMemory<TrainingMemory<T>, T> memory(settings[network], named.momentum);
+        BlockMemory<TrainingMemory<T>, T> memory(settings[network], named.momentum, false);
         with_team(schedule, [&](auto team) {
-            train_network<Choices<T>>(team, network, *memory, parameters, velocity, settings,
-                                      images, labels, orders, order_rows, steps);
+            train_network<Plain>(team, network, *memory, parameters, velocity, settings, images,
+                                 labels, orders, order_rows, steps, image_stride);
+        });
+    }
+}
+
+template <class T>
+void train_by(Named named, int schedule, int networks, T* parameters, States<T> states, T* scratch,
+              const Settings<T>* settings, const Method<T>* methods, const Rate<T>* rates,
+              const int* rate_rows, const T* images, const int* labels, const unsigned* kept,
+              const int* orders, const int* order_rows, int patterns, int image_stride) {
+    using General = Choices<T, true>;
+    General::set(named);
+    for (int network = 0; network < networks; ++network) {
+        BlockMemory<TrainingMemory<T>, T> memory(settings[network], false, true);
+        with_team(schedule, [&](auto team) {
+            train_network_by<General>(team, network, *memory, parameters, states, scratch, settings,
+                                      methods, rates, rate_rows, images, labels, kept, orders,
+                                      order_rows, patterns, image_stride);
         });
     }
 }
@@ -193,13 +215,14 @@ template <class T>
 void evaluate(Named named, int schedule, int blocks, const T* parameters,
               const Settings<T>* settings, const T* images, const int* labels, int patterns,
               const int* order_rows, unsigned char* predictions, double* losses) {
-    Choices<T>::set(named);
+    using Plain = Choices<T, false>;
+    Plain::set(named);
     const int chunks = (patterns + kImagesPerBlock - 1) / kImagesPerBlock;
     for (int block = 0; block < blocks; ++block) {
-        BlockMemory<EvaluationMemory<T>, T> memory(settings[block / chunks], false);
+        BlockMemory<EvaluationMemory<T>, T> memory(settings[block / chunks], false, false);
         with_team(schedule, [&](auto team) {
-            evaluate_network<Choices<T>>(team, block, *memory, parameters, settings, images, labels,
-                                         patterns, order_rows, predictions, losses);
+            evaluate_network<Plain>(team, block, *memory, parameters, settings, images, labels,
+                                    patterns, order_rows, predictions, losses);
         });
     }
 }
@@ -221,9 +244,19 @@ void functions(int count, const T* x, T* exponential, T* hyperbolic, T* normal, 
     extern "C" void train_##T(Named named, int schedule, int networks, T* parameters,           \
                               T* velocity, const Settings<T>* settings, const T* images,        \
                               const int* labels, const int* orders, const int* order_rows,      \
-                              int steps) {                                                      \
+                              int steps, int image_stride) {                                    \
         train(named, schedule, networks, parameters, velocity, settings, images, labels, orders, \
-              order_rows, steps);                                                               \
+              order_rows, steps, image_stride);                                                 \
+    }                                                                                           \
+    extern "C" void train_by_##T(                                                               \
+        Named named, int schedule, int networks, T* parameters, T* first, T* second, T* curvature, \
+        T* average, T* scratch, const Settings<T>* settings, const Method<T>* methods,          \
+        const Rate<T>* rates, const int* rate_rows, const T* images, const int* labels,         \
+        const unsigned* kept, const int* orders, const int* order_rows, int patterns,           \
+        int image_stride) {                                                                     \
+        train_by(named, schedule, networks, parameters,                                         \
+                 States<T>{first, second, curvature, average}, scratch, settings, methods, rates, \
+                 rate_rows, images, labels, kept, orders, order_rows, patterns, image_stride);  \
     }                                                                                           \
     extern "C" void evaluate_##T(Named named, int schedule, int blocks, const T* parameters,    \
                                  const Settings<T>* settings, const T* images, const int* labels, \
@@ -248,6 +281,8 @@ extern "C" void sizes(int* bytes) {
         sizeof(TrainingMemory<float>),    sizeof(TrainingMemory<double>),
         sizeof(EvaluationMemory<float>),  sizeof(EvaluationMemory<double>),
         sizeof(Settings<float>),          sizeof(Settings<double>),
+        sizeof(Method<float>),            sizeof(Method<double>),
+        2 * sizeof(unsigned) * kKeptWords,
         kParameters,                      kImagesPerBlock,
     };
     std::copy(std::begin(known), std::end(known), bytes);

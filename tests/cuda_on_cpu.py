@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from lecun_ablate.cuda.compiler import ACTIVATIONS, LOSSES, SOURCES, Choices
+from lecun_ablate.cuda.compiler import ACTIVATIONS, LOSSES, OPTIMIZERS, SOURCES, Choices
 
 HERE = Path(__file__).parent
 SOURCE = HERE / "cuda_on_cpu.cpp"
@@ -49,7 +49,9 @@ def _fused_instructions() -> list[str]:
 class Named(ctypes.Structure):
     """The choices, as cuda_on_cpu.cpp takes them."""
 
-    _fields_ = [(name, ctypes.c_int) for name in ("hidden", "output", "loss", "momentum")]
+    _fields_ = [
+        (name, ctypes.c_int) for name in ("hidden", "output", "loss", "momentum", "optimizer")
+    ]
 
 
 class Cpu:
@@ -69,6 +71,7 @@ class Cpu:
 class Kernels:
     def __init__(self, choices: Choices, schedule: int, resident: int):
         self._resident = resident
+        self._kernel = choices.kernel
         self._type = C_NAMES[choices.dtype]
         self._first = (
             Named(
@@ -76,6 +79,7 @@ class Kernels:
                 ACTIVATIONS.index(choices.output_activation),
                 LOSSES.index(choices.loss),
                 choices.momentum,
+                OPTIMIZERS.index(choices.method or "sgd"),
             ),
             schedule,
         )
@@ -84,7 +88,7 @@ class Kernels:
         return self._resident
 
     def train(self, networks, pairs, *arguments):
-        self._call("train", networks, arguments)
+        self._call(self._kernel, networks, arguments)
 
     def evaluate(self, blocks, pairs, *arguments):
         self._call("evaluate", blocks, arguments)

@@ -15,7 +15,6 @@ from lecun_ablate.parameters import parse, spell
 from lecun_ablate.plan.keys import run_key
 from lecun_ablate.registry import Registry, registry
 from lecun_ablate.trainers.base import Identity
-from lecun_ablate.trainers.shared import unknown_component, unknown_field
 
 TRAINER = Identity("torch", "cpu", "avx2", 1)
 
@@ -258,22 +257,6 @@ def test_whole_parameters_are_searched_as_whole_numbers(power, tmp_path):
     )
     kinds = [type(_distribution(name, values)) for name, values in study.search.items()]
     assert kinds == [IntDistribution, FloatDistribution]
-
-
-def test_compiled_trainers_name_a_parameter_that_they_do_not_have():
-    known = {"activation": ["leaky_relu"]}
-    assert unknown_component("native", Recipe(activation="leaky_relu"), known) is None
-    reason = unknown_component("native", Recipe(activation="leaky_relu(slope=0.2)"), known)
-    assert reason is not None and "leaky_relu(slope=0.2)" in reason
-
-
-@pytest.mark.parametrize("field", ADDED)
-def test_a_trainer_names_the_field_that_it_does_not_have(field):
-    other = {"schedule": "cosine", "schedule_per": "step", "batch_size": 8, "augmentation": "shift"}
-    value = other.get(field, 0.25)
-    reason = unknown_field("cuda", Recipe(**{field: value}), ADDED)
-    assert reason == f"the cuda trainer has no {field}, got {value!r}"
-    assert unknown_field("cuda", Recipe(), ADDED) is None
 
 
 @pytest.mark.parametrize("field", ADDED)

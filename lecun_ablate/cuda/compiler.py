@@ -20,6 +20,7 @@ SOURCES = (
     HERE.parent / "native" / "formulas.hpp",
     HERE / "elementary.hpp",
     HERE / "step.hpp",
+    HERE / "method.hpp",
     HERE / "kernels.cu",
 )
 THREADS = 192  # per block: as many as most phases of a step have tasks
@@ -31,11 +32,14 @@ PAIRS = (
 # what the functions of formulas.hpp cover; the names are those of components
 ACTIVATIONS = ("tanh", "scaled_tanh", "lisht", "sigmoid", "relu", "leaky_relu", "softsign", "gelu",
                "silu", "identity")  # fmt: skip
+# those of method.hpp; the names are those of components
+OPTIMIZERS = ("sgd", "nesterov", "adam", "adamw", "rmsprop", "lion", "sdlm")
 LOSSES = ("mse", "half_sum_squares", "cross_entropy")
 SCALARS = {"float32": "float", "float64": "double"}
 # shared memory of a block in bytes, with room for all pairs and without velocities; kernels.cu
 # checks it
 TRAINING_BYTES = {"float32": 61_872, "float64": 123_248}
+MASK_BYTES = 384  # for two patterns
 EVALUATION_BYTES = {"float32": 60_464, "float64": 117_648}
 
 
@@ -48,12 +52,24 @@ class Choices:
     output_activation: str
     loss: str
     momentum: bool  # whether there is any
+    # by whose steps of method.hpp; None: plain gradient descent, pattern by pattern
+    method: str | None = None
+
+    @property
+    def kernel(self) -> str:
+        """The name of the kernel that trains."""
+        return "train" if self.method is None else "train_by"
 
     def training_bytes(self, pairs: int) -> int:
-        """Return the shared memory that a network in training takes; velocities are in it, too."""
+        """Return the shared memory that a network in training takes.
+
+        Velocities are in it, too; in a method's steps, the sums of a batch and masks of dropout.
+        """
         left_out = (PAIRS[-1] - pairs) * TAPS
-        velocities = self.momentum * (PARAMETERS - left_out)
-        return TRAINING_BYTES[self.dtype] + (velocities - left_out) * self._scalar_bytes
+        masks = 0 if self.method is None else MASK_BYTES
+        second = self.momentum or self.method is not None
+        more = second * (PARAMETERS - left_out) - left_out
+        return TRAINING_BYTES[self.dtype] + more * self._scalar_bytes + masks
 
     def evaluation_bytes(self, pairs: int) -> int:
         """Return the shared memory that a network in evaluation takes."""
@@ -68,11 +84,12 @@ class Choices:
 def compile_kernels(
     choices: Choices, architecture: str, log: io.StringIO | None = None, fresh: bool = False
 ) -> Any:
-    """Return the kernels `train` and `evaluate` as a cuda.core.ObjectCode for an architecture.
+    """Return the kernels, `evaluate` and that which trains, as a cuda.core.ObjectCode.
 
-    `architecture` is such as "sm_90". The result is kept in the user's cache folder. With `log`,
-    where the compiler writes the registers and memory that the kernels take, or with `fresh`, the
-    compiler runs in any case. Raises LecunAblateError where it fails.
+    `architecture` is such as "sm_90". The kernel that trains is `choices.kernel`. The result is
+    kept in the user's cache folder. With `log`, where the compiler writes the registers and memory
+    that the kernels take, or with `fresh`, the compiler runs in any case. Raises LecunAblateError
+    where it fails.
     """
     from cuda.core import Program, ProgramOptions
 
@@ -82,6 +99,8 @@ def compile_kernels(
         "OUTPUT": choices.output_activation,
         "LOSS": choices.loss,
         "MOMENTUM": str(choices.momentum).lower(),
+        "GENERAL": str(choices.method is not None).lower(),
+        "OPTIMIZER": choices.method or "sgd",
         "THREADS": str(THREADS),
         "TRAINING_BYTES": str(TRAINING_BYTES[choices.dtype]),
         "EVALUATION_BYTES": str(EVALUATION_BYTES[choices.dtype]),

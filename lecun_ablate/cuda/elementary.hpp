@@ -20,6 +20,9 @@ namespace lecun_ablate {
 LECUN_FORMULA float fused(float a, float b, float c) { return fmaf(a, b, c); }
 LECUN_FORMULA double fused(double a, double b, double c) { return fma(a, b, c); }
 
+LECUN_FORMULA float square_root(float x) { return sqrtf(x); }
+LECUN_FORMULA double square_root(double x) { return sqrt(x); }
+
 template <class T>
 struct ElementaryMath {
     using Scalar = T;

@@ -74,7 +74,8 @@ class Gpu:
         most = self._device.properties.max_shared_memory_per_block_optin
         if choices.training_bytes(pairs) > most:
             raise LecunAblateError(
-                f"a network in {choices.dtype}{' with momentum' * choices.momentum} takes "
+                f"a network in {choices.dtype}{' with momentum' * choices.momentum}"
+                f"{f' with {choices.method}' if choices.method else ''} takes "
                 f"{choices.training_bytes(pairs):,} bytes of shared memory; {self._device.name} "
                 f"has {most:,} for a block"
             )
@@ -101,7 +102,7 @@ class Kernels:
 
     def __init__(self, device: Any, code: Any, choices: Choices):
         self._device = device
-        self._train = code.get_kernel("train")
+        self._train = code.get_kernel(choices.kernel)
         self._evaluate = code.get_kernel("evaluate")
         self._choices = choices
         self._prepare(self._train, choices.training_bytes(PAIRS[-1]))
@@ -140,7 +141,7 @@ class Kernels:
         return per_sm * self._device.properties.multiprocessor_count
 
     def train(self, networks: int, pairs: int, *arguments: torch.Tensor | int) -> None:
-        """Launch `train` (see kernels.cu) on one block per network."""
+        """Launch the kernel that trains (see kernels.cu) on one block per network."""
         self._launch(self._train, networks, self._choices.training_bytes(pairs), arguments)
 
     def evaluate(self, blocks: int, pairs: int, *arguments: torch.Tensor | int) -> None:

@@ -1,7 +1,7 @@
 // The kernels that NVRTC compiles, for one combination of choices: SCALAR, HIDDEN, OUTPUT, LOSS,
-// MOMENTUM and THREADS (per block) are given as macros, and the bytes of shared memory that the
-// launch reckons with. One thread block holds one network.
-#include "step.hpp"
+// MOMENTUM, GENERAL, OPTIMIZER and THREADS (per block) are given as macros, and the bytes of shared
+// memory that the launch reckons with. One thread block holds one network.
+#include "method.hpp"
 
 namespace lecun_ablate {
 
@@ -10,6 +10,9 @@ struct Choices {
     static constexpr Activation hidden = Activation::HIDDEN, output = Activation::OUTPUT;
     static constexpr Loss loss = Loss::LOSS;
     static constexpr bool momentum = MOMENTUM;
+    static constexpr bool general = GENERAL;  // the steps of method.hpp
+    static constexpr Optimizer optimizer = Optimizer::OPTIMIZER;
+    static constexpr bool curved = optimizer == Optimizer::sdlm;
 };
 
 constexpr int kWarp = 32;
@@ -118,15 +121,31 @@ constexpr bool kFloat = sizeof(T) == 4;
 static_assert(sizeof(TrainingMemory<T>) == TRAINING_BYTES);
 static_assert(sizeof(EvaluationMemory<T>) == EVALUATION_BYTES);
 
+#if GENERAL
+extern "C" __global__ void
+__launch_bounds__(THREADS, kMuchShared && kFloat ? 2 : 1)
+train_by(T* parameters, T* first, T* second, T* curvature, T* average, T* scratch,
+         const Settings<T>* settings, const Method<T>* methods, const Rate<T>* rates,
+         const int* rate_rows, const T* images, const int* labels, const unsigned* kept,
+         const int* orders, const int* order_rows, int patterns, int image_stride) {
+    extern __shared__ __align__(16) char shared[];
+    auto& memory = *reinterpret_cast<TrainingMemory<T>*>(shared);
+    train_network_by<Choices>(Block(), blockIdx.x, memory, parameters,
+                              States<T>{first, second, curvature, average}, scratch, settings,
+                              methods, rates, rate_rows, images, labels, kept, orders, order_rows,
+                              patterns, image_stride);
+}
+#else
 extern "C" __global__ void
 __launch_bounds__(THREADS, kMuchShared && kFloat && !Choices::momentum ? 4 : 2)
 train(T* parameters, T* velocity, const Settings<T>* settings, const T* images, const int* labels,
-      const int* orders, const int* order_rows, int steps) {
+      const int* orders, const int* order_rows, int steps, int image_stride) {
     extern __shared__ __align__(16) char shared[];
     auto& memory = *reinterpret_cast<TrainingMemory<T>*>(shared);
     train_network<Choices>(Block(), blockIdx.x, memory, parameters, velocity, settings, images,
-                           labels, orders, order_rows, steps);
+                           labels, orders, order_rows, steps, image_stride);
 }
+#endif
 
 extern "C" __global__ void
 __launch_bounds__(THREADS, kMuchShared && kFloat ? 4 : 2)

@@ -70,6 +70,7 @@ template <class T>
 struct Settings {
     double targets[10][kOutputs];  // [label][output]
     T learning_rate, momentum, padding;
+    T leak, output_leak;  // the slopes of leaky_relu below 0
     Connections connections;
 };
 
@@ -164,22 +165,65 @@ struct EvaluationMemory : ForwardMemory<T> {
     alignas(16) Weights<T> weights;
 };
 
+// What a step by method.hpp has behind the weights: the sums over the patterns of its batch, and
+// which units of H2 the dropout keeps for each of the two images.
+template <class T>
+struct Batch {
+    T* sums;         // of gradients or of curvatures, laid out as Weights
+    unsigned* kept;  // [place][kH2Units / 4]: four units in each, a byte of 0 or 1 for each
+    int place = 0;
+    bool begins = true;   // with this pattern
+    bool drops = false;   // some units of H2 in this pattern
+    T kept_scale = 1;     // of those that are kept
+
+    LECUN_FORMULA Batch(T* weights, int pairs)
+        : sums(weights + room(pairs)), kept(reinterpret_cast<unsigned*>(sums + room(pairs))) {}
+
+    // Numbers that the weights take, up to a whole number of packs.
+    LECUN_FORMULA static int room(int pairs) {
+        return (kH1Parameters + kDenseParameters + pairs * kTaps + 3) / 4 * 4;
+    }
+
+    template <int n>
+    LECUN_FORMULA void add(long long at, Pack<n, T> gradient) const {
+        if (!begins) {
+            const auto before = Pack<n, T>::load(sums + at);
+#pragma unroll
+            for (int i = 0; i < n; ++i) gradient.at[i] += before.at[i];
+        }
+        gradient.store(sums + at);
+    }
+
+    LECUN_FORMULA T factor(int unit) const {
+        if (!drops) return 1;
+        return reinterpret_cast<const unsigned char*>(kept)[place * kH2Units + unit] ? kept_scale : 0;
+    }
+};
+constexpr int kKeptWords = kH2Units / 4;  // of a pattern
+
 // `Choices` holds what a kernel is compiled for: the type Scalar, and the values hidden, output
-// (Activation), loss (Loss) and momentum (bool).
+// (Activation), loss (Loss) and momentum (bool). Where `general` is true, a pattern does not change
+// the weights: its gradient, or with `train<true>` its curvature, is added to those of a batch, for
+// the steps of method.hpp.
 template <class Choices, class Team, class Memory>
 class Network {
     using T = typename Choices::Scalar;
     using Math = ElementaryMath<T>;
 
 public:
+    Batch<T> batch;  // used where Choices::general is true
+
     LECUN_FORMULA Network(Team team, Memory& memory, const Settings<T>& settings)
-        : team_(team),
+        : batch(flat(memory.weights), settings.connections.pairs()),
+          team_(team),
           m_(memory),
           // behind the weights, where these are cut off
           velocity_(flat(memory.weights) + kH1Parameters + kDenseParameters +
                     settings.connections.pairs() * kTaps),
           rate_(-settings.learning_rate),
-          momentum_(settings.momentum) {}
+          momentum_(settings.momentum),
+          leak_(settings.leak),
+          output_leak_(settings.output_leak) {}
 
     // Fills the memory that every step finds as it is: weights, connections, targets, padding.
     LECUN_FORMULA void load(const T* parameters, const T* velocity, const Settings<T>& settings) {
@@ -222,6 +266,16 @@ public:
         some.each(1, [=, this](int) { some.copy(&m_.labels[place], label); });
     }
 
+    // The same for which units of H2 a pattern keeps, kKeptWords of them.
+    template <class Some>
+    LECUN_FORMULA void fetch_kept(Some some, int place, const unsigned* kept) {
+        some.each(kKeptWords, [=, this](int i) {
+            some.copy(&batch.kept[place * kKeptWords + i], kept + i);
+        });
+    }
+
+    LECUN_FORMULA T* weights() { return flat(m_.weights); }
+
     // From H1 to what H3 and the outputs are made of.
     LECUN_FORMULA void forward() {
         h2_partial_sums();
@@ -232,7 +286,11 @@ public:
 #pragma unroll
             for (int slice = 0; slice < kH2Slices; ++slice)
                 sum += h2_sum(slice, i / kH2Map, i / half % 2)[i % half * 2 * kPlanes];
-            const auto unit = activate<Math>(Choices::hidden, sum);
+            auto unit = activate<Math>(Choices::hidden, sum, leak_);
+            if constexpr (Choices::general && Memory::kTraining) {
+                const T factor = batch.factor(i);  // what is left has slopes of its own
+                unit.value *= factor, unit.slope *= factor;
+            }
             m_.h2[i] = unit.value;
             if constexpr (Memory::kTraining) *h2_delta_of(i) = unit.slope;
         });
@@ -242,32 +300,35 @@ public:
     }
 
     // One pattern: forward, backward, update. A layer's deltas are taken with the weights above it
-    // before these change. `fetch_next(some)` starts to copy the next pattern.
-    template <class Fetch>
+    // before these change. `fetch_next(some)` starts to copy the next pattern. What is `squared` is
+    // the curvature (lecun_ablate/network/curvature.py): the gradient of a network whose weights,
+    // inputs and slopes are squared.
+    template <bool squared = false, class Fetch>
     LECUN_FORMULA void train(int place, Fetch fetch_next) {
         h1_forward(team_, place);
         team_.barrier();
         forward();
         team_.narrow([=, this](typename Team::Narrow narrow) {
             h3_and_outputs(narrow);
-            output_deltas(narrow, m_.labels[place]);
+            output_deltas<squared>(narrow, m_.labels[place]);
             narrow.barrier();
             narrow.each(kH3, [=, this](int i) {
-                m_.h3_delta[i] = dense_backward(m_.out_delta, m_.weights.out_weight[i], m_.h3[i],
-                                                m_.h3_delta[i], m_.weights.h3_bias[i]);
+                m_.h3_delta[i] =
+                    dense_backward<squared>(m_.out_delta, m_.weights.out_weight[i], m_.h3[i],
+                                            m_.h3_delta[i], m_.weights.h3_bias[i]);
             });
         });
         fetch_next(team_.beside());
         team_.barrier();
         team_.each(kH2Units, [=, this](int i) {
             T* delta = h2_delta_of(i);
-            *delta = dense_backward(m_.h3_delta, m_.weights.h3_weight[i], m_.h2[i], *delta,
-                                    m_.weights.h2_bias[i]);
+            *delta = dense_backward<squared>(m_.h3_delta, m_.weights.h3_weight[i], m_.h2[i], *delta,
+                                             m_.weights.h2_bias[i]);
         });
         team_.barrier();
-        h1_deltas();
+        h1_deltas<squared>();
         team_.barrier();
-        update_kernels(place);
+        update_kernels<squared>(place);
         team_.copied();
         team_.barrier();
     }
@@ -304,7 +365,7 @@ public:
                 Pack<2, T> value[tile / 2];
 #pragma unroll
                 for (int x = 0; x < tile; ++x) {
-                    const auto unit = activate<Math>(Choices::hidden, sum[plane][x] + bias.at[x]);
+                    const auto unit = activate<Math>(Choices::hidden, sum[plane][x] + bias.at[x], leak_);
                     value[x / 2].at[x % 2] = unit.value;
                     slope.at[x] = unit.slope;
                 }
@@ -324,7 +385,7 @@ public:
             T sum = m_.weights.h3_bias[i];
 #pragma unroll
             for (int slice = 0; slice < kH3Slices; ++slice) sum += m_.h3_sums()[slice][i];
-            const auto unit = activate<Math>(Choices::hidden, sum);
+            const auto unit = activate<Math>(Choices::hidden, sum, leak_);
             m_.h3[i] = unit.value;
             if constexpr (Memory::kTraining) m_.h3_delta[i] = unit.slope;
         });
@@ -342,26 +403,11 @@ public:
             T sum = m_.weights.out_bias[i];
 #pragma unroll
             for (int slice = 0; slice < kOutSlices; ++slice) sum += m_.out_sums()[slice][i];
-            const auto unit = activate<Math>(Choices::output, sum);
+            const auto unit = activate<Math>(Choices::output, sum, output_leak_);
             m_.out[i] = unit.value;
             if constexpr (Memory::kTraining) m_.out_delta[i] = unit.slope;
         });
         narrow.barrier();
-    }
-
-private:
-    template <class Struct>
-    LECUN_FORMULA static T* flat(Struct& tensors) {
-        return reinterpret_cast<T*>(&tensors);
-    }
-
-    // The first unit of half a plane; the next are 2 kPlanes apart, for all planes lie between.
-    LECUN_FORMULA T* h2_sum(int slice, int plane, int half) {
-        return m_.h2_sums[slice] + half * kPlanes + plane;
-    }
-
-    LECUN_FORMULA T* h2_delta_of(int unit) {
-        return m_.h2_delta_row(unit / kH2Map, 0) + unit % kH2Map;
     }
 
     // Calls visit(its place in Weights, its place in global memory) for every parameter.
@@ -382,14 +428,38 @@ private:
         });
     }
 
-    // w -= lr v with v = momentum v + gradient
-    LECUN_FORMULA void update(T& weight, T gradient) {
-        weight = update(&weight, Pack<1, T>{weight}, Pack<1, T>{gradient}).at[0];
+private:
+    template <class Struct>
+    LECUN_FORMULA static T* flat(Struct& tensors) {
+        return reinterpret_cast<T*>(&tensors);
     }
 
-    // The same for neighbours, which have been loaded from `place` and shall be stored there.
+    // The first unit of half a plane; the next are 2 kPlanes apart, for all planes lie between.
+    LECUN_FORMULA T* h2_sum(int slice, int plane, int half) {
+        return m_.h2_sums[slice] + half * kPlanes + plane;
+    }
+
+    LECUN_FORMULA T* h2_delta_of(int unit) {
+        return m_.h2_delta_row(unit / kH2Map, 0) + unit % kH2Map;
+    }
+
+    template <bool squared>
+    LECUN_FORMULA static T power(T x) {
+        return squared ? x * x : x;
+    }
+
+    // w -= lr v with v = momentum v + gradient
+    LECUN_FORMULA void update(T& weight, T gradient) {
+        update(&weight, Pack<1, T>{weight}, Pack<1, T>{gradient});
+    }
+
+    // The same for neighbours, which have been loaded from `place`.
     template <int n>
-    LECUN_FORMULA Pack<n, T> update(const T* place, Pack<n, T> weight, Pack<n, T> gradient) {
+    LECUN_FORMULA void update(T* place, Pack<n, T> weight, Pack<n, T> gradient) {
+        if constexpr (Choices::general) {
+            batch.add(place - flat(m_.weights), gradient);
+            return;
+        }
         if (Choices::momentum) {
             T* velocities = velocity_ + (place - flat(m_.weights));
             auto velocity = Pack<n, T>::load(velocities);
@@ -401,7 +471,7 @@ private:
         }
 #pragma unroll
         for (int i = 0; i < n; ++i) weight.at[i] = fused(rate_, gradient.at[i], weight.at[i]);
-        return weight;
+        weight.store(place);
     }
 
     // A task: two rows of one plane, over a quarter of the planes of H1 that it sees. Planes of H2
@@ -470,19 +540,22 @@ private:
         });
     }
 
-    template <class Narrow>
+    template <bool squared, class Narrow>
     LECUN_FORMULA void output_deltas(Narrow narrow, int label) {
         narrow.each(kOutputs, [=, this](int i) {
             const T* targets = m_.targets[label];
             const LossSlope<Math> slope(Choices::loss, m_.out, targets);
-            m_.out_delta[i] *= slope(m_.out[i], targets[i]);
+            if constexpr (squared)
+                m_.out_delta[i] *= m_.out_delta[i] * slope.curvature(m_.out[i]);
+            else
+                m_.out_delta[i] *= slope(m_.out[i], targets[i]);
             update(m_.weights.out_bias[i], m_.out_delta[i]);
         });
     }
 
     // Updates the weights from one unit, of value `value`, to the layer above, whose deltas are
     // known, and the unit's bias. Returns the unit's delta.
-    template <int above>
+    template <bool squared, int above>
     LECUN_FORMULA T dense_backward(const T* above_delta, T (&weights)[above], T value, T slope,
                                    T& bias) {
         using Pair = Pack<2, T>;
@@ -499,15 +572,15 @@ private:
                 const Pair delta = Pair::load(above_delta + first + 2 * k);
 #pragma unroll
                 for (int i = 0; i < 2; ++i) {
-                    sum.at[i] = fused(weight[k].at[i], delta.at[i], sum.at[i]);
-                    gradient[k].at[i] = value * delta.at[i];
+                    sum.at[i] = fused(power<squared>(weight[k].at[i]), delta.at[i], sum.at[i]);
+                    gradient[k].at[i] = power<squared>(value) * delta.at[i];
                 }
             }
 #pragma unroll
             for (int k = 0; k < chunk; ++k)
-                update(weights + first + 2 * k, weight[k], gradient[k]).store(weights + first + 2 * k);
+                update(weights + first + 2 * k, weight[k], gradient[k]);
         }
-        const T delta = slope * (sum.at[0] + sum.at[1]);
+        const T delta = power<squared>(slope) * (sum.at[0] + sum.at[1]);
         update(bias, delta);
         return delta;
     }
@@ -516,6 +589,7 @@ private:
     // (y + 2 - 2 v, x + 2 - 2 u): even rows through even ky alone, odd rows through odd ky. A task:
     // the two even or the two odd rows in half a plane; of its two threads, each sums over half of
     // the planes of H2 and ends one row. Even and odd rows are different code, so warps have either.
+    template <bool squared>
     LECUN_FORMULA void h1_deltas() {
         constexpr int tasks = 2 * kPlanes, apart = 32;
         team_.template each_shared<2 * kH1, T>(
@@ -523,18 +597,18 @@ private:
             [=, this](int task, int part, T (&sum)[2 * kH1]) {
                 const int plane = task % apart / 2, half = task % 2;
                 if (task < apart)
-                    sum_h1_delta<0>(plane, half, part, sum);
+                    sum_h1_delta<0, squared>(plane, half, part, sum);
                 else
-                    sum_h1_delta<1>(plane, half, part, sum);
+                    sum_h1_delta<1, squared>(plane, half, part, sum);
             },
             [=, this](int task, int part, const T (&sum)[kH1]) {
                 const int plane = task % apart / 2, half = task % 2;
-                end_h1_delta(plane, 2 * (2 * half + part) + task / apart, sum);
+                end_h1_delta<squared>(plane, 2 * (2 * half + part) + task / apart, sum);
             });
     }
 
     // sum: (2, 8), the two rows
-    template <int odd>
+    template <int odd, bool squared>
     LECUN_FORMULA void sum_h1_delta(int plane, int half, int part, T (&sum)[2 * kH1]) {
         constexpr int tile = 2;  // rows, which see tile + 2 rows of H2, or one less from odd ky
         const int first = m_.connections.first_of_h1[plane];
@@ -551,7 +625,7 @@ private:
                 const int ky = 4 + odd - 2 * near;
 #pragma unroll
                 for (int kx = 0; kx < kKernel; ++kx) {
-                    const T w = m_.weights.h2_weight[pair][ky * kKernel + kx];
+                    const T w = power<squared>(m_.weights.h2_weight[pair][ky * kKernel + kx]);
 #pragma unroll
                     for (int u = 0; u < kH2; ++u) {
                         const int x = 2 * u + kx - kPad;
@@ -567,6 +641,7 @@ private:
     }
 
     // From what reaches a row of H1 to its deltas and the updates of its biases.
+    template <bool squared>
     LECUN_FORMULA void end_h1_delta(int plane, int y, const T (&sum)[kH1]) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
@@ -574,23 +649,25 @@ private:
             T* bias = m_.weights.h1_bias + h1_place(plane, y, half);
             auto delta = Pack<4, T>::load(place);
 #pragma unroll
-            for (int i = 0; i < 4; ++i) delta.at[i] *= sum[4 * half + i];
+            for (int i = 0; i < 4; ++i)
+                delta.at[i] = power<squared>(delta.at[i]) * sum[4 * half + i];
             delta.store(place);
-            update(bias, Pack<4, T>::load(bias), delta).store(bias);
+            update(bias, Pack<4, T>::load(bias), delta);
         }
     }
 
     // Updates the weights of both convolutions. A task: the kernel between a plane of H2 and one of
     // H1; or one row of the kernels of two planes of H1, where each of two threads sums over half of
     // the rows of units and updates one plane.
+    template <bool squared>
     LECUN_FORMULA void update_kernels(int place) {
         constexpr int warp = 32;
         const int pairs = m_.connections.pairs();
-        team_.each(pairs, [=, this](int pair) { update_h2_kernel(pair); });
+        team_.each(pairs, [=, this](int pair) { update_h2_kernel<squared>(pair); });
         team_.from((pairs + warp - 1) / warp * warp).template each_shared<2 * kKernel, T>(
             kPlanes / 2 * kKernel, [](int) { return true; },
             [=, this](int task, int part, T (&sum)[2 * kKernel]) {
-                sum_h1_kernels(place, task / kKernel * 2, task % kKernel, part, sum);
+                sum_h1_kernels<squared>(place, task / kKernel * 2, task % kKernel, part, sum);
             },
             [=, this](int task, int part, const T (&sum)[kKernel]) {
                 T* weights = m_.weights.h1_weight[task / kKernel * 2 + part];
@@ -600,6 +677,7 @@ private:
             });
     }
 
+    template <bool squared>
     LECUN_FORMULA void update_h2_kernel(int pair) {
         constexpr int rows = kStride * (kH2 - 1) + kKernel;
         const T* inputs = m_.h1_row(m_.connections.h1_of[pair], 0);
@@ -616,6 +694,8 @@ private:
             for (int r = odd; r < rows; r += kStride) {
                 T row[kH1Row];
                 load_h1_row(inputs + r * kH1Row, row);
+#pragma unroll
+                for (int x = 0; x < kH1Row; ++x) row[x] = power<squared>(row[x]);
 #pragma unroll
                 for (int y = 0; y < kH2; ++y) {
                     const int ky = r - kStride * y;
@@ -640,6 +720,7 @@ private:
     }
 
     // sum: (2, 5), a row of the kernels of planes `first` and `first` + 1
+    template <bool squared>
     LECUN_FORMULA void sum_h1_kernels(int place, int first, int ky, int part,
                                       T (&sum)[2 * kKernel]) {
         constexpr int rows = kH1 / 2;
@@ -657,7 +738,8 @@ private:
 #pragma unroll
                         for (int kx = 0; kx < kKernel; ++kx) {
                             T& tap = sum[plane * kKernel + kx];
-                            tap = fused(row[kStride * (4 * half + i) + kx], delta.at[i], tap);
+                            const T pixel = power<squared>(row[kStride * (4 * half + i) + kx]);
+                            tap = fused(pixel, delta.at[i], tap);
                         }
                 }
         }
@@ -666,21 +748,23 @@ private:
     Team team_;
     Memory& m_;
     T* velocity_;  // laid out as Weights; there only with momentum
-    const T rate_, momentum_;
+    const T rate_, momentum_, leak_, output_leak_;
 };
 
 // Advances network `block` by one update per entry of its order. All arrays are of all networks.
 //   parameters, velocity: (networks, 10960); settings: (networks,)
 //   images: (patterns, 16, 16); labels: (patterns,)
+//   images: those of network k begin k * image_stride images on
 //   orders: (any, steps), the row order_rows[network] of it; a network with row -1 rests
 template <class Choices, class Team>
 LECUN_FORMULA void train_network(
     Team team, unsigned network, TrainingMemory<typename Choices::Scalar>& memory,
     typename Choices::Scalar* parameters, typename Choices::Scalar* velocity,
     const Settings<typename Choices::Scalar>* settings, const typename Choices::Scalar* images,
-    const int* labels, const int* orders, const int* order_rows, int steps) {
+    const int* labels, const int* orders, const int* order_rows, int steps, int image_stride) {
     using T = typename Choices::Scalar;
     if (order_rows[network] < 0) return;
+    images += (long long)network * image_stride * kPixels;
     const int* order = orders + (long long)order_rows[network] * steps;
     const long long offset = (long long)network * kParameters;
     T* own_velocity = Choices::momentum ? velocity + offset : nullptr;

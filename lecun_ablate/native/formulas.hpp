@@ -72,8 +72,10 @@ struct Activated {
     Number value, slope;
 };
 
+// `leak` is the slope of leaky_relu below 0.
 template <class Math>
-LECUN_FORMULA Activated<typename Math::Number> activate(Activation kind, typename Math::Number x) {
+LECUN_FORMULA Activated<typename Math::Number> activate(Activation kind, typename Math::Number x,
+                                                        typename Math::Scalar leak) {
     using Scalar = typename Math::Scalar;
     using Number = typename Math::Number;
     const Number zero = {};
@@ -99,8 +101,8 @@ LECUN_FORMULA Activated<typename Math::Number> activate(Activation kind, typenam
         case Activation::relu:
             return {x <= zero ? zero : x, x > zero ? one : zero};
         case Activation::leaky_relu: {
-            const Number leak = zero + Scalar(0.01);
-            return {x > zero ? x : leak * x, x > zero ? one : leak};
+            const Number below = zero + leak;
+            return {x > zero ? x : below * x, x > zero ? one : below};
         }
         case Activation::softsign: {
             const Number shrink = one / (one + (x < zero ? -x : x));
@@ -158,7 +160,7 @@ LECUN_FORMULA typename Math::Scalar loss_value(Loss kind, const typename Math::S
     return kind == Loss::mse ? sum / kOutputs : sum / 2;
 }
 
-// The derivative of the loss by one output, with the terms that depend on all ten.
+// The derivatives of the loss by one output, with the terms that depend on all ten.
 template <class Math>
 struct LossSlope {
     using Scalar = typename Math::Scalar;
@@ -180,6 +182,15 @@ struct LossSlope {
         const Scalar scale = kind == Loss::mse ? Scalar(2) / kOutputs : Scalar(1);
         return scale * (output - target);
     }
+
+    // the second derivative
+    LECUN_FORMULA Scalar curvature(Scalar output) const {
+        if (kind == Loss::cross_entropy) {
+            const Scalar p = Math::exp_one(output - terms.max) / terms.sum;
+            return mass * p * (1 - p);
+        }
+        return kind == Loss::mse ? Scalar(2) / kOutputs : Scalar(1);
+    }
 };
 
 // The derivative of the loss by each output. outputs, targets, gradient: (10,)
@@ -196,19 +207,8 @@ template <class Math>
 LECUN_FORMULA void loss_curvature(Loss kind, const typename Math::Scalar* outputs,
                                   const typename Math::Scalar* targets,
                                   typename Math::Scalar* second) {
-    using Scalar = typename Math::Scalar;
-    if (kind != Loss::cross_entropy) {
-        for (int i = 0; i < kOutputs; ++i)
-            second[i] = kind == Loss::mse ? Scalar(2) / kOutputs : Scalar(1);
-        return;
-    }
-    const auto terms = softmax_terms<Math>(outputs);
-    Scalar mass = 0;
-    for (int i = 0; i < kOutputs; ++i) mass += targets[i];
-    for (int i = 0; i < kOutputs; ++i) {
-        const Scalar p = Math::exp_one(outputs[i] - terms.max) / terms.sum;
-        second[i] = mass * p * (1 - p);
-    }
+    const LossSlope<Math> slope(kind, outputs, targets);
+    for (int i = 0; i < kOutputs; ++i) second[i] = slope.curvature(outputs[i]);
 }
 
 }  // namespace lecun_ablate

@@ -122,10 +122,10 @@ double evaluate(const Choices& choices, const T* parameters, Patterns<T> pattern
 }
 
 template <class T>
-void activate_each(Activation kind, const T* x, T* value, T* slope, std::ptrdiff_t n) {
+void activate_each(Activation kind, T leak, const T* x, T* value, T* slope, std::ptrdiff_t n) {
     using Math = VectorMath<T, kWidest<T>>;
     for (std::ptrdiff_t i = 0; i < n; ++i) {
-        const auto y = activate<Math>(kind, typename Math::Number{} + x[i]);
+        const auto y = activate<Math>(kind, typename Math::Number{} + x[i], leak);
         value[i] = y.value[0];
         slope[i] = y.slope[0];
     }

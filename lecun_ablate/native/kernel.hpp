@@ -13,6 +13,7 @@ struct Choices {
     Activation hidden, output;
     Loss loss;
     double learning_rate, momentum, padding;
+    double leak, output_leak;       // the slopes of leaky_relu below 0
     double targets[10 * kOutputs];  // [label, output]
     bool connected[12 * 12];        // [H2 plane, H1 plane]
 };
@@ -71,7 +72,7 @@ struct Functions {
     double (*evaluate)(const Choices&, const T* parameters, Patterns<T>, T* outputs);
     // The formulas by themselves, as the network computes them: f(x) and f'(x) of n values, and the
     // loss of one pattern with its derivative by each output.
-    void (*activate)(Activation, const T* x, T* value, T* slope, std::ptrdiff_t n);
+    void (*activate)(Activation, T leak, const T* x, T* value, T* slope, std::ptrdiff_t n);
     T (*loss)(Loss, const T* outputs, const T* targets, T* gradient);
     // Runs `rounds` rounds of multiply-adds as fast as this CPU can, and returns the number of
     // floating-point operations. For benchmarks.

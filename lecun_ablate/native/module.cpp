@@ -78,12 +78,13 @@ const Functions<T>& functions(const std::string& instruction_set) {
 }
 
 Choices make_choices(const std::string& activation, const std::string& output_activation,
-                     const std::string& loss, double lr, double momentum, double padding,
-                     Array<const double, nb::shape<10, kOutputs>> targets,
+                     const std::string& loss, double lr, double momentum, double padding, double leak,
+                     double output_leak, Array<const double, nb::shape<10, kOutputs>> targets,
                      Array<const bool, nb::shape<12, 12>> connected) {
     Choices choices = {parse<Activation>(kActivations, activation),
                        parse<Activation>(kActivations, output_activation),
-                       parse<Loss>(kLosses, loss), lr, momentum, padding, {}, {}};
+                       parse<Loss>(kLosses, loss), lr, momentum, padding, leak,
+                       output_leak, {}, {}};
     std::copy_n(targets.data(), targets.size(), choices.targets);
     std::copy_n(connected.data(), connected.size(), choices.connected);
     return choices;
@@ -179,10 +180,10 @@ double evaluate(const std::string& instruction_set, const Choices& choices,
 
 template <class T>
 void activate_all(const std::string& instruction_set, const std::string& activation,
-                  Vector<const T> x, Vector<T> values, Vector<T> slopes) {
+                  Vector<const T> x, Vector<T> values, Vector<T> slopes, double leak) {
     expect(values.size() == x.size() && slopes.size() == x.size(), "arrays of one length");
     functions<T>(instruction_set)
-        .activate(parse<Activation>(kActivations, activation), x.data(), values.data(),
+        .activate(parse<Activation>(kActivations, activation), T(leak), x.data(), values.data(),
                   slopes.data(), x.size());
 }
 
@@ -214,7 +215,7 @@ void bind(nb::module_& m) {
           "images"_a.noconvert(), "labels"_a.noconvert(), "outputs"_a.noconvert(),
           "Write the outputs, (n, 10), of one network and return its mean loss.");
     m.def("activate", &activate_all<T>, "instruction_set"_a, "activation"_a, "x"_a.noconvert(),
-          "values"_a.noconvert(), "slopes"_a.noconvert(),
+          "values"_a.noconvert(), "slopes"_a.noconvert(), "leak"_a = 0.01,
           "Write f(x) and f'(x) as the network computes them.");
     m.def("loss", &loss<T>, "instruction_set"_a, "loss"_a, "outputs"_a.noconvert(),
           "targets"_a.noconvert(), "gradient"_a.noconvert(),
@@ -233,14 +234,14 @@ NB_MODULE(_native, m) {
     nb::class_<Choices>(m, "Choices", "What of a recipe the kernel needs to know.")
         .def("__init__",
              [](Choices* self, const std::string& activation, const std::string& output_activation,
-                const std::string& loss, double lr, double momentum, double padding,
-                Array<const double, nb::shape<10, kOutputs>> targets,
+                const std::string& loss, double lr, double momentum, double padding, double leak,
+                double output_leak, Array<const double, nb::shape<10, kOutputs>> targets,
                 Array<const bool, nb::shape<12, 12>> connected) {
                  new (self) Choices(make_choices(activation, output_activation, loss, lr, momentum,
-                                                 padding, targets, connected));
+                                                 padding, leak, output_leak, targets, connected));
              },
              "activation"_a, "output_activation"_a, "loss"_a, "lr"_a, "momentum"_a, "padding"_a,
-             "targets"_a, "connected"_a);
+             "leak"_a, "output_leak"_a, "targets"_a, "connected"_a);
     nb::class_<Method>(m, "Method", "What a step does with the gradient of a batch.")
         .def("__init__",
              [](Method* self, const std::string& optimizer, double momentum, double beta1,

@@ -48,6 +48,8 @@ public:
         : learning_rate_(T(choices.learning_rate)),
           momentum_(T(choices.momentum)),
           padding_(T(choices.padding)),
+          leak_(T(choices.leak)),
+          output_leak_(T(choices.output_leak)),
           loss_(choices.loss),
           hidden_(activation<false>(choices.hidden)),
           hidden_with_slopes_(activation<true>(choices.hidden)),
@@ -346,21 +348,21 @@ private:
     // Computes f(values) in place, and f'(values) into `slopes` if wanted. The arrays are dense, so
     // they use the longest vectors, even where the planes do not.
     using Wide = typename VectorTypes<T, widest>::Vector;
-    using Activate = void (*)(Wide* values, Wide* slopes, int count);
+    using Activate = void (*)(Wide* values, Wide* slopes, int count, T leak);
 
     template <Activation kind, bool wanted>
-    static void activate_all(Wide* values, Wide* slopes, int count) {
+    static void activate_all(Wide* values, Wide* slopes, int count, T leak) {
         for (int i = 0; i < count; ++i) {
-            const auto y = activate<VectorMath<T, widest>>(kind, values[i]);
+            const auto y = activate<VectorMath<T, widest>>(kind, values[i], leak);
             values[i] = y.value;
             if constexpr (wanted) slopes[i] = y.slope;
         }
     }
 
     template <int n>
-    ALWAYS_INLINE static void apply(Activate f, V (&values)[n], V (&slopes)[n]) {
+    ALWAYS_INLINE static void apply(Activate f, T leak, V (&values)[n], V (&slopes)[n]) {
         static_assert(n * lanes % widest == 0);
-        f((Wide*)values, (Wide*)slopes, n * lanes / widest);
+        f((Wide*)values, (Wide*)slopes, n * lanes / widest, leak);
     }
 
     template <bool slopes>
@@ -388,16 +390,16 @@ private:
             for (int x = 0; x < kImage; ++x)
                 image_[(y + kPad) * kImagePadded + kPad + x] = image[y * kImage + x] - padding_;
         h1_forward();
-        apply(hidden, h1_, h1_slope_);
+        apply(hidden, leak_, h1_, h1_slope_);
         lay_out_h1();
         h2_forward();
-        apply(hidden, h2_, h2_slope_);
+        apply(hidden, leak_, h2_, h2_slope_);
         if (kept) drop_out(kept);
         dense_forward<kH2Units>(scalars(h2_), weights_.h3_weight, weights_.h3_bias, h3_);
-        apply(hidden, h3_, h3_slope_);
+        apply(hidden, leak_, h3_, h3_slope_);
         for (int i = kH3; i < kH3Vectors * lanes; ++i) scalars(h3_)[i] = 0;
         dense_forward<kH3>(scalars(h3_), weights_.out_weight, weights_.out_bias, out_);
-        apply(output, out_, out_slope_);
+        apply(output, output_leak_, out_, out_slope_);
     }
 
     // Inverted dropout of H2's values; their slopes are those of what is left.
@@ -852,7 +854,7 @@ private:
     ALWAYS_INLINE static float square_root(float x) { return __builtin_sqrtf(x); }
     ALWAYS_INLINE static double square_root(double x) { return __builtin_sqrt(x); }
 
-    T learning_rate_, momentum_, padding_;
+    T learning_rate_, momentum_, padding_, leak_, output_leak_;
     Loss loss_;
     Activate hidden_, hidden_with_slopes_, output_, output_with_slopes_;
     T targets_[10 * kOutputs];  // [label, output]

@@ -82,6 +82,9 @@ OTHER_VALUES: dict[str, list[Any]] = {
 # gradients small.
 SPELLED = {name: f"{name}(eps=0.01)" for name in ("adam", "adamw", "rmsprop")}
 WITH_PARAMETERS = {
+    "activation": ["leaky_relu(slope=0.2)"],
+    "output_activation": ["leaky_relu(slope=0.2)"],
+    "target": ["bipolar(value=0.9)"],
     "optimizer": ["sdlm(estimate=running, gamma=0.1)", "lion(weight_decay=0.1)"],
     "schedule": ["cosine(to=0.1, warmup=0.3)"],
     "augmentation": ["shift(pixels=2, wrap=false)"],

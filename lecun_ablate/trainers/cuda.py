@@ -18,24 +18,43 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lecun_ablate.config.recipe import ADDED, Recipe
-from lecun_ablate.cuda.compiler import ACTIVATIONS, LOSSES, PAIRS, Choices
+from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.cuda.compiler import ACTIVATIONS, LOSSES, OPTIMIZERS, PAIRS, Choices
 from lecun_ablate.cuda.gpu import Gpu, availability
+from lecun_ablate.cuda.method import method_of, method_type, method_values, powers_after, rates
 from lecun_ablate.data.digits import Split
 from lecun_ablate.errors import ConfigError, LecunAblateError
 from lecun_ablate.network import initial
+from lecun_ablate.network.epoch import (
+    H3_INPUTS,
+    augmented,
+    dropout_masks,
+    learning_rates,
+    smoothed,
+)
 from lecun_ablate.network.initial import PARAMETERS
-from lecun_ablate.trainers.base import EpochReport, Identity, OnEpoch, Run, Scores, State
+from lecun_ablate.trainers.base import (
+    AVERAGE,
+    CURVATURE,
+    EpochReport,
+    Identity,
+    OnEpoch,
+    Run,
+    Scores,
+    State,
+)
 from lecun_ablate.trainers.download import download
 from lecun_ablate.trainers.flat import flatten, tensors
 from lecun_ablate.trainers.orders import Orders
 from lecun_ablate.trainers.shared import (
+    POWERS,
     begin,
     epoch_report,
+    leak,
     refuse_unsupported,
+    slots,
     targets,
     unknown_component,
-    unknown_field,
 )
 from lecun_ablate.trainers.workers import Finish, reports_of
 
@@ -54,7 +73,7 @@ class Kernels(Protocol):
         """Return how many networks are trained at a time."""
 
     def train(self, networks: int, pairs: int, *arguments: Tensor | int) -> None:
-        """Start `train` on one block per network."""
+        """Start the kernel that trains on one block per network."""
 
     def evaluate(self, blocks: int, pairs: int, *arguments: Tensor | int) -> None:
         """Start `evaluate` on one block per network and chunk of images."""
@@ -96,19 +115,18 @@ class CudaTrainer:
     def unsupported(self, recipe: Recipe) -> str | None:
         """Return why the kernels cannot train a recipe, or None.
 
-        Inits, connectivities, targets and orders are data to them, so any of these will do. The
-        kernels are compiled here, if they have not been before: that may fail too. So may a
-        network that takes too much of the GPU's memory; a connectivity that depends on the seed is
-        judged by seed 0.
+        Inits, connectivities, targets, orders, schedules and augmentations are data to them, so any
+        of these will do. The kernels are compiled here, if they have not been before: that may fail
+        too. So may a network that takes too much of the GPU's memory; a connectivity that depends
+        on the seed is judged by seed 0.
         """
         known = {
             "activation": ACTIVATIONS,
             "output_activation": ACTIVATIONS,
             "loss": LOSSES,
-            "optimizer": ("sgd",),
+            "optimizer": OPTIMIZERS,
         }
-        unknown = unknown_component(self.name, recipe, known)
-        if unknown := unknown or unknown_field(self.name, recipe, ADDED):
+        if unknown := unknown_component(self.name, recipe, known):
             return unknown
         try:
             self.launcher.kernels(_choices(recipe), _pairs(Run(recipe, seed=0)))
@@ -146,7 +164,8 @@ class CudaTrainer:
         """
         alike: dict[Any, list[int]] = {}
         for index, run in enumerate(runs):
-            key = (_choices(run.recipe), _pairs(run), run.first_epoch, run.last_epoch)
+            key = (_choices(run.recipe), _pairs(run), run.first_epoch, run.last_epoch,
+                   _launched_alike(run.recipe))  # fmt: skip
             alike.setdefault(key, []).append(index)
         batches = []
         for (choices, pairs, *_), members in alike.items():
@@ -190,8 +209,21 @@ def _pairs(run: Run) -> int:
 
 
 def _choices(recipe: Recipe) -> Choices:
-    return Choices(
-        recipe.dtype, recipe.activation, recipe.output_activation, recipe.loss, recipe.momentum > 0
+    method = method_of(recipe)
+    activation, output = recipe.component("activation"), recipe.component("output_activation")
+    loss, momentum = recipe.component("loss"), recipe.momentum > 0 and method is None
+    return Choices(recipe.dtype, activation.name, output.name, loss.name, momentum, method)
+
+
+def _launched_alike(recipe: Recipe) -> tuple[Any, ...]:
+    """Return what else must be the same for networks of a launch: which arrays there are."""
+    return (
+        recipe.augmentation != "none",
+        recipe.dropout > 0,
+        recipe.average > 0,
+        recipe.batch_size,
+        slots(recipe),
+        recipe.component("optimizer").values.get("estimate"),
     )
 
 
@@ -222,13 +254,18 @@ class _Results:
     """All that an epoch leaves behind, on the host; the networks come first."""
 
     parameters: np.ndarray  # (R, PARAMETERS)
-    velocity: np.ndarray | None  # (R, PARAMETERS)
+    kept: Mapping[str, np.ndarray]  # by slot of a state, (R, PARAMETERS) each
+    powers: np.ndarray | None  # (R, 2), those of POWERS
     answers: Mapping[str, tuple[np.ndarray, np.ndarray]]  # (R, n) digits and (R, chunks) losses
     evaluate: Mapping[str, _Images]
 
     def of(self, i: int, epoch: int) -> tuple[State, dict[str, Scores]]:
         """Return the state and the scores of network i."""
-        optimizer = {} if self.velocity is None else tensors(self.velocity[i], "velocity/")
+        optimizer = {}
+        for slot, values in self.kept.items():
+            optimizer |= tensors(values[i], f"{slot}/")
+        if self.powers is not None:
+            optimizer |= {name: self.powers[i, [k]] for k, name in enumerate(POWERS)}
         scores = {}
         for name, (digits, losses) in self.answers.items():
             labels = self.evaluate[name].split.labels
@@ -246,26 +283,49 @@ class _Batch:
         self.data = data
         self.place = launcher.torch_device
         recipe = runs[0].recipe
+        self.method = method_of(recipe)
         self.kernels = launcher.kernels(_choices(recipe), self.pairs)
+        first, second = slots(recipe)
+        curvature = CURVATURE if self.method == "sdlm" else None
+        self.slots = (first, second, curvature, AVERAGE if recipe.average else None)
+        self.running = recipe.component("optimizer").values.get("estimate") == "running"
         flat = np.empty((len(runs), PARAMETERS), recipe.dtype)
-        moving = np.zeros_like(flat) if recipe.momentum else None
-        settings = np.zeros(len(runs), _settings_type(recipe.dtype))
+        kept = {slot: np.zeros_like(flat) for slot in self.slots if slot}
+        settings = np.zeros((2, len(runs)), _settings_type(recipe.dtype))  # to train and to score
+        self.powers = np.ones((len(runs), 2)) if self.method in ("adam", "adamw") else None
+        self.estimated = np.zeros(len(runs), bool)  # whether there is a curvature to go on with
         for i, run in enumerate(runs):
             seen, state = begin(run)
             flat[i] = flatten(state.parameters, recipe.dtype)
-            if moving is not None and state.optimizer:
-                moving[i] = flatten(state.optimizer, recipe.dtype, "velocity/")
-            settings[i] = (
-                targets(run.recipe),
-                run.recipe.lr,
-                run.recipe.momentum,
-                run.recipe.padding,
-                _connections(seen),
-            )
+            for slot, values in kept.items():
+                if f"{slot}/h1_weight" in state.optimizer:
+                    values[i] = flatten(state.optimizer, recipe.dtype, f"{slot}/")
+                elif slot == AVERAGE:
+                    values[i] = flat[i]
+            if self.powers is not None and POWERS[0] in state.optimizer:
+                self.powers[i] = [state.optimizer[name].item() for name in POWERS]
+            self.estimated[i] = self.running and f"{CURVATURE}/h1_weight" in state.optimizer
+            settings[:, i] = _settings(run.recipe, seen)
+            wanted = torch.from_numpy(targets(run.recipe))
+            settings["targets"][0, i] = smoothed(run.recipe, wanted).numpy()
         self.orders = Orders(runs, len(data.fit.labels))
         self.parameters = self._upload(flat)
-        self.velocity = None if moving is None else self._upload(moving)
-        self.settings = self._upload(settings.view(np.uint8))
+        self.kept = {slot: self._upload(values) for slot, values in kept.items()}
+        self.own_settings = settings[0]
+        self.training, self.scoring = (self._upload(part.view(np.uint8)) for part in settings)
+        self.nothing = torch.empty(0, device=self.place)  # a null pointer to a kernel
+        if self.method is not None:  # where the kernel has the states in another order
+            self.scratch = torch.zeros(
+                len(runs), len(kept), PARAMETERS, dtype=self.parameters.dtype, device=self.place
+            )
+        self.images, self.masks = data.fit.images, self.nothing
+        if recipe.augmentation != "none":
+            self.images = torch.empty(
+                len(runs), *data.fit.images.shape, dtype=self.images.dtype, device=self.place
+            )
+        if recipe.dropout:
+            shape = (len(runs), len(data.fit.labels), H3_INPUTS)
+            self.masks = torch.empty(shape, dtype=torch.uint8, device=self.place)
         self.answers = {
             name: (
                 self._upload(np.zeros((len(runs), len(s.labels)), np.uint8)),
@@ -276,28 +336,28 @@ class _Batch:
 
     def start_epoch(self, epoch: int, active: Sequence[int]) -> None:
         """Start an epoch of the active networks and their evaluations; wait for neither."""
-        fit = self.data.fit
         orders, rows = self.orders.take(epoch, active)
         order_rows = self._upload(rows.astype(np.int32))
-        self.kernels.train(
-            len(self.runs),
-            self.pairs,
-            self.parameters,
-            self.parameters if self.velocity is None else self.velocity,
-            self.settings,
-            fit.images,
-            fit.labels,
-            self._upload(orders.astype(np.int32)),
-            order_rows,
-            len(fit.labels),
-        )
+        self._show(epoch, active)
+        own = len(self.data.fit.labels) if self.images.ndim > 3 else 0
+        shown = (self.images, self.data.fit.labels)
+        in_order = (self._upload(orders.astype(np.int32)), order_rows, len(self.data.fit.labels))
+        if self.method is None:
+            self._set_rates(epoch)
+            velocity = self.kept.get("velocity", self.parameters)
+            train = (self.parameters, velocity, self.training, *shown, *in_order, own)
+        else:
+            kept = (self.kept[slot] if slot else self.nothing for slot in self.slots)
+            train = (self.parameters, *kept, self.scratch, self.training,
+                     *self._methods(epoch, active), *shown, self.masks, *in_order, own)  # fmt: skip
+        self.kernels.train(len(self.runs), self.pairs, *train)
         for name, split in self.data.evaluate.items():
             digits, losses = self.answers[name]
             self.kernels.evaluate(
                 losses.numel(),
                 self.pairs,
-                self.parameters,
-                self.settings,
+                self.kept.get(AVERAGE, self.parameters),
+                self.scoring,
                 split.images,
                 split.labels,
                 len(split.labels),
@@ -306,19 +366,57 @@ class _Batch:
                 losses,
             )
 
+    def _show(self, epoch: int, active: Sequence[int]) -> None:
+        """Put in place what the active networks are shown of the epoch's patterns."""
+        fit = self.data.fit
+        for i in active:
+            recipe, seed = self.runs[i].recipe, self.runs[i].seed
+            if self.images.ndim > 3:
+                images = torch.tensor(fit.split.images, dtype=self.images.dtype)
+                self.images[i] = augmented(recipe, seed, epoch, images)
+            masks = dropout_masks(recipe, seed, epoch, len(fit.labels))
+            if masks is not None:
+                self.masks[i] = torch.from_numpy(masks.view(np.uint8))
+
+    def _set_rates(self, epoch: int) -> None:
+        """Give every network the rate of an epoch."""
+        if all(run.recipe.schedule == "constant" for run in self.runs):
+            return
+        for own, run in zip(self.own_settings, self.runs, strict=True):
+            own["learning_rate"] = learning_rates(run.recipe, epoch, 1)[0]
+        self.training = self._upload(self.own_settings.view(np.uint8))
+
+    def _methods(self, epoch: int, active: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the networks' methods, the different rates of an epoch, and who has which."""
+        n = len(self.data.fit.labels)
+        methods = np.zeros(len(self.runs), method_type(self.runs[0].recipe.dtype))
+        rows: dict[Any, int] = {}
+        tables, row_of = [], np.zeros(len(self.runs), np.int32)
+        for i in active:
+            recipe = self.runs[i].recipe
+            methods[i] = method_values(recipe, n, estimate=not self.estimated[i])
+            powers = () if self.powers is None else tuple(self.powers[i])
+            row_of[i] = rows.setdefault((recipe, powers), len(tables))
+            if row_of[i] == len(tables):
+                tables.append(rates(recipe, epoch, n, powers))
+            if self.powers is not None:
+                self.powers[i] = powers_after(recipe, n, powers)
+        if self.running:
+            self.estimated[list(active)] = True
+        table = self._upload(np.stack(tables))
+        return self._upload(methods.view(np.uint8)), table, self._upload(row_of)
+
     def results(self) -> _Results:
         """Wait for what was started, and return it."""
         names = list(self.answers)
-        arrays = [self.parameters, *(t for pair in self.answers.values() for t in pair)]
-        if self.velocity is not None:
-            arrays.append(self.velocity)
-        found = download(arrays)
-        velocity = None if self.velocity is None else found.pop()
-        parameters, *rest = found
-        pairs = zip(rest[::2], rest[1::2], strict=True)
-        return _Results(
-            parameters, velocity, dict(zip(names, pairs, strict=True)), self.data.evaluate
-        )
+        # a curvature that is not running is estimated anew before every epoch
+        kept = {s: t for s, t in self.kept.items() if s != CURVATURE or self.running}
+        arrays = [self.parameters, *kept.values(), *(t for p in self.answers.values() for t in p)]
+        parameters, *rest = download(arrays)
+        states, rest = dict(zip(kept, rest, strict=False)), rest[len(kept) :]
+        pairs = dict(zip(names, zip(rest[::2], rest[1::2], strict=True), strict=True))
+        powers = None if self.powers is None else self.powers.copy()
+        return _Results(parameters, states, powers, pairs, self.data.evaluate)
 
     def _upload(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.place)
@@ -334,6 +432,19 @@ def _connections(seen: np.ndarray) -> np.ndarray:
     return np.concatenate([*whole, first_of_h1, first_of_h2]).astype(np.uint8)
 
 
+def _settings(recipe: Recipe, seen: np.ndarray) -> tuple[Any, ...]:
+    """Return Settings of step.hpp."""
+    return (
+        targets(recipe),
+        recipe.lr,
+        recipe.momentum,
+        recipe.padding,
+        leak(recipe, "activation"),
+        leak(recipe, "output_activation"),
+        _connections(seen),
+    )
+
+
 def _settings_type(dtype: str) -> np.dtype:
     """Return the layout of Settings in step.hpp."""
     fields = [
@@ -341,6 +452,8 @@ def _settings_type(dtype: str) -> np.dtype:
         ("learning_rate", dtype),
         ("momentum", dtype),
         ("padding", dtype),
+        ("leak", dtype),
+        ("output_leak", dtype),
         ("connections", "u1", CONNECTION_BYTES),
     ]
     return np.dtype(fields, align=True)

@@ -35,9 +35,12 @@ from lecun_ablate.trainers.base import (
 )
 from lecun_ablate.trainers.flat import flatten, tensors
 from lecun_ablate.trainers.shared import (
+    POWERS,
     begin,
     epoch_report,
+    leak,
     refuse_unsupported,
+    slots,
     targets,
     unknown_component,
 )
@@ -56,19 +59,6 @@ except ImportError as error:
 def availability() -> str | None:
     """Return why the compiled kernel cannot be used here, or None if it can."""
     return _missing if kernel is None else None
-
-
-# the slots of a state that an optimizer fills: the first and the second of the kernel's tensors
-SLOTS = {
-    "sgd": ("velocity", None),
-    "nesterov": ("velocity", None),
-    "sdlm": ("velocity", None),
-    "adam": ("mean", "square"),
-    "adamw": ("mean", "square"),
-    "rmsprop": (None, "square"),
-    "lion": ("mean", None),
-}
-POWERS = ("beta1_power", "beta2_power")
 
 
 class NativeTrainer:
@@ -109,7 +99,7 @@ class NativeTrainer:
             "loss": kernel.LOSSES,
             "optimizer": kernel.OPTIMIZERS,
         }
-        return unknown_component(self.name, recipe, known, with_parameters=["optimizer"])
+        return unknown_component(self.name, recipe, known)
 
     def train(
         self,
@@ -180,15 +170,15 @@ class _Network:
                 recipe.lr,
                 recipe.momentum,
                 recipe.padding,
+                leak(recipe, "activation"),
+                leak(recipe, "output_activation"),
                 codes,
                 connected,
             )
             for codes in (wanted, smooth)
         )
         # the slots of the state that are used, as the torch trainer names them
-        first, second = SLOTS[optimizer.name]
-        if first == "velocity" and not recipe.momentum:
-            first = None
+        first, second = slots(recipe)
         self.first = self._tensor(state, first)
         self.second = self._tensor(state, second)
         self.average = self._tensor(state, AVERAGE if recipe.average else None, self.parameters)

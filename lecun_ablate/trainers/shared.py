@@ -12,39 +12,38 @@ from lecun_ablate.errors import ConfigError
 from lecun_ablate.network import initial
 from lecun_ablate.trainers.base import EpochReport, Run, Scores, State, Trainer
 
+# what an optimizer keeps of each weight, as a state names it: first and second moments
+SLOTS = {
+    "sgd": ("velocity", None),
+    "nesterov": ("velocity", None),
+    "sdlm": ("velocity", None),
+    "adam": ("mean", "square"),
+    "adamw": ("mean", "square"),
+    "rmsprop": (None, "square"),
+    "lion": ("mean", None),
+}
+POWERS = ("beta1_power", "beta2_power")  # what adam and adamw keep beside them
+
+
+def slots(recipe: Recipe) -> tuple[str | None, str | None]:
+    """Return the names of the first and second moments that a recipe's optimizer keeps."""
+    first, second = SLOTS[recipe.component("optimizer").name]
+    return (None if first == "velocity" and not recipe.momentum else first), second
+
 
 def unknown_component(
     trainer: str,
     recipe: Recipe,
     known: Mapping[str, Collection[str]],
-    with_parameters: Collection[str] = (),
 ) -> str | None:
     """Return the component of a recipe that a trainer does not know, in words; None if it has all.
 
-    `known` maps recipe fields to the built-in components that the trainer has, `with_parameters`
-    are those of the fields whose components may have other parameters than the defaults.
+    `known` maps recipe fields to the built-in components that the trainer has.
     """
     for field, names in known.items():
         component = recipe.component(field)
         if not component.builtin or component.name not in names:
             return f"the {trainer} trainer has no {component.kind} {component.name!r}"
-        if component.changed and field not in with_parameters:
-            return (
-                f"the {trainer} trainer has the {component.kind} {component.name!r} with the "
-                f"default parameters only, not {component.spelling}"
-            )
-    return None
-
-
-def unknown_field(trainer: str, recipe: Recipe, unknown: Collection[str]) -> str | None:
-    """Return the field of a recipe that a trainer does not know, in words; None if it has all.
-
-    `unknown` are the fields that the trainer has at their defaults only.
-    """
-    for field in unknown:
-        value = getattr(recipe, field)
-        if value != Recipe.model_fields[field].default:
-            return f"the {trainer} trainer has no {field}, got {value!r}"
     return None
 
 
@@ -66,6 +65,11 @@ def begin(run: Run) -> tuple[np.ndarray, State]:
 def targets(recipe: Recipe) -> np.ndarray:
     """Return the outputs that a recipe wants for each digit, (10 labels, 10 outputs) float64."""
     return recipe.component("target")(torch.arange(10)).double().numpy()
+
+
+def leak(recipe: Recipe, field: str) -> float:
+    """Return the slope below 0 of the activation that a field names, if it is a leaky_relu."""
+    return float(recipe.component(field).values.get("slope", 0.0))
 
 
 def epoch_report(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.digits import Split
+from lecun_ablate.errors import ConfigError
 from lecun_ablate.network.epoch import (
     augmented,
     batches,
@@ -389,6 +390,7 @@ class _Group:
 
     def results(self, epoch: int) -> list[tuple[State, dict[str, Scores]]]:
         """Evaluate all replicas; return their states and scores, fetched in one wait."""
+        self._check_state()
         names = list(self.splits.evaluate)
         answers = [tensor for name in names for tensor in self._answers(name)]
         kept = self.state | self.extra
@@ -412,6 +414,24 @@ class _Group:
                 scores[name] = Scores(float(losses[i]), misses, digits[i].copy())
             found.append((state, scores))
         return found
+
+    def _check_state(self) -> None:
+        """Raise ConfigError if a user's optimizer keeps what cannot be stored."""
+        weights = tuple(self.weights.shape)
+        shapes = (weights, (weights[0], 1))
+        for slot, value in self.state.items():
+            it = f"optimizer {self.optimizer.name!r}: state[{slot!r}]"
+            if not isinstance(slot, str) or "/" in slot or slot in (AVERAGE, CURVATURE):
+                raise ConfigError(
+                    f"{it}: expected a name without a slash, and neither {AVERAGE!r} nor "
+                    f"{CURVATURE!r}, which the trainer uses itself"
+                )
+            if not isinstance(value, Tensor) or tuple(value.shape) not in shapes:
+                got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+                raise ConfigError(
+                    f"{it}: expected a tensor of shape (replicas, weights), here {weights}, or of "
+                    f"shape (replicas, 1), here {shapes[1]}, got {got}"
+                )
 
     @torch.no_grad()
     def _answers(self, name: str) -> tuple[Tensor, Tensor]:

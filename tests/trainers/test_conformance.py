@@ -42,8 +42,7 @@ class Supports:
     @pytest.mark.parametrize("dtype", ["float32", "float64"])
     def test_every_built_in_component_is_supported(self, make, dtype):
         trainer = make()
-        plain = trainer.name == "cuda"
-        choices = [c for c in ALONE + PAIRS + MIXES if not plain or c.keys() <= set(PLAIN)]
+        choices = ALONE + PAIRS + MIXES
         assert len(choices) > 100
         for choice in choices:
             recipe = recipe_of(choice).model_copy(update={"dtype": dtype})

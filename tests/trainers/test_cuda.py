@@ -24,8 +24,17 @@ from cuda_on_cpu import COMPILER, Cpu, library
 
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.cuda import compiler, gpu
-from lecun_ablate.cuda.compiler import ACTIVATIONS, LOSSES, PAIRS, THREADS, Choices, compile_kernels
+from lecun_ablate.cuda.compiler import (
+    ACTIVATIONS,
+    LOSSES,
+    OPTIMIZERS,
+    PAIRS,
+    THREADS,
+    Choices,
+    compile_kernels,
+)
 from lecun_ablate.cuda.gpu import Gpu
+from lecun_ablate.cuda.method import method_type
 from lecun_ablate.data.digits import Split
 from lecun_ablate.errors import ConfigError, LecunAblateError
 from lecun_ablate.network import initial
@@ -52,6 +61,24 @@ RECIPES = {
     "cross-entropy": {"loss": "cross_entropy", "output_activation": "identity", "lr": 0.01,
                       "activation": "gelu", "connectivity": "full", "order": "shuffled"},
 }  # fmt: skip
+# Every optimizer, with everything else that a step by a method may have. No cosine schedule: its
+# bits are not the same on all processors.
+METHODS = {
+    "sgd": {"batch_size": 4, "weight_decay": 0.01, "schedule": "linear", "schedule_per": "step"},
+    "nesterov": {"momentum": 0.9, "lr": 0.003, "dropout": 0.25, "connectivity": "random_8"},
+    "adam": {"lr": 0.001, "weight_decay": 0.01, "batch_size": 2, "average": 0.9},
+    "adamw": {"lr": 0.001, "dropout": 0.25, "schedule": "linear", "average": 0.9,
+              "augmentation": "shift", "label_smoothing": 0.1, "order": "shuffled"},
+    "rmsprop": {"lr": 0.001, "activation": "leaky_relu(slope=0.2)", "connectivity": "full"},
+    "lion": {"lr": 0.0001, "schedule": "linear", "loss": "cross_entropy",
+             "output_activation": "identity"},
+    "sdlm": {"lr": 0.001, "momentum": 0.5, "augmentation": "shift", "loss": "cross_entropy",
+             "output_activation": "identity"},
+    "sdlm(estimate=running, patterns=4, gamma=0.1)": {"lr": 0.001, "dropout": 0.25,
+                                                      "batch_size": 4},
+}  # fmt: skip
+METHODS = {name: {"optimizer": name, **fields} for name, fields in METHODS.items()}
+EVERY = RECIPES | METHODS
 
 
 def bits(launcher, runs, fit=FIT, test=TEST) -> list[bytes]:
@@ -70,28 +97,32 @@ def bits(launcher, runs, fit=FIT, test=TEST) -> list[bytes]:
 
 @on_cpu
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_order_of_tasks_within_a_phase_does_not_matter(name, dtype):
     """A task that read what another of its phase writes would show here: a race on a GPU."""
-    runs = [Run(Recipe(**RECIPES[name], dtype=dtype, epochs=1), 3)]
+    runs = [Run(Recipe(**EVERY[name], dtype=dtype, epochs=1), 3)]
     expected = bits(Cpu(), runs)
     for schedule in (1, 2, 3):  # in reverse, shuffled, shuffled otherwise
         assert bits(Cpu(schedule), runs) == expected
 
 
 STEP_BARRIERS = 12  # in Network::train of step.hpp, those of one warp included
+METHOD_BARRIERS = STEP_BARRIERS + 1  # after all weights have changed
+LEFT_OUT = [(which, of) for of in (STEP_BARRIERS, METHOD_BARRIERS) for which in range(of)]
 
 
 @on_cpu
-@pytest.mark.parametrize("which", range(STEP_BARRIERS))
-def test_no_barrier_of_a_step_can_be_left_out(which):
+@pytest.mark.parametrize(("which", "of"), LEFT_OUT)
+def test_no_barrier_of_a_step_can_be_left_out(which, of):
     """Else the test above would see nothing: without any one of them, some order gives other bits.
 
     One barrier, which stays, comes before the first step: number 0 is the last one of a step.
     """
-    runs = [Run(Recipe(loss="cross_entropy", output_activation="identity", epochs=1), 3)]
+    method = {"optimizer": "nesterov"} if of == METHOD_BARRIERS else {}
+    recipe = Recipe(loss="cross_entropy", output_activation="identity", epochs=1, **method)
+    runs = [Run(recipe, 3)]
     expected = bits(Cpu(), runs, test=None)
-    library().leave_out_barrier(which, STEP_BARRIERS)
+    library().leave_out_barrier(which, of)
     try:
         found = [bits(Cpu(schedule), runs, test=None) for schedule in (1, 2, 3)]
     finally:
@@ -100,9 +131,9 @@ def test_no_barrier_of_a_step_can_be_left_out(which):
 
 
 @on_cpu
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_number_of_threads_does_not_matter(name):
-    runs = [Run(Recipe(**RECIPES[name], epochs=1), 3)]
+    runs = [Run(Recipe(**EVERY[name], epochs=1), 3)]
     assert bits(Cpu(-3), runs, test=FIT) == bits(Cpu(), runs, test=FIT)
 
 
@@ -149,6 +180,19 @@ def test_the_numbers_are_still_the_same(dtype):
     assert sha.hexdigest()[:16] == GOLDEN[dtype]
 
 
+GOLDEN_METHODS = {"float32": "0e4fc675471482eb", "float64": "65b3cf35a8734efb"}
+
+
+@on_cpu
+@pytest.mark.parametrize("dtype", GOLDEN_METHODS)
+def test_the_numbers_of_methods_are_still_the_same(dtype):
+    sha = hashlib.sha256()
+    for fields in METHODS.values():
+        sha.update(*bits(Cpu(), [Run(Recipe(**fields, epochs=2, dtype=dtype), 5)]))
+    assert CudaTrainer.numerics == 3
+    assert sha.hexdigest()[:16] == GOLDEN_METHODS[dtype]
+
+
 @on_cpu
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_elementary_functions(dtype):
@@ -184,21 +228,24 @@ def test_elementary_functions_at_the_ends():
 
 @on_cpu
 def test_the_host_knows_the_layout_of_the_kernels():
-    found = (ctypes.c_int * 8)()
+    found = (ctypes.c_int * 11)()
     library().sizes(found)
     expected = [
         compiler.TRAINING_BYTES["float32"], compiler.TRAINING_BYTES["float64"],
         compiler.EVALUATION_BYTES["float32"], compiler.EVALUATION_BYTES["float64"],
         cuda._settings_type("float32").itemsize, cuda._settings_type("float64").itemsize,
-        compiler.PARAMETERS, cuda.IMAGES_PER_BLOCK,
+        method_type("float32").itemsize, method_type("float64").itemsize,
+        compiler.MASK_BYTES, compiler.PARAMETERS, cuda.IMAGES_PER_BLOCK,
     ]  # fmt: skip
     assert list(found) == expected
     assert sum(int(np.prod(shape)) for shape in initial.SHAPES.values()) == compiler.PARAMETERS
 
 
 def test_names_are_in_the_order_of_the_enumerations():
-    text = (compiler.HERE.parent / "native" / "formulas.hpp").read_text()
-    for kind, names in (("Activation", ACTIVATIONS), ("Loss", LOSSES)):
+    text = compiler.source()
+    for kind, names in (
+        ("Activation", ACTIVATIONS), ("Loss", LOSSES), ("Optimizer", OPTIMIZERS)
+    ):  # fmt: skip
         listed = re.search(rf"enum class {kind} \{{(.*?)\}}", text, re.DOTALL).group(1)
         assert tuple(re.findall(r"\w+", listed)) == names
 
@@ -209,7 +256,7 @@ def test_every_combination_under_sanitizers():
     script = Path(__file__).parents[2] / "scripts" / "compute_sanitizer.sh"
     done = subprocess.run(["sh", script, "--cpu"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("1200 combinations, no error found") == 2
+    assert done.stdout.count("1284 combinations, no error found") == 2
 
 
 # ---- what it supports, and who chooses it ------------------------------------------------------
@@ -285,6 +332,9 @@ COMPILED = {
     "cross-entropy": replace(NOTEBOOK, activation="gelu", output_activation="identity",
                              loss="cross_entropy"),
     "float64": replace(NOTEBOOK, dtype="float64", activation="silu"),
+    **{name: replace(NOTEBOOK, method=name) for name in OPTIMIZERS},
+    "float64 adamw": replace(NOTEBOOK, dtype="float64", activation="silu", method="adamw"),
+    "float64 sdlm": replace(NOTEBOOK, dtype="float64", activation="silu", method="sdlm"),
 }  # fmt: skip
 # per multiprocessor, from NVIDIA's tables of compute capabilities
 REGISTERS = 65_536
@@ -295,6 +345,11 @@ BLOCKS = {  # that are to be resident on a multiprocessor
     ("momentum", "sm_80"): 1, ("momentum", "sm_90"): 2, ("momentum", "sm_100"): 2,
     ("cross-entropy", "sm_80"): 2, ("cross-entropy", "sm_90"): 4, ("cross-entropy", "sm_100"): 4,
     ("float64", "sm_80"): 1, ("float64", "sm_90"): 2, ("float64", "sm_100"): 2,
+    # whatever an optimizer keeps of each weight
+    **{(name, architecture): blocks for name in OPTIMIZERS
+       for architecture, blocks in (("sm_80", 1), ("sm_90", 2), ("sm_100", 2))},
+    **{(f"float64 {name}", architecture): 1 for name in ("adamw", "sdlm")
+       for architecture in ("sm_90", "sm_100")},
 }  # fmt: skip
 
 
@@ -306,14 +361,18 @@ def blocks_per_sm(registers: int, shared: int, architecture: str) -> int:
     return min(by_registers, by_shared, 64 // warps)
 
 
+# what is compiled for sm_90 in every run of the tests
+QUICK = ("cross-entropy", "momentum", "float64", "adamw", "sdlm")
+
+
 @pytest.mark.usefixtures("nvrtc")
 @pytest.mark.parametrize(
     ("name", "architecture"),
     [
         ("notebook", "sm_80"), ("notebook", "sm_90"), ("notebook", "sm_100"),
-        ("cross-entropy", "sm_90"), ("momentum", "sm_90"), ("float64", "sm_90"),
+        *((name, "sm_90") for name in QUICK),
         *(pytest.param(*key, marks=pytest.mark.slow) for key in BLOCKS
-          if key[0] != "notebook" and key[1] != "sm_90"),
+          if key[0] != "notebook" and (key[1] != "sm_90" or key[0] not in QUICK)),
     ],
 )  # fmt: skip
 def test_kernels_compile_without_spills_for_the_intended_occupancy(name, architecture):
@@ -322,12 +381,12 @@ def test_kernels_compile_without_spills_for_the_intended_occupancy(name, archite
     assert code.code[:4] == b"\x7fELF"
     report = log.getvalue()
     entries = re.split(r"Compiling entry function", report)[1:]
-    assert sorted(re.findall(r"entry function '(\w+)'", report)) == ["evaluate", "train"]
+    assert sorted(re.findall(r"entry function '(\w+)'", report)) == ["evaluate", choices.kernel]
     for entry in entries:
         assert re.findall(r"(\d+) bytes stack frame", entry)
         assert set(re.findall(r"(\d+) bytes (?:stack frame|spill)", entry)) == {"0"}
         registers = int(re.search(r"Used (\d+) registers", entry).group(1))
-        training = "'train'" in entry.splitlines()[0]
+        training = f"'{choices.kernel}'" in entry.splitlines()[0]
         shared = (choices.training_bytes if training else choices.evaluation_bytes)(PAIRS[0])
         found = blocks_per_sm(registers, shared, architecture)
         assert found == BLOCKS[name, architecture] or (not training and found > 1)
@@ -338,10 +397,13 @@ def test_kernels_compile_without_spills_for_the_intended_occupancy(name, archite
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_compiles_without_spills(activation, dtype):
-    log = io.StringIO()
-    choices = Choices(dtype, activation, activation, "cross_entropy", True)
-    compile_kernels(choices, "sm_90", log)
-    assert set(re.findall(r"(\d+) bytes (?:stack frame|spill)", log.getvalue())) == {"0"}
+    for choices in (
+        Choices(dtype, activation, activation, "cross_entropy", True),
+        Choices(dtype, activation, activation, "cross_entropy", False, method="sdlm"),
+    ):
+        log = io.StringIO()
+        compile_kernels(choices, "sm_90", log)
+        assert set(re.findall(r"(\d+) bytes (?:stack frame|spill)", log.getvalue())) == {"0"}
 
 
 @pytest.mark.usefixtures("nvrtc")
@@ -482,20 +544,23 @@ def test_both_kernels_may_take_all_the_shared_memory(fake_gpu):
         assert (name, f"{start}PREFERRED_SHARED_MEMORY_CARVEOUT", 100) in fake_gpu.attributes
 
 
-def test_a_launch_passes_what_the_kernels_take(fake_gpu):
+@pytest.mark.parametrize("name", ["notebook", *METHODS])
+def test_a_launch_passes_what_the_kernels_take(fake_gpu, name):
     """Number and kind of the arguments, against the kernels' source; the stream by its handle."""
     import cuda.core
 
     launcher = Gpu()
     launcher.torch_device = torch.device("cpu")  # which holds the memory here
-    list(CudaTrainer(launcher).train([Run(Recipe(epochs=1), 0)], FIT, {"test": TEST}))
+    recipe = Recipe(epochs=1, **EVERY[name])
+    list(CudaTrainer(launcher).train([Run(recipe, 0)], FIT, {"test": TEST}))
+    trains = "train" if name == "notebook" else "train_by"
     text = (compiler.HERE / "kernels.cu").read_text()
-    assert [kernel.name for _, _, kernel, *_ in fake_gpu.launches] == ["train", "evaluate"]
+    assert [kernel.name for _, _, kernel, *_ in fake_gpu.launches] == [trains, "evaluate"]
     for stream, config, kernel, *arguments in fake_gpu.launches:
         assert isinstance(stream, cuda.core.Stream)
         assert int(stream.handle) == 0xABC0
         assert config["block"] == THREADS
-        assert config["grid"] == {"train": 1, "evaluate": 2}[kernel.name]  # 40 images, 32 a block
+        assert config["grid"] == {trains: 1, "evaluate": 2}[kernel.name]  # 40 images, 32 a block
         taken = re.search(rf"\n{kernel.name}\((.*?)\) {{", text, re.DOTALL).group(1).split(",")
         for parameter, argument in zip(taken, arguments, strict=True):
             if "*" in parameter:
@@ -640,29 +705,41 @@ def every_choice(activation: str, dtype: str) -> list[list[Run]]:
     return [[Run(recipe, seed) for seed in range(3)] for recipe in recipes]
 
 
+def by_method(name: str, dtype: str) -> list[list[Run]]:
+    """Return runs by a method, on little data; some of them of one launch."""
+    recipe = Recipe(**METHODS[name], dtype=dtype, epochs=3)
+    return [[Run(recipe, seed) for seed in range(3)]]
+
+
+COMPARED = [(every_choice, name) for name in ACTIVATIONS] + [(by_method, name) for name in METHODS]
+
+
 @on_cpu
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_what_a_gpu_is_compared_on_stays_finite(activation, dtype):
+@pytest.mark.parametrize(("runs_of", "name"), COMPARED)
+def test_what_a_gpu_is_compared_on_stays_finite(runs_of, name, dtype):
     """A GPU's NaN in float32 has other bits than a CPU's: comparing them would compare nothing."""
-    for runs in every_choice(activation, dtype):
+    for runs in runs_of(name, dtype):
         for report in CudaTrainer(Cpu()).train(runs, FIT, {"test": TEST}):
             assert not report.diverged
-            assert all(np.isfinite(t).all() for t in report.state.parameters.values())
+            for kept in (report.state.parameters, report.state.optimizer):
+                assert all(np.isfinite(t).all() for t in kept.values())
 
 
 @pytest.mark.gpu
 @on_cpu
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_a_gpu_computes_the_bits_of_the_cpu(activation, dtype):
-    for runs in every_choice(activation, dtype):
+@pytest.mark.parametrize(("runs_of", "name"), COMPARED)
+def test_a_gpu_computes_the_bits_of_the_cpu(runs_of, name, dtype):
+    for runs in runs_of(name, dtype):
         assert bits(Gpu(), runs) == bits(Cpu(), runs)
 
 
 @pytest.mark.gpu
-def test_many_networks_on_a_gpu_do_not_disturb_each_other():
-    runs = [Run(Recipe(epochs=2, order="shuffled"), seed) for seed in range(1000)]
+@pytest.mark.parametrize("method", [{}, METHODS["adamw"]], ids=["plain", "adamw"])
+def test_many_networks_on_a_gpu_do_not_disturb_each_other(method):
+    recipe = Recipe(**{"epochs": 2, "order": "shuffled", **method})
+    runs = [Run(recipe, seed) for seed in range(1000)]
     trainer = CudaTrainer()
     together = bits(trainer.launcher, runs)
     for i in (0, 511, 999):

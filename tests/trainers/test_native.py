@@ -280,7 +280,9 @@ def test_subnormal_moments_are_flushed_and_the_cpu_is_left_as_it_was(instruction
     mean = np.full(parameters.shape, tiny, dtype)
     # targets that the outputs have: no gradient, so that the mean only decays
     parameters[:] = 0
-    choices = kernel.Choices("tanh", "tanh", "mse", 0.1, 0.0, 0.0, np.zeros((10, 10)), connected)
+    choices = kernel.Choices(
+        "tanh", "tanh", "mse", 0.1, 0.0, 0.0, 0.01, 0.01, np.zeros((10, 10)), connected
+    )
     images, labels = np.zeros((1, 16, 16), dtype), np.zeros(1, np.int64)
     kernel.train_by(
         instruction_set, choices, method, parameters, mean, None, None, None, None,

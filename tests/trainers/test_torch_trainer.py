@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.digits import Split
+from lecun_ablate.errors import ConfigError
 from lecun_ablate.network.reference import predictions
 from lecun_ablate.registry import registry
 from lecun_ablate.system.provenance import machine
@@ -463,3 +464,26 @@ def test_the_numbers_are_still_the_same(dtype):
     for epochs in train(runs):
         sha.update(epochs[-1][1])
     assert sha.hexdigest()[:16] == GOLDEN[key][dtype]
+
+
+@pytest.mark.parametrize(
+    ("slot", "value", "message"),
+    [
+        ("mean", lambda p: torch.zeros(3), "here (2, 1), got shape (3,)"),
+        ("mean", lambda p: torch.zeros(p.shape[1]), "got shape (12"),
+        ("mean", lambda p: torch.zeros(1, 1), "expected a tensor of shape (replicas, weights)"),
+        ("t", lambda p: 7, "or of shape (replicas, 1), here (2, 1), got 7"),
+        ("average", torch.zeros_like, "expected a name without a slash, and neither 'average'"),
+        ("a/b", torch.zeros_like, "expected a name without a slash"),
+    ],
+)
+def test_a_state_that_cannot_be_stored_is_refused(slot, value, message):
+    def own(parameters, gradients, state, lr):
+        state[slot] = value(parameters)
+
+    registry.register("optimizer", "own")(own)
+    runs = [Run(Recipe(optimizer="own", epochs=1), seed) for seed in range(2)]
+    with pytest.raises(ConfigError) as raised:
+        train(runs, threads=1)
+    assert f"optimizer 'own': state[{slot!r}]: " in str(raised.value)
+    assert message in str(raised.value)
