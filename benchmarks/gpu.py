@@ -6,8 +6,9 @@ Trains the notebook's recipe on random images of USPS's number and size (7,291 a
 arithmetic is the same) and prints one table: the notebook's own loop on the GPU, the same network
 batched by torch.func.vmap, which is what one would write for many seeds, the torch trainer with
 and without CUDA graphs, and the cuda trainer. An epoch of a trainer is timed within one training
-of 8, by the moments at which its reports arrive while all replicas are at work: the first epoch,
-with drawing, compiling and capturing, does not count, nor does the end, where some have finished.
+of 8 (of 32, where 8 are over before all replicas are at work), by the moments at which its reports
+arrive while all are at work: the first epoch, with drawing, compiling and capturing, does not
+count, nor does the end, where some have finished.
 All batches of the cuda trainer are in flight for that, not three. Evaluation is what an epoch takes
 longer with it than without. The steps of the torch trainer are timed on two parts of the images,
 and what one takes more than the other goes for the rest. The last rows are no estimates: complete
@@ -37,7 +38,7 @@ from lecun_ablate.trainers.cuda import CudaTrainer
 from lecun_ablate.trainers.torch_trainer import GRAPH_STEPS, TorchTrainer
 
 NO_DEVICE = 3
-TIMED = 8  # epochs of a training by which one is timed
+TIMED = (8, 32)  # epochs of a training by which one is timed: the second if the first is too short
 CASES = (
     ("cuda", "float32", 132),
     ("cuda", "float32", 528),
@@ -149,15 +150,16 @@ def moments(trainer: Trainer, runs: list[Run], fit: Split, splits: dict[str, Spl
     return found
 
 
-def epoch_seconds(arrived: np.ndarray) -> float:
+def epoch_seconds(arrived: np.ndarray) -> float | None:
     """Return the seconds of an epoch of all runs, from the moments of their reports.
 
     While all are at work, from the last report of a first epoch to the first of a last one, so many
-    epochs of each are done, parts of one included. arrived: (runs, epochs), as of `moments`.
+    epochs of each are done, parts of one included. None if they never were.
+    arrived: (runs, epochs), as of `moments`.
     """
     begin, end = arrived[:, 0].max(), arrived[:, -1].min()
     if end <= begin:
-        raise RuntimeError("the runs were never all at work: an epoch's time is not known")
+        return None
     done = [np.diff(np.interp((begin, end), own, np.arange(len(own)))) for own in arrived]
     return float((end - begin) / np.mean(done))
 
@@ -169,10 +171,14 @@ def epoch_of(
     whole = {"train": random_split(TRAIN, 0), "test": random_split(TEST, 1)}
     # from the same weights: to draw each run's would take longer than an epoch
     state = State(0, initial.start(Recipe(), 0).parameters)
-    runs = runs_of(dtype, replicas, TIMED, state)
 
     def epoch(n: int, splits: dict[str, Split]) -> float:
-        return epoch_seconds(moments(trainer, runs, part(whole["train"], n / TRAIN), splits))
+        fit = part(whole["train"], n / TRAIN)
+        for epochs in TIMED:
+            runs = runs_of(dtype, replicas, epochs, state)
+            if found := epoch_seconds(moments(trainer, runs, fit, splits)):
+                return found
+        raise RuntimeError("the runs were never all at work: an epoch's time is not known")
 
     few, *_ = images
     evaluation = epoch(few, whole) - (first := epoch(few, {}))

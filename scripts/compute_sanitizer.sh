@@ -41,6 +41,8 @@ recipes = [
     Recipe(epochs=2, momentum=0.9, connectivity="random_8"),
     Recipe(epochs=2, dtype="float64", connectivity="full"),
     Recipe(epochs=2, loss="cross_entropy", output_activation="identity", activation="gelu"),
+    Recipe(epochs=2, optimizer="adamw", batch_size=4, dropout=0.2, average=0.9, schedule="cosine"),
+    Recipe(epochs=2, optimizer="sdlm(patterns=8)", augmentation="shift(pixels=1)"),
 ]
 runs = [Run(recipe, seed) for recipe in recipes for seed in range(3)]
 print(len(list(CudaTrainer().train(runs, fit, {"test": test}))), "reports")

@@ -261,7 +261,7 @@ class _Results:
 
     def of(self, i: int, epoch: int) -> tuple[State, dict[str, Scores]]:
         """Return the state and the scores of network i."""
-        optimizer = {}
+        optimizer: dict[str, np.ndarray] = {}
         for slot, values in self.kept.items():
             optimizer |= tensors(values[i], f"{slot}/")
         if self.powers is not None:
@@ -342,6 +342,7 @@ class _Batch:
         own = len(self.data.fit.labels) if self.images.ndim > 3 else 0
         shown = (self.images, self.data.fit.labels)
         in_order = (self._upload(orders.astype(np.int32)), order_rows, len(self.data.fit.labels))
+        train: tuple[Tensor | int, ...]
         if self.method is None:
             self._set_rates(epoch)
             velocity = self.kept.get("velocity", self.parameters)
@@ -391,7 +392,8 @@ class _Batch:
         n = len(self.data.fit.labels)
         methods = np.zeros(len(self.runs), method_type(self.runs[0].recipe.dtype))
         rows: dict[Any, int] = {}
-        tables, row_of = [], np.zeros(len(self.runs), np.int32)
+        tables: list[np.ndarray] = []
+        row_of = np.zeros(len(self.runs), np.int32)
         for i in active:
             recipe = self.runs[i].recipe
             methods[i] = method_values(recipe, n, estimate=not self.estimated[i])

@@ -165,25 +165,24 @@ def _gather(deltas: Tensor, weights: Tensor, space: Workspace) -> Tensor:
     r = len(deltas)
     terms = space("terms", r, TERMS, 12)  # the last stays 0
     torch.bmm(deltas.transpose(1, 2), weights, out=terms[:, :-1].view(r, 16, 300))
-    return terms.view(-1, 12).index_select(0, _seen_by(r, deltas.device)).view(r, 64, 9, 12).sum(2)
+    return terms.index_select(1, _seen_by(deltas.device)).view(r, 64, 9, 12).sum(2)
 
 
-TERMS = 16 * 25 + 1  # of a pattern: one for each window of H1 and tap, and a 0
+TERMS = 16 * 25 + 1  # one for each window of H1 and tap, and a 0
 
 
-@functools.lru_cache(8)
-def _seen_by(replicas: int, device: torch.device) -> Tensor:
-    """Return the nine terms, among all replicas', that each unit of a plane of H1 is made of.
+@functools.cache
+def _seen_by(device: torch.device) -> Tensor:
+    """Return the nine terms, (64 9,), that each unit of a plane of H1 is made of.
 
-    (replicas 64 9,). Where fewer windows see a unit, the others are its replica's 0.
+    Where fewer windows see a unit, the others are the 0.
     """
     places = torch.full((8, 8, 3, 3), TERMS - 1)
     for y, x, row, column in itertools.product(range(4), range(4), range(5), range(5)):
         i, j = 2 * y + row - 2, 2 * x + column - 2  # the image of H1 has a frame of 2
         if 0 <= i < 8 and 0 <= j < 8:
             places[i, j, row // 2, column // 2] = (4 * y + x) * 25 + 5 * row + column
-    of_replicas = TERMS * torch.arange(replicas)[:, None] + places.flatten()
-    return of_replicas.flatten().to(device)
+    return places.flatten().to(device)
 
 
 class Net:
