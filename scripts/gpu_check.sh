@@ -35,7 +35,7 @@ stage() {
 }
 
 stage 1 machine 60 "$python" scripts/gpu_first_number.py --machine
-stage 2 first-number 90 "$python" scripts/gpu_first_number.py
+stage 2 first-number 150 "$python" scripts/gpu_first_number.py
 stage 3 tests 400 "$python" -m pytest -m gpu -q -p no:cacheprovider -n 8 --dist load
 stage 4 benchmark 300 "$python" benchmarks/gpu.py
 stage 5 sanitizer 180 env PYTHON="$python" scripts/compute_sanitizer.sh
