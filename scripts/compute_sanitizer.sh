@@ -41,6 +41,8 @@ recipes = [
     Recipe(epochs=2, momentum=0.9, connectivity="random_8"),
     Recipe(epochs=2, dtype="float64", connectivity="full"),
     Recipe(epochs=2, loss="cross_entropy", output_activation="identity", activation="gelu"),
+    Recipe(epochs=2, optimizer="adamw", lr=1e-3, dropout=0.25, average=0.9, batch_size=3),
+    Recipe(epochs=2, optimizer="sdlm(estimate=running)", lr=1e-3, augmentation="shift"),
 ]
 runs = [Run(recipe, seed) for recipe in recipes for seed in range(3)]
 print(len(list(CudaTrainer().train(runs, fit, {"test": test}))), "reports")
