@@ -261,7 +261,7 @@ class _Results:
 
     def of(self, i: int, epoch: int) -> tuple[State, dict[str, Scores]]:
         """Return the state and the scores of network i."""
-        optimizer = {}
+        optimizer: dict[str, np.ndarray] = {}
         for slot, values in self.kept.items():
             optimizer |= tensors(values[i], f"{slot}/")
         if self.powers is not None:
@@ -345,12 +345,13 @@ class _Batch:
         if self.method is None:
             self._set_rates(epoch)
             velocity = self.kept.get("velocity", self.parameters)
-            train = (self.parameters, velocity, self.training, *shown, *in_order, own)
+            told: tuple[Tensor | int, ...] = (self.parameters, velocity, self.training)
+            told += shown
         else:
             kept = (self.kept[slot] if slot else self.nothing for slot in self.slots)
-            train = (self.parameters, *kept, self.scratch, self.training,
-                     *self._methods(epoch, active), *shown, self.masks, *in_order, own)  # fmt: skip
-        self.kernels.train(len(self.runs), self.pairs, *train)
+            told = (self.parameters, *kept, self.scratch, self.training)
+            told += (*self._methods(epoch, active), *shown, self.masks)
+        self.kernels.train(len(self.runs), self.pairs, *told, *in_order, own)
         for name, split in self.data.evaluate.items():
             digits, losses = self.answers[name]
             self.kernels.evaluate(
@@ -391,7 +392,8 @@ class _Batch:
         n = len(self.data.fit.labels)
         methods = np.zeros(len(self.runs), method_type(self.runs[0].recipe.dtype))
         rows: dict[Any, int] = {}
-        tables, row_of = [], np.zeros(len(self.runs), np.int32)
+        tables: list[np.ndarray] = []
+        row_of = np.zeros(len(self.runs), np.int32)
         for i in active:
             recipe = self.runs[i].recipe
             methods[i] = method_values(recipe, n, estimate=not self.estimated[i])
