@@ -1,6 +1,7 @@
 """How fast the trainers are on a GPU.
 
     python benchmarks/gpu.py
+    python benchmarks/gpu.py --ingredients    each ingredient against plain gradient descent
 
 Trains the notebook's recipe on random images of USPS's number and size (7,291 and 2,007; the
 arithmetic is the same) and prints one table: the notebook's own loop on the GPU, the same network
@@ -23,6 +24,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,6 +51,20 @@ CASES = (
     ("torch, graph", "float32", 512),
     ("torch, graph", "float64", 512),
 )
+INGREDIENTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "momentum": {"momentum": 0.9, "lr": 0.0003},
+    "weight decay": {"weight_decay": 1e-4},
+    "rmsprop": {"optimizer": "rmsprop", "lr": 1e-4},
+    "lion": {"optimizer": "lion", "lr": 1e-5},
+    "adamw": {"optimizer": "adamw", "lr": 1e-4},
+    "adamw, average": {"optimizer": "adamw", "lr": 1e-4, "average": 0.999},
+    "adamw, batches of 8": {"optimizer": "adamw", "lr": 1e-4, "batch_size": 8},
+    "sdlm, per pass": {"optimizer": "sdlm", "lr": 1e-4},
+    "sdlm, running": {"optimizer": "sdlm(estimate=running)", "lr": 1e-4},
+    "dropout": {"dropout": 0.25},
+    "shift": {"augmentation": "shift"},
+}
 REST = TRAIN % GRAPH_STEPS  # steps of an epoch that no graph holds
 IMAGES = {  # that are trained on for a time
     "torch, eager": (40, 120),
@@ -135,8 +151,11 @@ def complete(
     return seconds(lambda: moments(trainer, runs_of(dtype, replicas, EPOCHS), fit, splits))
 
 
-def runs_of(dtype: str, replicas: int, epochs: int, state: State | None = None) -> list[Run]:
-    recipe = Recipe(dtype=dtype, lr=0.003, epochs=epochs)  # the labels are random: learn gently
+def runs_of(
+    dtype: str, replicas: int, epochs: int, state: State | None = None, **fields: Any
+) -> list[Run]:
+    gentle = {"lr": 0.003} | fields  # the labels are random
+    recipe = Recipe(dtype=dtype, epochs=epochs, **gentle)
     return [Run(recipe, seed, state) for seed in range(replicas)]
 
 
@@ -189,6 +208,21 @@ def epoch_of(
     return last + (TRAIN - many) * (last - first) / (many - few), evaluation
 
 
+def ingredients() -> None:
+    """Print what an epoch's training takes with each ingredient, networks that fill the GPU."""
+    replicas, fit = 264, random_split(TRAIN, 0)
+    state = State(0, initial.start(Recipe(), 0).parameters)
+    trainer = CudaTrainer(threads=replicas)  # none waits for one
+    print(f"| ingredient, {replicas} networks, float32 | ms per epoch | × plain |")
+    print("|---|---:|---:|", flush=True)
+    plain = None
+    for name, fields in INGREDIENTS.items():
+        runs = runs_of("float32", replicas, TIMED, state, **fields)
+        epoch = epoch_seconds(moments(trainer, runs, fit, {}))
+        plain = plain or epoch
+        print(f"| {name} | {epoch * 1e3:.0f} | {epoch / plain:.2f} |", flush=True)
+
+
 def peak_flops(dtype: str) -> float | None:
     """Return the FLOP/s of the ordinary cores at the GPU's highest clock, or None if unknown."""
     from cuda.core import Device
@@ -202,7 +236,8 @@ def peak_flops(dtype: str) -> float | None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.parse_args()
+    parser.add_argument("--ingredients", action="store_true", help="only these")
+    options = parser.parse_args()
     if absent := cuda.availability():
         print(f"This needs a GPU: {absent}.", file=sys.stderr)
         return NO_DEVICE
@@ -210,6 +245,9 @@ def main() -> int:
         f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, PyTorch {torch.__version__}; "
         f"random images, {TRAIN:,} and {TEST:,}, {EPOCHS} epochs.\n"
     )
+    if options.ingredients:
+        ingredients()
+        return 0
     print(
         "| trainer | dtype | replicas | s for all | runs per s | × the loop | of the FMA peak | "
         "in evaluation |"

@@ -12,7 +12,17 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
+from cuda_on_cpu import COMPILER, Cpu
+
+from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.data.digits import Split
+from lecun_ablate.trainers import native
+from lecun_ablate.trainers.base import Run, State
+from lecun_ablate.trainers.cuda import CudaTrainer
+from lecun_ablate.trainers.native import NativeTrainer
+from lecun_ablate.trainers.torch_trainer import TorchTrainer
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = 10
@@ -20,6 +30,7 @@ RUNS = 5 * SEEDS
 COMMAND = [
     sys.executable, "-m", "lecun_ablate", "run", str(ROOT / "experiments/activation.yaml"),
     "--data", "digits", "--seeds", str(SEEDS), "--epochs", "2",
+    "--set", "recipe.optimizer=adamw", "--set", "recipe.lr=0.001", "--set", "recipe.average=0.9",
 ]  # fmt: skip
 COUNT = (
     "SELECT COUNT(*) FROM runs JOIN tags ON runs.run_uuid = tags.run_uuid "
@@ -148,3 +159,83 @@ def test_ten_kills(tmp_path, monkeypatch, undisturbed):
         assert kill_at(tmp_path, moment) == -signal.SIGKILL
     frame, _ = finish(tmp_path, monkeypatch)
     assert frame.equals(undisturbed)
+
+
+# ---- what an optimizer keeps ---------------------------------------------------------------------
+
+EPOCHS = 400  # far more than are trained before the kill
+KEPT = {
+    "adamw": {"optimizer": "adamw", "lr": 1e-3, "dropout": 0.25, "augmentation": "shift",
+              "schedule": "cosine", "average": 0.99, "order": "shuffled"},
+    "sdlm": {"optimizer": "sdlm(estimate=running, patterns=20)", "lr": 1e-3, "momentum": 0.5,
+             "batch_size": 4},
+}  # fmt: skip
+MAKE = {"torch": TorchTrainer}
+if not native.availability():
+    MAKE["native"] = NativeTrainer
+if COMPILER:
+    MAKE["cuda"] = lambda: CudaTrainer(Cpu())
+
+
+def reports(trainer: str, method: str, state: State | None = None, until: int | None = None):
+    """Yield the reports of a run on a few random images."""
+    rng = np.random.default_rng(0)
+    fit = Split(rng.uniform(-1, 1, (30, 16, 16)), rng.integers(0, 10, 30))
+    run = Run(Recipe(epochs=EPOCHS, **KEPT[method]), 7, state, until)
+    yield from MAKE[trainer]().train([run], fit, {"fit": fit})
+
+
+def train_and_save(trainer: str, method: str, folder: str) -> None:
+    """Train, and write the state after every epoch: what the process below does until killed."""
+    for report in reports(trainer, method):
+        part = Path(folder, "part.npz")
+        np.savez(part, epoch=report.epoch, **{
+            f"{kind}:{name}": values
+            for kind in ("parameters", "optimizer")
+            for name, values in getattr(report.state, kind).items()
+        })  # fmt: skip
+        part.replace(Path(folder, "state.npz"))
+
+
+def saved_state(path: Path) -> State:
+    with np.load(path) as file:
+        kinds = {
+            kind: {n.partition(":")[2]: file[n] for n in file.files if n.startswith(f"{kind}:")}
+            for kind in ("parameters", "optimizer")
+        }
+        return State(int(file["epoch"]), **kinds)
+
+
+def exact(report) -> list:
+    tensors = report.state.parameters | report.state.optimizer
+    kept = sorted((name, value.tobytes()) for name, value in tensors.items())
+    return [report.epoch, repr(report.scores["fit"].loss), kept]
+
+
+@pytest.mark.parametrize("method", KEPT)
+@pytest.mark.parametrize("trainer", MAKE)
+def test_moments_averages_and_curvature_survive_a_kill(tmp_path, trainer, method):
+    call = f"import test_kill; test_kill.train_and_save({trainer!r}, {method!r}, {str(tmp_path)!r})"
+    process = subprocess.Popen(
+        [sys.executable, "-c", call],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    saved = tmp_path / "state.npz"
+    while not saved.exists() or saved_state(saved).epoch < 3:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+    state = saved_state(saved)
+    assert 3 <= state.epoch < EPOCHS
+    slots = {name.partition("/")[0] for name in state.optimizer}
+    expected = {"mean", "square", "average", "beta1_power", "beta2_power"}
+    assert slots == (expected if method == "adamw" else {"velocity", "curvature"})
+    until = state.epoch + 3
+    undisturbed = [exact(report) for report in reports(trainer, method, until=until)]
+    went_on = [exact(report) for report in reports(trainer, method, state, until)]
+    assert went_on == undisturbed[state.epoch :]

@@ -108,6 +108,12 @@ struct Block : Group<0, THREADS> {
         if (thread_index() < kWarp) body(Warp());
     }
     __device__ Beside beside() const { return {}; }
+
+    // A value of which the compiler knows nothing: what follows from it is not kept.
+    __device__ unsigned again(unsigned value) const {
+        asm volatile("mov.u32 %0, %1;" : "=r"(value) : "r"(value));
+        return value;
+    }
     __device__ Group<0, THREADS> from(int thread) const { return {thread % THREADS}; }
 };
 

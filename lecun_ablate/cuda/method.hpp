@@ -150,13 +150,15 @@ LECUN_FORMULA void take_curvature(Team team, bool moves, T gamma, T patterns, co
     });
 }
 
-// The place of a state in `free`, which is then used up; null where there is no such state.
+// A network's states in the order of the weights in fast memory.
 template <class T>
-LECUN_FORMULA T* take_place(T*& free, const T* state) {
-    T* place = free;
-    if (!state) return nullptr;
-    free += kParameters;
-    return place;
+LECUN_FORMULA States<T> in_scratch(T* scratch, const States<T>& states, unsigned network) {
+    const int first = states.first != nullptr, second = states.second != nullptr;
+    const int curvature = states.curvature != nullptr, average = states.average != nullptr;
+    T* own = scratch + (long long)network * (first + second + curvature + average) * kParameters;
+    return {first ? own : nullptr, second ? own + first * kParameters : nullptr,
+            curvature ? own + (first + second) * kParameters : nullptr,
+            average ? own + (first + second + curvature) * kParameters : nullptr};
 }
 
 // What a network is shown; all of its own.
@@ -199,17 +201,8 @@ LECUN_FORMULA void train_network_by(
     const Shown<T> shown = {images + (long long)network * image_stride * kPixels, labels,
                             kept ? kept + (long long)network * patterns * kKeptWords : nullptr};
 
-    // the states, in the order of the weights in fast memory
-    const int places = (states.first != nullptr) + (states.second != nullptr) +
-                       (states.curvature != nullptr) + (states.average != nullptr);
     const long long offset = (long long)network * kParameters;
-    T* free = scratch + places * offset;
-    States<T> near;
-    near.first = take_place(free, states.first);
-    near.second = take_place(free, states.second);
-    near.curvature = take_place(free, states.curvature);
-    near.average = take_place(free, states.average);
-
+    const States<T> near = in_scratch(scratch, states, network);
     Network<Choices, Team, TrainingMemory<T>> net(team, memory, own);
     net.load(parameters + offset, nullptr, own);
     net.each_parameter(own.connections, [=](int fast, int global) {
@@ -240,6 +233,8 @@ LECUN_FORMULA void train_network_by(
         else
             net.template train<false>(i % 2, fetch_next);
         if (!turn.ends) continue;
+        // worked out anew, or the pointers would take registers throughout
+        const States<T> near = in_scratch(scratch, states, team.again(network));
         if (Choices::curved && turn.curvature)
             take_curvature(team, i >= method.estimated, method.gamma, T(turn.patterns), sums,
                            near.curvature, count);

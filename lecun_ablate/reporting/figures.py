@@ -212,6 +212,30 @@ def by_value(factor: str, errors: dict[float, np.ndarray]) -> Figure:
     return figure
 
 
+def ladder(arms: dict[str, Runs], images: int) -> Figure:
+    """Draw the mean number of test images missed after each step of a ladder, the first on top.
+
+    `arms` are the steps in their order, `images` those of the test split. The bar is the mean's
+    95 % t interval over the runs that did not diverge.
+    """
+    misses = {arm: pd.Series(images * runs.errors[~runs.diverged]) for arm, runs in arms.items()}
+    with mpl.rc_context(PAGE_STYLE):
+        figure, axes = _rows([short(arm) for arm in arms])
+        rows = [row for row, own in enumerate(misses.values()) if len(own)]
+        means = [own.mean() for own in misses.values() if len(own)]
+        axes.plot(means, rows, color=INK, linewidth=0.8, alpha=0.5)
+        for row, mean, own in zip(rows, means, filter(len, misses.values()), strict=True):
+            low, high = _mean_interval(own)
+            axes.plot([low, high], [row, row], color=COLOURS[0], linewidth=4, solid_capstyle="butt")
+            text = f"{len(own)} runs miss {mean:.1f} of {images:,} on average"
+            axes.plot(mean, row, "o", color=COLOURS[0], markersize=7, gid=TITLE + text)
+            axes.annotate(f"{mean:.0f}", (high, row), (7, 0), textcoords="offset points",
+                          va="center", fontsize=11)  # fmt: skip
+        axes.margins(x=0.12)
+        axes.set_xlabel(f"test images missed, of {images:,}")
+    return figure
+
+
 def few_epochs(frame: pd.DataFrame) -> bool:
     """Return whether learning curves have so few epochs that bars show the intervals."""
     return bool(frame.epoch.max() <= FEW_EPOCHS)

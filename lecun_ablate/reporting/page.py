@@ -207,6 +207,11 @@ def _figures(evidence: Evidence, palette: dict[str, str]) -> dict[str, str]:
         drawn["by_value"] = figures.svg(
             figures.by_value(factor, errors), f"Test error against {factor}"
         )
+    if plan.experiment.ladder:
+        drawn["ladder"] = figures.svg(
+            figures.ladder(evidence.arms, len(evidence.labels)),
+            "Test images missed after each step of the ladder",
+        )
     return drawn
 
 

@@ -346,12 +346,13 @@ class _Batch:
         if self.method is None:
             self._set_rates(epoch)
             velocity = self.kept.get("velocity", self.parameters)
-            train = (self.parameters, velocity, self.training, *shown, *in_order, own)
+            told: tuple[Tensor | int, ...] = (self.parameters, velocity, self.training)
+            told += shown
         else:
             kept = (self.kept[slot] if slot else self.nothing for slot in self.slots)
-            train = (self.parameters, *kept, self.scratch, self.training,
-                     *self._methods(epoch, active), *shown, self.masks, *in_order, own)  # fmt: skip
-        self.kernels.train(len(self.runs), self.pairs, *train)
+            told = (self.parameters, *kept, self.scratch, self.training)
+            told += (*self._methods(epoch, active), *shown, self.masks)
+        self.kernels.train(len(self.runs), self.pairs, *told, *in_order, own)
         for name, split in self.data.evaluate.items():
             digits, losses = self.answers[name]
             self.kernels.evaluate(

@@ -510,3 +510,19 @@ def test_arms_that_are_all_compared_are_named_with_what_they_are_compared_with()
     assert ">against b</span>" in files["report.html"].decode()
     drawn = files["differences.svg"].decode()
     assert (drawn.count(">against a</text>"), drawn.count(">against b</text>")) == (2, 1)
+
+
+def test_a_ladder_has_a_figure_of_what_each_step_misses():
+    misses = {"base": BASE, "step": [c - 6 for c in BASE], "sick": BASE}
+    diverged = {("sick", seed): "diverged" for seed in range(12)}
+    files = report(misses, ladder=True, status=diverged)
+    drawn = files["ladder.svg"].decode()
+    mean = np.mean(BASE)
+    for expected in (mean, mean - 6):
+        assert f"<title>12 runs miss {expected:.1f} of 200 on average</title>" in drawn
+        assert f">{expected:.0f}</text>" in drawn
+    assert drawn.count("runs miss") == 2  # a step of which every run diverged has a row alone
+    assert ">sick</text>" in drawn
+    assert "Step by step" in files["report.html"].decode()
+    assert "(ladder.svg)" in files["report.md"].decode()
+    assert "ladder.svg" not in report({"base": BASE, "other": BASE})

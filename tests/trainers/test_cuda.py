@@ -668,6 +668,18 @@ def test_the_benchmark_times_every_trainer(bench, monkeypatch):
     assert (np.diff(arrived) > 0).all()
 
 
+@on_cpu
+def test_the_benchmark_times_every_ingredient(bench, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "random_split", lambda n, seed: FIT)
+    monkeypatch.setattr(bench, "CudaTrainer", lambda threads: CudaTrainer(Cpu(resident=300)))
+    runs_of = bench.runs_of
+    monkeypatch.setattr(bench, "runs_of", lambda *a, **f: runs_of(a[0], 2, *a[2:], **f))
+    bench.ingredients()
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert len(rows) == len(bench.INGREDIENTS)
+    assert all(float(row.split("|")[3]) > 0 for row in rows)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_the_benchmark_says_that_there_is_no_gpu():
     done = subprocess.run(
