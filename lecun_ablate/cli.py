@@ -255,6 +255,8 @@ def report(
         return
     page = api.report(experiment, data_dir=data_dir, components=components or (), pictures=pictures)
     print(page)
+    link, ui = api.link(experiment)
+    print(f"compare in the browser: {f'{ui}, then ' if ui else ''}{link}")
 
 
 @app.command()
@@ -610,6 +612,8 @@ def _command(arguments: list[str]) -> int:
             print(f"interrupted{kept}", file=sys.stderr)
         return status
     except typer.TyperException as error:  # a wrong option, for example; it prints itself
+        if "Value error, " in str(getattr(error, "message", "")):
+            error.message = error.message.replace("Value error, ", "")
         error.show()  # type: ignore[attr-defined]  # typer's own types lack it
         return int(error.exit_code)
     except LecunAblateError as error:
