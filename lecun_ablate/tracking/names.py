@@ -37,6 +37,7 @@ LONGEST_NOTE = 5000  # characters of it that MLflow takes for an experiment
 
 # artifacts
 PLAN_FILE = "plan.json"
+MODULES = "modules"  # the folder of what a run's own components import
 WEIGHTS, ANSWERS = "weights.npz", "test_predictions.parquet"  # of every seed run
 
 # MLflow experiments have a title for people, and a tag with the name by which they are found: that

@@ -206,6 +206,7 @@ class _Group:
         device = splits.device
         rows = np.zeros((len(runs), LAYOUT.width), dtype=recipe.dtype)
         optimizer: dict[str, np.ndarray] = {}
+        numbers: dict[str, Any] = {}
         seen = []
         for row, run in zip(rows, runs, strict=True):
             connected, state = begin(run)
@@ -214,7 +215,10 @@ class _Group:
         for i, run in enumerate(runs):
             for key, value in (run.state.optimizer if run.state else {}).items():
                 slot, *rest = key.split("/", 1)
-                if not rest:  # one number
+                if not value.ndim:  # a number of all replicas, such as a step count
+                    numbers[slot] = value.item()
+                    continue
+                if not rest:  # one number of each
                     table = optimizer.setdefault(slot, np.zeros((len(runs), 1), value.dtype))
                     table[i] = value
                     continue
@@ -224,7 +228,7 @@ class _Group:
         self.weights = torch.from_numpy(rows).to(device)  # (R, width)
         held = {slot: torch.from_numpy(v).to(device) for slot, v in optimizer.items()}
         self.extra = {slot: held.pop(slot) for slot in (AVERAGE, CURVATURE) if slot in held}
-        self.state = held  # the optimizer's own
+        self.state: dict[str, Any] = held | numbers  # the optimizer's own
         if recipe.average and AVERAGE not in self.extra:
             self.extra[AVERAGE] = self.weights.clone()
         self.lr = self._column([run.recipe.lr for run in runs])  # (R, 1)
@@ -380,7 +384,10 @@ class _Group:
         group.runs = [self.runs[replica] for replica in replicas]
         for field in ("weights", "lr", "connected", "codes", "wanted"):
             setattr(group, field, getattr(self, field)[list(replicas)].clone())
-        group.state = {slot: value[list(replicas)].clone() for slot, value in self.state.items()}
+        group.state = {
+            slot: value[list(replicas)].clone() if isinstance(value, Tensor) else value
+            for slot, value in self.state.items()
+        }
         group.extra = {slot: value[list(replicas)].clone() for slot, value in self.extra.items()}
         group._prepare()
         return group
@@ -389,14 +396,16 @@ class _Group:
         """Evaluate all replicas; return their states and scores, fetched in one wait."""
         names = list(self.splits.evaluate)
         answers = [tensor for name in names for tensor in self._answers(name)]
-        kept = self.state | self.extra
+        numbers = {s: np.array(v) for s, v in self.state.items() if isinstance(v, int | float)}
+        kept = {s: v for s, v in self.state.items() if s not in numbers} | self.extra
+        self._check_state(kept)
         if self.estimate == "pass":
             del kept[CURVATURE]  # estimated anew before every epoch
         weights, *rest = download([self.weights, *answers, *kept.values()])
         tables = dict(zip(kept, rest[len(answers) :], strict=True))
         found = []
         for i in range(len(self.runs)):
-            optimizer = {}
+            optimizer = dict(numbers)
             for slot, table in tables.items():
                 if table.shape[1] == 1:
                     optimizer[slot] = table[i].copy()
@@ -410,6 +419,17 @@ class _Group:
                 scores[name] = Scores(float(losses[i]), misses, digits[i].copy())
             found.append((state, scores))
         return found
+
+    def _check_state(self, kept: Mapping[str, Any]) -> None:
+        """Raise ValueError if an optimizer keeps what cannot be divided among the replicas."""
+        shapes = [(len(self.runs), 1), tuple(self.weights.shape)]
+        for slot, value in kept.items():
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            if got not in shapes:
+                raise ValueError(
+                    f"state[{slot!r}]: expected a number, or a tensor of shape (replicas, 1) = "
+                    f"{shapes[0]} or (replicas, weights) = {shapes[1]}, got {got}"
+                )
 
     @torch.no_grad()
     def _answers(self, name: str) -> tuple[Tensor, Tensor]:
