@@ -75,7 +75,7 @@ class _Patient:
                         return None  # an earlier try had done it
                     raise
 
-            return self._until_answered(action)
+            return until_answered(action, self._where)
 
         return call
 
@@ -96,7 +96,7 @@ class _Patient:
                 return found[0]
             return self._client.create_run(experiment_id, start_time, marked, run_name)
 
-        return self._until_answered(action)
+        return until_answered(action, self._where)
 
     def create_experiment(self, name: str, tags: Mapping[str, str] | None = None) -> str:
         """Create an experiment once, even if the answer to that is lost."""
@@ -106,29 +106,30 @@ class _Patient:
                 return str(found.experiment_id)
             return str(self._client.create_experiment(name, tags=dict(tags or {})))
 
-        return self._until_answered(action)
+        return until_answered(action, self._where)
 
-    def _until_answered(self, action: Callable[[bool], T]) -> T:
-        """Call `action`, with whether it has been called before, until the server answers."""
-        began, tries = time.monotonic(), 0
-        while True:
-            try:
-                result = action(tries > 0)
-            except Exception as error:  # of MLflow, requests or urllib3
-                most = LONGEST_ERROR if _INTERNAL.search(_text(error)) else LONGEST
-                if not no_answer(error) or time.monotonic() - began > most:
-                    raise
-                if tries == SILENT:
-                    _say(
-                        f"{self._where} does not answer ({reason(error)}): trying again for up to "
-                        f"{most:.0f} s; Ctrl-C ends"
-                    )
-                pause(PAUSES[min(tries, len(PAUSES) - 1)])
-                tries += 1
-                continue
-            if tries > SILENT:
-                _say(f"{self._where} answers again, after {time.monotonic() - began:.0f} s")
-            return result
+
+def until_answered(action: Callable[[bool], T], where: str) -> T:
+    """Call `action`, with whether it has been called before, until the server `where` answers."""
+    began, tries = time.monotonic(), 0
+    while True:
+        try:
+            result = action(tries > 0)
+        except Exception as error:  # of MLflow, requests or urllib3
+            most = LONGEST_ERROR if _INTERNAL.search(_text(error)) else LONGEST
+            if not no_answer(error) or time.monotonic() - began > most:
+                raise
+            if tries == SILENT:
+                _say(
+                    f"{where} does not answer ({reason(error)}): trying again for up to "
+                    f"{most:.0f} s; Ctrl-C ends"
+                )
+            pause(PAUSES[min(tries, len(PAUSES) - 1)])
+            tries += 1
+            continue
+        if tries > SILENT:
+            _say(f"{where} answers again, after {time.monotonic() - began:.0f} s")
+        return result
 
 
 def no_answer(error: BaseException) -> bool:

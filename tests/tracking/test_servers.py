@@ -103,7 +103,10 @@ def test_an_outage_is_waited_for_visibly_and_not_for_ever(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "lost"),
     [
-        ("API request to http://x failed with exception Max retries exceeded (Connection refused)", 1),
+        (
+            "API request to http://x failed with exception Max retries exceeded (Connection refused)",
+            1,
+        ),
         ("API request to http://x failed with timeout exception read timed out", 1),
         ("too many 503 error responses", 1),
         ("API request to endpoint /api failed with error code 502 != 200", 1),
