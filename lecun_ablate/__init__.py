@@ -13,7 +13,7 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 __version__ = "0.1.0"
-__all__ = ["comparisons", "load_results", "register", "report", "run", "study"]
+__all__ = ["comparisons", "load_results", "register", "report", "run", "show", "study"]
 
 
 def __getattr__(name: str) -> Any:

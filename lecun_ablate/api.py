@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lecun_ablate.errors import ConfigError
+from lecun_ablate.errors import ConfigError, LecunAblateError
 from lecun_ablate.system import disk
 from lecun_ablate.system.passwords import without_passwords
 from lecun_ablate.tracking import new_store
@@ -112,6 +112,30 @@ class Shown:
     link: str  # to the MLflow UI
     ui_command: str | None  # that starts the UI, unless it is running already
     other_plans: list[OtherPlan]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The results, as `load_results` returns them."""
+        return self.evidence.results.frame
+
+    @property
+    def arms(self) -> list[str]:
+        """The names of the arms."""
+        return [arm.name for arm in self.evidence.plan.experiment.arms]
+
+    def __getitem__(self, arm: str) -> pd.DataFrame:
+        """Return the results of an arm; raises ConfigError with the valid names."""
+        self.evidence.plan.experiment.arm(arm)
+        return self.frame[self.frame.arm == arm]
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return self.arms
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: answer, arms and comparisons."""
+        from lecun_ablate.reporting.html import summary
+
+        return summary(self.evidence, self.link)
 
     @property
     def notices(self) -> list[str]:
@@ -486,6 +510,8 @@ def compare(a: str, b: str, tracking_uri: str | None = None) -> RunComparison | 
     store = Store(tracking_uri)
     if is_arm(a) and is_arm(b):
         return compare_arms(store, a, b)
+    if is_arm(a) or is_arm(b):
+        raise LecunAblateError(f"expected two arms or two runs, got {a!r} and {b!r}")
     return compare_runs(store, a, b)
 
 
@@ -500,13 +526,14 @@ def contents(tracking_uri: str | None = None) -> list[Entry]:
 def export(name_or_id: str, kind: str, tracking_uri: str | None = None) -> bytes:
     """Return the results of an experiment as a file: `kind` is csv, parquet or latex.
 
-    The first two have the frame of load_results, the last has the table of arms.
+    The first two have the frame of load_results, the last has the tables of `latex`.
     """
     from lecun_ablate.reporting import export
+    from lecun_ablate.reporting.latex import latex as written
     from lecun_ablate.tracking.store import Store
 
     if kind == "latex":
-        return export.latex(_weighed(name_or_id, tracking_uri)[2])
+        return written(_weighed(name_or_id, tracking_uri)[2]).encode()
     store = Store(tracking_uri)
     frame = store.results(store.find(name_or_id)).frame
     return {"csv": export.csv, "parquet": export.parquet}[kind](frame)
@@ -716,7 +743,6 @@ def contact_sheet(
     """Write a picture (PNG) of many digits of a data set, and return the data set."""
     from lecun_ablate import data as datasets
     from lecun_ablate.data.sheet import contact_sheet
-    from lecun_ablate.errors import LecunAblateError
 
     _load(components)
     digits = datasets.load(name, fallback if fallback != name else None, _path(data_dir))

@@ -112,6 +112,24 @@ StudyStorage = Annotated[
         "file. Default: sqlite:///studies/optuna.db.",
     ),
 ]
+
+
+def _limit(threads: int | None) -> int | None:
+    if threads:
+        from lecun_ablate.system import cores
+
+        cores.limit(threads)  # now: NumPy and PyTorch read it while they are imported
+    return threads
+
+
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        callback=_limit,
+        help="Use so many cores at most. Default: OMP_NUM_THREADS, else all that the system gives.",
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print what would be trained, and train nothing.")
 ]
@@ -140,6 +158,7 @@ def run(
     ] = None,
     trainer: Trainer = TrainerChoice.auto,
     device: Device = DeviceChoice.auto,
+    threads: Threads = None,
     dry_run: DryRun = False,
     tune: Annotated[
         bool,
@@ -187,6 +206,7 @@ def study(
     components: Components = None,
     trainer: Trainer = TrainerChoice.auto,
     device: Device = DeviceChoice.auto,
+    threads: Threads = None,
     storage: StudyStorage = None,
     fresh: Annotated[
         bool,
@@ -255,6 +275,8 @@ def report(
         return
     page = api.report(experiment, data_dir=data_dir, components=components or (), pictures=pictures)
     print(page)
+    link, ui = api.link(experiment)
+    print(f"compare in the browser: {f'{ui}, then ' if ui else ''}{link}")
 
 
 @app.command()
@@ -402,6 +424,7 @@ def reproduce(
         TrainerChoice | None,
         typer.Option(help="Train with this trainer. Default: the run's own."),
     ] = None,
+    threads: Threads = None,
     trust_components: Annotated[
         bool,
         typer.Option(
@@ -610,6 +633,8 @@ def _command(arguments: list[str]) -> int:
             print(f"interrupted{kept}", file=sys.stderr)
         return status
     except typer.TyperException as error:  # a wrong option, for example; it prints itself
+        if "Value error, " in str(getattr(error, "message", "")):
+            error.message = error.message.replace("Value error, ", "")
         error.show()  # type: ignore[attr-defined]  # typer's own types lack it
         return int(error.exit_code)
     except LecunAblateError as error:

@@ -26,6 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lecun_ablate import imports
 from lecun_ablate.errors import ConfigError, nearest, neighbours
 from lecun_ablate.parameters import Parameter, Value, check, declared, from_mapping, parse, spell
 
@@ -78,9 +79,9 @@ KINDS = {
             "optimizer",
             ("parameters", "gradients", "state", "lr", "momentum", "curvature"),
             4,
-            "parameters and gradients (replicas, weights), a dict of such tensors, or of tensors "
-            "(replicas, 1), that persists between steps, lr (replicas, 1), momentum (float), "
-            "curvature (replicas, weights) -> None; updates the parameters",
+            "parameters and gradients (replicas, weights), a dict of such tensors, of tensors "
+            "(replicas, 1), or of numbers that persists between steps, lr (replicas, 1), "
+            "momentum (float), curvature (replicas, weights) -> None; updates the parameters",
         ),
         Kind(
             "schedule",
@@ -121,8 +122,10 @@ class Component:
     arity: int
     origin: str  # where it was registered, for messages
     file: Path | None = None  # the component file that registered it, if any
-    digest: str | None = None  # SHA-256 of its source; None if built in
+    digest: str | None = None  # SHA-256 of its source and its modules; None if built in
     source: bytes | None = field(default=None, repr=False)  # the content of `file` when it ran
+    # the modules of the user's project that `file` imports: path -> content
+    modules: Mapping[str, bytes] = field(default_factory=dict, repr=False, hash=False)
     parameters: Mapping[str, Parameter] = field(default_factory=dict, repr=False, hash=False)
     changed: Mapping[str, Value] = field(default_factory=dict, hash=False)  # not the defaults
     interactive: bool = False  # from a notebook or a session, where a cell may be run again
@@ -161,12 +164,39 @@ class Component:
         return " ".join((inspect.getdoc(self.function) or "").split("\n\n")[0].split())
 
 
+@dataclass(frozen=True)
+class _Source:
+    """A component file with the modules of the user's project that it imports."""
+
+    path: Path
+    content: bytes
+    files: Mapping[str, Path]  # of the modules, by name
+    modules: Mapping[str, bytes]  # their contents, by name
+
+    @classmethod
+    def read(cls, path: Path) -> _Source:
+        content = path.read_bytes()
+        files = imports.imported(content, imports.roots(path))
+        modules = {name: file.read_bytes() for name, file in files.items()}
+        return cls(path, content, files, modules)
+
+    @property
+    def stored(self) -> dict[str, bytes]:
+        """The contents of the modules by the paths under which they are kept."""
+        return {imports.path_of(name, self.files[name]): c for name, c in self.modules.items()}
+
+    @property
+    def digest(self) -> str:
+        return imports.digest(self.content, self.modules)
+
+
 class Registry:
     """Components by kind and name."""
 
     def __init__(self) -> None:
         self._components: dict[str, dict[str, Component]] = {kind: {} for kind in KINDS}
-        self._loading: tuple[Path, str, bytes] | None = None
+        self._loading: _Source | None = None
+        self._ran: dict[str, str] = {}  # modules of the user's -> digest of the code that ran
 
     def names(self, kind: str) -> list[str]:
         """Return the names of a kind, in order of registration."""
@@ -218,7 +248,8 @@ class Registry:
 
         def enter(thing: Any) -> Any:
             key = name or getattr(thing, "__name__", None)
-            origin, file, digest, source = self._origin(thing)
+            origin, file, digest = self._origin(thing)
+            loading = self._loading if file else None
             if not isinstance(key, str):
                 raise ConfigError(
                     f"{origin}: {kind} without a name: expected @register({kind!r}, NAME)"
@@ -252,7 +283,8 @@ class Registry:
                 origin,
                 file,
                 digest,
-                source,
+                loading.content if loading else None,
+                loading.stored if loading else {},
                 parameters,
                 interactive=_interactive(thing),
             )
@@ -260,44 +292,48 @@ class Registry:
 
         return enter
 
-    def _origin(self, thing: Any) -> tuple[str, Path | None, str | None, bytes | None]:
-        """Return a component's origin (for messages), file, digest and source."""
+    def _origin(self, thing: Any) -> tuple[str, Path | None, str | None]:
+        """Return a component's origin (for messages), file and digest."""
         module = getattr(thing, "__module__", None) or "this session"
         if module.startswith("lecun_ablate."):
-            return module, None, None, None
+            return module, None, None
         if self._loading is not None:
-            path, digest, source = self._loading
-            return str(path), path, digest, source
+            return str(self._loading.path), self._loading.path, self._loading.digest
         try:  # defined in an interactive session or a script
             lines, first = inspect.getsourcelines(thing)
         except (OSError, TypeError):
-            return module, None, hashlib.sha256(repr(thing).encode()).hexdigest(), None
+            return module, None, hashlib.sha256(repr(thing).encode()).hexdigest()
         digest = hashlib.sha256("".join(lines).encode()).hexdigest()
-        return f"{inspect.getsourcefile(thing)}:{first}", None, digest, None
+        return f"{inspect.getsourcefile(thing)}:{first}", None, digest
 
     def load(self, file: str | Path) -> None:
         """Run a Python file that registers components. Loading it again changes nothing.
 
-        Raises ConfigError if the file is missing, fails, or registers nothing. A file that fails
-        registers nothing at all.
+        It may import modules of the user's, which then are part of it: from the working directory,
+        any other folder of sys.path, or the file's own. Raises ConfigError if the file is missing,
+        fails, or registers nothing. A file that fails registers nothing at all.
         """
         path = Path(file).resolve()
         if not path.is_file():
             raise ConfigError(f"{file}: no such component file{neighbours(file, '*.py')}")
         try:
-            source = path.read_bytes()
+            source = _Source.read(path)
         except OSError as error:
-            raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
-        digest = hashlib.sha256(source).hexdigest()
+            raise ConfigError(f"{error.filename}: cannot be read: {error.strerror}") from None
+        digest = source.digest
         if any(c.file == path and c.digest == digest for c in self._all()):
             return
         module = ModuleType(f"lecun_ablate_user_{digest[:8]}")
         module.__file__ = str(path)
         sys.modules[module.__name__] = module  # dataclasses and inspect look there
         before = {kind: dict(components) for kind, components in self._components.items()}
-        outer, self._loading = self._loading, (path, digest, source)
+        outer, self._loading = self._loading, source
+        sys.path.append(str(path.parent))
         try:
-            exec(compile(source, str(path), "exec"), module.__dict__)
+            self._forget_old(source)
+            exec(compile(source.content, str(path), "exec"), module.__dict__)
+            for name in source.modules:  # those that functions import, too: as they are now
+                importlib.import_module(name)
             if not any(c.file == path and c.digest == digest for c in self._all()):
                 raise ConfigError(
                     f"{file}: registers no component: decorate one with @register(kind)"
@@ -313,6 +349,23 @@ class Registry:
             raise
         finally:
             self._loading = outer
+            sys.path.remove(str(path.parent))
+
+    def _forget_old(self, source: _Source) -> None:
+        """Have modules imported again that ran from other files, or whose files have changed."""
+        digests = {
+            name: hashlib.sha256(content).hexdigest() for name, content in source.modules.items()
+        }
+        ran = {name: getattr(sys.modules.get(name), "__file__", None) for name in digests}
+        if any(
+            self._ran.get(name, digest) != digest
+            or ((place := ran[name]) and Path(place).resolve() != source.files[name])
+            for name, digest in digests.items()
+        ):
+            for name in digests:
+                sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        self._ran |= digests
 
     def _all(self) -> list[Component]:
         return [c for components in self._components.values() for c in components.values()]

@@ -10,7 +10,7 @@ from mlflow_view import View
 
 import lecun_ablate
 from lecun_ablate.errors import LecunAblateError, nearest
-from lecun_ablate.terminal import ui
+from lecun_ablate.terminal import console, ui
 
 pytestmark = pytest.mark.usefixtures("tiny", "workplace")
 YAML = """
@@ -63,8 +63,8 @@ def test_export_holds_the_results(small, command):
     command("export", "small", "--latex")
     latex = Path("small.tex").read_text()
     mean = 100 * frame[(frame.arm == "relu") & (frame.epoch == 2)].test_error.mean()
-    row = next(line for line in latex.splitlines() if line.strip().startswith("relu &"))
-    assert f"& {mean:.2f} $\\pm$ " in row and row.endswith("undecided \\\\")
+    assert f"\\newcommand{{\\reluMean}}{{{mean:.2f}}}" in latex and "\\toprule" in latex
+    assert latex == lecun_ablate.api.latex("small").read_text()
     assert command("export", "small")[0] == command("export", "small", "--csv", "--latex")[0] == 2
 
 
@@ -183,11 +183,74 @@ def test_what_is_meant_is_found_whatever_its_case(small, command):
 
 
 def test_the_comparison_fits_80_columns(small, command, monkeypatch):
-    from lecun_ablate.terminal import console
-
     monkeypatch.setattr(console, "WIDE", 80)
     out = command("show", "small")[1]
     assert max(map(len, (x for x in out.splitlines() if "http" not in x))) <= 80
     (row,) = [line for line in out.splitlines() if re.match(r" *relu .*\[", line)]
     assert re.search(r"[+-]\d+\.\d\d +\[\S+, \S+\] +1\.000|\d\.\d+ +undecided", row)
     assert out.count("\n") < 30
+
+
+def test_no_message_speaks_python(small, command):
+    wrong = [
+        ("run", "small.yaml", "--set", "seeds=null"),
+        ("run", "small.yaml", "--set", "recipe.lr=null"),
+        ("run", "small.yaml", "--set", "vary.activation=null"),
+        ("run", "small.yaml", "--set", "margin=true"),
+        ("run", "small.yaml", "--set", "baseline=[null]"),
+        ("run", "small.yaml", "--set", "baseline.activation=nope"),
+        ("run", "small.yaml", "--seeds", "0"),
+        ("run", "small.yaml", "--epochs", "0"),
+        ("run", "small.yaml", "--trainer", "nope"),
+        ("run", "small.yaml", "--device", "nope"),
+    ]
+    for arguments in wrong:
+        status, _, err = command(*arguments)
+        lines = [line for line in err.splitlines() if line.startswith(("error: ", "Error: "))]
+        assert status == 2 and len(lines) == 1, err
+        assert not re.search(r"None|True|Value error|greater than|(\b[\w.]+): \1:", err), err
+
+
+def test_a_file_that_is_not_there_is_looked_for_where_files_are(workplace, command):
+    status, _, err = command("run", "activation.yaml")
+    assert status == 2
+    assert "no such file (did you mean 'experiments/activation.yaml'?" in err
+
+
+def test_two_arms_or_two_runs_but_not_one_of_each(small, command):
+    status, _, err = command("compare", "small:relu", "small:tanh:0")
+    assert status == 1 and "expected two arms or two runs" in err
+
+
+def test_report_prints_the_page_and_the_link(small, command):
+    link = lecun_ablate.show("small").link
+    lines = command("report", "small", "--no-pictures")[1].splitlines()
+    assert lines == [
+        "reports/small/tiny/report.html",
+        f"compare in the browser: mlflow ui, then {link}",
+    ]
+
+
+def test_a_notebook_shows_the_comparison_and_completes_arms(small):
+    shown = lecun_ablate.show("small")
+    html = shown._repr_html_()
+    mean = 100 * shown.frame.query("arm == 'relu' and epoch == 2").test_error.mean()
+    assert f"<td>{mean:.2f} +- " in html and "<td>undecided</td>" in html
+    assert shown.link.replace("&", "&amp;") in html
+    assert shown._ipython_key_completions_() == ["tanh", "relu"]
+    assert set(shown["relu"].arm) == {"relu"} and len(shown["relu"]) == 4
+    with pytest.raises(LecunAblateError, match="did you mean 'relu'"):
+        shown["ReLU"]
+    assert {"run", "show", "study", "comparisons", "load_results"} <= set(dir(lecun_ablate))
+
+
+def test_no_colour_where_none_is_wanted(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    console.notice("mind this")
+    assert "\x1b[1;33m" in capsys.readouterr().err  # bold yellow
+    monkeypatch.setenv("NO_COLOR", "1")
+    console.notice("mind this")
+    said = capsys.readouterr().err
+    assert "mind this" in said and not re.search(r"\x1b\[[\d;]*3\d", said)

@@ -9,7 +9,7 @@ from typing import Any
 
 from lecun_ablate.config.base import canonical, check_overrides, check_value, make_recipe
 from lecun_ablate.config.recipe import Recipe, is_parameter, merged
-from lecun_ablate.config.yaml_file import Keys, YamlFile
+from lecun_ablate.config.yaml_file import Keys, YamlFile, written
 from lecun_ablate.errors import nearest
 from lecun_ablate.system.text import is_invisible
 
@@ -81,7 +81,7 @@ def _factors(yaml: YamlFile, vary: dict[str, Any]) -> dict[str, list[Any]]:
                 f"unknown recipe field {field!r}: {nearest(field, Recipe.model_fields)}",
             )
         elif not isinstance(values, list) or not values:
-            yaml.problem(("vary", field), f"expected a list of values, got {values!r}")
+            yaml.problem(("vary", field), f"expected a list of values, got {written(values)}")
         else:
             factors[field] = [
                 canonical(field, value)
@@ -102,7 +102,7 @@ def _listed(yaml: YamlFile, key: str, items: list[Any]) -> list[tuple[Keys, str,
         overrides = {field: value for field, value in item.items() if field != "name"}
         given = item.get("name", "-")
         if not isinstance(given, str) or not given.strip():
-            yaml.problem((*keys, "name"), f"expected a name, got {given!r}")
+            yaml.problem((*keys, "name"), f"expected a name, got {written(given)}")
         elif any(map(is_invisible, given)):
             yaml.problem((*keys, "name"), f"expected a name on one line, got {given!r}")
         name = str(item.get("name", arm_name(overrides)))
@@ -144,7 +144,10 @@ def parse_baseline(yaml: YamlFile, arms: list[Arm]) -> str:
     if isinstance(wanted, str):
         found = [arm.name for arm in arms if arm.name == wanted]
     elif isinstance(wanted, dict):
+        problems = len(yaml.problems)
         wanted = check_overrides(yaml, wanted, ("baseline",))
+        if len(yaml.problems) > problems:
+            return ""
         found = [
             arm.name
             for arm in arms

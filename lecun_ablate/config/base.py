@@ -14,7 +14,7 @@ from lecun_ablate.config.recipe import (
     is_parameter,
     registered,
 )
-from lecun_ablate.config.yaml_file import Keys, YamlFile, explain
+from lecun_ablate.config.yaml_file import Keys, YamlFile, explain, written
 from lecun_ablate.errors import ConfigError
 from lecun_ablate.registry import registry
 
@@ -44,7 +44,7 @@ def by_name(value: Any) -> Any:
 def _seed_list(value: Any) -> Any:
     """Turn a number of seeds n into 0..n-1; pydantic validates the list itself."""
     if isinstance(value, bool) or not isinstance(value, int | list):
-        raise ValueError(f"expected a number of seeds or a list of seeds, got {value!r}")
+        raise ValueError(f"expected a number of seeds or a list of seeds, got {written(value)}")
     if isinstance(value, int):
         if not 1 <= value <= 100_000:
             raise ValueError(f"expected 1 to 100000 seeds, got {value}")

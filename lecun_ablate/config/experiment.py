@@ -24,7 +24,7 @@ from lecun_ablate.config.base import (
 )
 from lecun_ablate.config.command import Command, seeds_option
 from lecun_ablate.config.source import Overrides, read
-from lecun_ablate.config.yaml_file import Keys, YamlFile
+from lecun_ablate.config.yaml_file import Keys, YamlFile, written
 from lecun_ablate.errors import ConfigError, nearest
 
 
@@ -110,7 +110,7 @@ class Experiment:
 
 def _name_or_fields(value: Any) -> Any:
     if value is not None and not isinstance(value, str | dict):
-        raise ValueError(f"expected the name of an arm or its fields, got {value!r}")
+        raise ValueError(f"expected the name of an arm or its fields, got {written(value)}")
     return value
 
 
@@ -140,7 +140,7 @@ class ExperimentFile(ConfigFile):
     seeds: Seeds = Field(default_factory=lambda: list(range(10)))
     tuned: str | None = None
     compare: Literal["baseline", "all"] = "baseline"
-    margin: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 0.5  # points
+    margin: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False, strict=True)] = 0.5  # points
 
 
 def load_experiment(

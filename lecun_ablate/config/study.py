@@ -36,7 +36,7 @@ from lecun_ablate.config.recipe import (
     stored_form,
 )
 from lecun_ablate.config.source import Overrides, read
-from lecun_ablate.config.yaml_file import Keys, YamlFile, find_file
+from lecun_ablate.config.yaml_file import Keys, YamlFile, find_file, written
 from lecun_ablate.errors import ConfigError, nearest
 
 PINNED_SEED = 0  # of what a seed study's own seeds do not govern
@@ -359,15 +359,15 @@ def _search(yaml: YamlFile, content: Any) -> dict[str, Range | Alternatives]:
         elif isinstance(values, list):
             problems = len(yaml.problems)
             if len(values) < 2 or any(values.count(value) > 1 for value in values):
-                yaml.problem(keys, f"expected two or more different choices, got {values!r}")
+                yaml.problem(keys, f"expected two or more different choices, got {written(values)}")
             for i, value in enumerate(values):
                 check_value(yaml, (*keys, i), field, value)
             if len(yaml.problems) == problems:
                 search[field] = tuple(canonical(field, value) for value in values)
         elif not is_numeric(field):
-            yaml.problem(keys, f"expected a list of choices, got {values!r}")
+            yaml.problem(keys, f"expected a list of choices, got {written(values)}")
         elif not isinstance(values, dict):
-            yaml.problem(keys, f"expected {{low: ..., high: ...}} or a list, got {values!r}")
+            yaml.problem(keys, f"expected {{low: ..., high: ...}} or a list, got {written(values)}")
         else:
             bounds = yaml.validate(Range, values, keys)
             if bounds:

@@ -24,6 +24,7 @@ from lecun_ablate.system.text import is_invisible, visible
 Keys = tuple[str | int, ...]
 LARGEST = 100_000  # bytes of a file
 MOST_VALUES = 50_000  # that a file may stand for, each alias counted with all that it repeats
+FOLDERS = ("experiments", "studies")  # where files usually are, for hints
 DEEPEST = 100  # levels of nesting
 M = TypeVar("M", bound=BaseModel)
 
@@ -43,7 +44,9 @@ class YamlFile:
                 raise ConfigError(f"{path}: expected at most {LARGEST:,} bytes, got {size:,}")
             text = self.path.read_text(encoding="utf-8")
         except FileNotFoundError:
-            raise ConfigError(f"{path}: no such file{neighbours(path, '*.yaml')}") from None
+            places = [self.path, *(Path(folder) / self.path.name for folder in FOLDERS)]
+            hints = [neighbours(place, "*.yaml") for place in places]
+            raise ConfigError(f"{path}: no such file{next(filter(None, hints), '')}") from None
         except OSError as error:
             raise ConfigError(f"{path}: not a readable text file: {error.strerror}") from None
         except UnicodeDecodeError as error:
@@ -146,8 +149,10 @@ class YamlFile:
         where = self.where(keys)
         names = ["null" if key is None else str(key) for key in keys]
         label = f"{visible('.'.join(names), keep='')}: " if keys else ""
-        if where.startswith("--") and where.lstrip("-") == label.removesuffix(": "):
-            label = ""  # --seeds: seeds: ...
+        if where.startswith("--"):
+            named = where.removeprefix("--set ").lstrip("-").partition("=")[0]
+            if label.startswith(f"{named}: ") or (label == f"{named}.name: " and named == "data"):
+                label = ""  # --seeds: seeds: ..., --data: data.name: ...
         entry = (self._line(keys), f"{where}: {label}{message}")
         if entry not in self.problems:
             self.problems.append(entry)
@@ -183,11 +188,25 @@ def explain(error: ValidationError, model: type[BaseModel]) -> Iterable[tuple[Ke
         elif problem["type"] == "value_error":
             yield keys, str(problem["ctx"]["error"])
         elif problem["type"] == "invalid_key":
-            yield keys[:-2], f"expected a text as a key, got {got!r}"
+            yield keys[:-2], f"expected a text as a key, got {written(got)}"
         elif isinstance(got, float) and not math.isfinite(got):
             yield keys, f"expected a finite number, got {got}"
         else:
-            yield keys, f"{_plain_words(problem)}, got {'nothing' if got is None else repr(got)}"
+            yield keys, f"{_plain_words(problem)}, got {written(got)}"
+
+
+def written(value: Any) -> str:
+    """Return a value as messages show it: as in YAML, not as in Python."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        inner = ", ".join(f"{key}: {written(one)}" for key, one in value.items())
+        return f"{{{inner}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(written, value))}]"
+    return repr(value)
 
 
 _PLAIN_WORDS = {  # by the type of pydantic's error
@@ -210,7 +229,14 @@ def _plain_words(problem: Mapping[str, Any]) -> str:
     words = re.sub(
         r"^(Input|String|List|Dictionary|Value) should (be|have) ", "expected ", problem["msg"]
     )
-    return re.sub(r" after validation, not \d+$", "", words)
+    words = re.sub(r" after validation, not \d+$", "", words)
+    for python, plain in {
+        "greater than or equal to": "at least",
+        "less than or equal to": "at most",
+        "greater than": "more than",
+    }.items():
+        words = words.replace(python, plain)
+    return words
 
 
 def _known(key: str, fields: list[str]) -> str:

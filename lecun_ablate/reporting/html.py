@@ -10,7 +10,14 @@ from typing import Any
 
 import jinja2
 
+from lecun_ablate.evidence.sentences import answer
+from lecun_ablate.evidence.weighing import Evidence
+from lecun_ablate.reporting import evidence_tables
+
 TEMPLATES = Path(__file__).parent / "templates"
+# of an experiment in a notebook
+SHOWN = ("arm", "runs", "test error", "train error")
+COMPARED = ("arm", "against", "difference", "over seeds", "p", "verdict")
 SCRIPT = (TEMPLATES / "tables.js").read_text(encoding="utf-8")
 
 
@@ -31,6 +38,23 @@ def templates() -> jinja2.Environment:
 def minus(text: str) -> str:
     """Write minus signs of numbers as such."""
     return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
+
+
+def summary(evidence: Evidence, link: str) -> str:
+    """Return what a notebook shows of an experiment: answer, arms and comparisons."""
+    arms = evidence_tables.arms(evidence).only(SHOWN)
+    compared = evidence_tables.comparisons(evidence)
+    tables = [arms, compared.only(COMPARED)] if compared.rows else [arms]
+    return (
+        templates()
+        .get_template("summary.html.j2")
+        .render(
+            title=f"{evidence.plan.experiment.name} on {evidence.plan.data}",
+            answer=answer(evidence),
+            tables=tables,
+            link=link,
+        )
+    )
 
 
 def study_page(report: Any, picture: bytes) -> str:

@@ -2,20 +2,23 @@
 
 A store may come from anybody, and a file of components is code. A file is run only if the run's key
 says that the run was trained with it, and only if it is in the working directory as well or the
-user has said so.
+user has said so. The same holds for the modules that it imports.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import sys
 import tempfile
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from lecun_ablate import imports
 from lecun_ablate.config.recipe import COMPONENT_FIELDS, Recipe, stored_form
 from lecun_ablate.errors import ConfigError, LecunAblateError
 from lecun_ablate.parameters import parse
@@ -23,6 +26,7 @@ from lecun_ablate.plan.keys import content_hash
 from lecun_ablate.plan.plan import SPLIT
 from lecun_ablate.registry import registry
 from lecun_ablate.tracking.address import DATABASE, artifact_folder
+from lecun_ablate.tracking.names import MODULES
 from lecun_ablate.tracking.records import SeedRun
 from lecun_ablate.tracking.store import Store
 
@@ -38,16 +42,35 @@ def load(store: Store, run: SeedRun, trusted: bool) -> list[str]:
     """
     with tempfile.TemporaryDirectory() as folder:
         files = store.files.component_files(run.run_id, Path(folder))
-        digests = {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+        modules = Path(folder, MODULES).resolve()
+        used = {file: imports.imported(file.read_bytes(), [modules]) for file in files}
+        digests = {file: _digest(file, used[file]) for file in files}
         missing = _missing(run)
         if missing:
             needed = _needed(run, digests, missing)
-            unknown = {file for file in needed if not (trusted or _is_here(digests[file]))}
+            run_files = {one for file in needed for one in (file, *used[file].values())}
+            plain = {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in run_files}
+            unknown = {f: d for f, d in plain.items() if not (trusted or _is_here(d))}
             if unknown:
-                raise _untrusted(run, {file: digests[file] for file in unknown})
-            for file in sorted(needed):
-                registry.load(file)
+                raise _untrusted(run, unknown)
+            with _first_on_path(modules):
+                for file in sorted(needed):
+                    registry.load(file)
         return _other_code(run, digests)
+
+
+def _digest(file: Path, used: Mapping[str, Path]) -> str:
+    modules = {name: module.read_bytes() for name, module in used.items()}
+    return imports.digest(file.read_bytes(), modules)
+
+
+@contextmanager
+def _first_on_path(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
 
 
 def _missing(run: SeedRun) -> dict[str, str]:

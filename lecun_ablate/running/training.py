@@ -26,7 +26,7 @@ from lecun_ablate.plan.results import Results, RunStatus
 from lecun_ablate.running import contract
 from lecun_ablate.running.progress import Progress, Work
 from lecun_ablate.system.interrupts import held_back
-from lecun_ablate.tracking.names import ANSWERS, WEIGHTS
+from lecun_ablate.tracking.names import ANSWERS, MODULES, WEIGHTS
 from lecun_ablate.tracking.plan_run import PlanRun
 from lecun_ablate.trainers.base import EpochReport, Run, Trainer
 from lecun_ablate.trainers.choice import choose
@@ -174,6 +174,8 @@ def _component_files(recipe: Recipe) -> dict[str, bytes]:
                 digest = component.digest or ""  # two files of one name
                 name = f"{component.file.stem}_{digest[:8]}.py"
             files[f"components/{name}"] = component.source
+            modules = component.modules.items()
+            files |= {f"{MODULES}/{path}": content for path, content in modules}
     return files
 
 

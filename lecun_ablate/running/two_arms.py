@@ -62,7 +62,8 @@ def run_id(store: Store, name: str) -> str:
         runs = _final(store, f"{experiment}:{arm}")
         hit = runs[runs.seed.astype(str) == seed]
         if hit.empty:
-            raise LecunAblateError(f"{name}: no such seed: {nearest(seed, runs.seed)}")
+            have = ", ".join(map(str, sorted(runs.seed)))
+            raise LecunAblateError(f"{name}: no such seed: the arm has {have}")
         return str(hit.run_id.iloc[0])
     if re.fullmatch(r"[0-9a-f]{4,31}", name):
         found = store.runs_beginning(name)
@@ -71,8 +72,8 @@ def run_id(store: Store, name: str) -> str:
         number = "several runs" if found else "no run"
         raise LecunAblateError(f"{number} in {store.connection.where} begin with {name!r}")
     raise LecunAblateError(
-        f"{name!r} is no run: expected its id (or the first digits of it), EXPERIMENT:ARM:SEED "
-        "such as activation:relu:0, or two arms, EXPERIMENT:ARM"
+        f"{name!r} is no run: expected its id (or the first digits of it), or "
+        "EXPERIMENT:ARM:SEED, such as activation:relu:0"
     )
 
 

@@ -23,6 +23,14 @@ def usable_cores() -> int:
     return max(1, min(limit for limit in limits if limit))
 
 
+def limit(threads: int) -> None:
+    """Let this process use so many cores at most, PyTorch and NumPy included.
+
+    For libraries that are imported later, and for processes that are started.
+    """
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
 def _asked() -> int | None:
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # one per nested level
     return int(first) if first.isdecimal() and int(first) else None

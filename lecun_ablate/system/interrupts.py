@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+_held: list[tuple[float, int]] = []  # what the innermost block has held back
 PATIENCE = 3.0  # seconds after the first interruption, from which a second one is not held back
 
 
@@ -24,7 +25,9 @@ def held_back() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only that one gets signals
         yield
         return
+    global _held  # noqa: PLW0603  # signals are the process's, and so is what is held back
     held: list[tuple[float, int]] = []
+    outer, _held = _held, held
     before: dict[int, Any] = {}
 
     def hold(number: int, _: object) -> None:
@@ -40,7 +43,18 @@ def held_back() -> Iterator[None]:
                 signal.signal(which, hold)
         yield
     finally:
+        _held = outer
         for number, handler in before.items():
             signal.signal(number, handler)
         if held:
             signal.raise_signal(held[0][1])
+
+
+def pause(seconds: float) -> None:
+    """Sleep; raises KeyboardInterrupt for an interruption that is held back: nothing is written."""
+    main = threading.current_thread() is threading.main_thread()
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if main and _held:
+            raise KeyboardInterrupt
+        time.sleep(min(left, 0.1))

@@ -122,7 +122,8 @@ class LineProgress:
     def begin(self, work: Work) -> None:
         """Say what is to be done."""
         self._work, self._tally = work, _Tally(work)
-        self._began = self._said = time.monotonic()
+        self._said = time.monotonic()
+        self._first: tuple[float, int] | None = None  # when epochs were first counted, how many
         self._heard: set[str] = set()  # the arms since the last line
         remark(work.what)
 
@@ -131,9 +132,12 @@ class LineProgress:
         tally = self._tally
         self._heard.add(tally.update(run, report))
         now = time.monotonic()
+        self._first = self._first or (now, tally.epochs_done)
         if now - self._said < self.SECONDS and tally.runs_done < tally.runs:
             return
-        left = (now - self._began) / tally.epochs_done * (tally.epochs - tally.epochs_done)
+        since, counted = self._first
+        rate = (tally.epochs_done - counted) / (now - since) if now > since else 0
+        left = f"{duration((tally.epochs - tally.epochs_done) / rate)} left" if rate else "started"
         errors = ""
         if self._work.split:
             each = "; ".join(
@@ -142,7 +146,7 @@ class LineProgress:
             errors = f"; {self._work.split} error now: {each}"
         remark(
             f"{tally.runs_done}/{tally.runs} runs, {tally.epochs_done}/{tally.epochs} epochs, "
-            f"{duration(left)} left{errors}"
+            f"{left}{errors}"
         )
         self._said = now
         self._heard = set()

@@ -53,6 +53,7 @@ def two_arms(found: ArmComparison) -> None:
         f"{p_value(one.p)}, over {count(len(found.seeds), 'shared seed')} on {found.data}"
     )
     on.print(f"{found.first}: {found.result.verdict.text}")
+    on.print("One comparison at the 5 % level, not corrected for any others.")
 
 
 def reproduction(found: Reproduction) -> None:

@@ -25,6 +25,7 @@ from lecun_ablate.tracking.address import DATABASE, address, database_path, sqli
 from lecun_ablate.tracking.explain import reason, way_out
 from lecun_ablate.tracking.health import refuse_damaged, writable
 from lecun_ablate.tracking.names import EXPERIMENT_NAME
+from lecun_ablate.tracking.patient import patient
 from lecun_ablate.tracking.sqlite import keep_artifacts_beside, tables_are_known
 from lecun_ablate.tracking.tagged_runs import tagged_runs
 
@@ -48,7 +49,10 @@ class Connection:
             refuse_damaged(self.database)
             self.uri = self._readable(self.database)
         with self.explained("cannot be read"):
-            self.client = MlflowClient(tracking_uri=self.uri)
+            if self.uri.startswith("http"):
+                self.client = patient(self.uri, self.where)
+            else:
+                self.client = MlflowClient(tracking_uri=self.uri)
             self.client.search_experiments(max_results=1)
         if self.database is not None:
             keep_artifacts_beside(self.client, self.database)

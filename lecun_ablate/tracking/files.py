@@ -13,13 +13,16 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow as pa
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from pyarrow import parquet
 
 from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.system import disk
 from lecun_ablate.tracking.address import artifact_folder, folder_path
 from lecun_ablate.tracking.connection import Connection
-from lecun_ablate.tracking.names import ANSWERS, WEIGHTS
+from lecun_ablate.tracking.names import ANSWERS, MODULES, WEIGHTS
+from lecun_ablate.tracking.patient import until_answered
 
 
 class Files:
@@ -45,13 +48,23 @@ class Files:
             try:
                 if not urlsplit(place).scheme:  # MLflow's downloader is many times slower
                     return Path(place, artifact).read_bytes()
-                path = self._client.download_artifacts(run_id, artifact, folder)
+                remote = self._remote(place)
+                path = until_answered(
+                    lambda _: remote.download_artifacts(artifact, folder), self._connection.where
+                )
                 return Path(path).read_bytes()
             except (MlflowException, OSError) as error:
                 raise LecunAblateError(
                     f"run {run_id}: its file {artifact} cannot be read: {error} (run its "
                     "experiment again: that trains the runs that have lost their files)"
                 ) from error
+
+    def _remote(self, place: str) -> ArtifactRepository:
+        """Return what reads and lists files of a run that are elsewhere.
+
+        MLflow's client would say of every failure that the path is wrong, or list nothing.
+        """
+        return get_artifact_repository(place, tracking_uri=self._connection.uri)
 
     def predictions(self, run_id: str) -> np.ndarray:
         """Return a seed run's answers on the test split after its last epoch, (n,) uint8."""
@@ -77,17 +90,35 @@ class Files:
             raise _damaged(run_id, WEIGHTS, error) from error
 
     def component_files(self, run_id: str, folder: Path) -> list[Path]:
-        """Copy the files of components that a seed run was trained with; return the copies."""
-        place = self.place(run_id)
-        if urlsplit(place).scheme:
-            names = [entry.path for entry in self._client.list_artifacts(run_id, "components")]
-        else:
-            names = [f"components/{path.name}" for path in Path(place, "components").glob("*")]
+        """Copy the files of components that a seed run was trained with; return the copies.
+
+        The modules that they import are copied as well, to the folder MODULES beside them.
+        """
         files = []
-        for name in sorted(names):
+        for name in self._names(run_id, "components"):
             files.append(folder / Path(name).name)
             files[-1].write_bytes(self.read(run_id, name))
+        for name in self._names(run_id, MODULES):
+            copy = folder / name
+            if not copy.resolve().is_relative_to(folder.resolve()):
+                continue  # a name with '..' of somebody else's
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(self.read(run_id, name))
         return files
+
+    def _names(self, run_id: str, folder: str) -> list[str]:
+        """Return the names of a run's artifacts below a folder."""
+        place = self.place(run_id)
+        if not urlsplit(place).scheme:
+            paths = [path for path in Path(place, folder).rglob("*") if path.is_file()]
+            return sorted(path.relative_to(place).as_posix() for path in paths)
+        names = []
+        remote = self._remote(place)
+        for entry in until_answered(
+            lambda _: remote.list_artifacts(folder), self._connection.where
+        ):
+            names += self._names(run_id, entry.path) if entry.is_dir else [entry.path]
+        return sorted(names)
 
     def put(
         self, run_id: str, artifacts: Mapping[str, bytes | str | Path], durable: bool = True

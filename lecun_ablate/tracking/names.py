@@ -29,6 +29,7 @@ LAST_RUN = "lecun_ablate.last_run"
 ANSWER = "lecun_ablate.answer"  # what has been found, in a line
 VARIANT = "lecun_ablate.variant"  # the options that change what the file says, if any
 OWNER = "lecun_ablate.owner"  # on a server: the process that writes a run (lock.identity)
+REQUEST = "lecun_ablate.request"  # on a server: what made a run, so that it is made once
 PARENT = "mlflow.parentRunId"
 NAME = "mlflow.runName"
 COMMIT = "mlflow.source.git.commit"
@@ -37,6 +38,7 @@ LONGEST_NOTE = 5000  # characters of it that MLflow takes for an experiment
 
 # artifacts
 PLAN_FILE = "plan.json"
+MODULES = "modules"  # the folder of what a run's own components import
 WEIGHTS, ANSWERS = "weights.npz", "test_predictions.parquet"  # of every seed run
 
 # MLflow experiments have a title for people, and a tag with the name by which they are found: that

@@ -342,7 +342,6 @@ class _Batch:
         own = len(self.data.fit.labels) if self.images.ndim > 3 else 0
         shown = (self.images, self.data.fit.labels)
         in_order = (self._upload(orders.astype(np.int32)), order_rows, len(self.data.fit.labels))
-        train: tuple[Tensor | int, ...]
         if self.method is None:
             self._set_rates(epoch)
             velocity = self.kept.get("velocity", self.parameters)

@@ -209,6 +209,7 @@ class _Group:
         device = splits.device
         rows = np.zeros((len(runs), LAYOUT.width), dtype=recipe.dtype)
         optimizer: dict[str, np.ndarray] = {}
+        numbers: dict[str, Any] = {}
         seen = []
         for row, run in zip(rows, runs, strict=True):
             connected, state = begin(run)
@@ -217,7 +218,10 @@ class _Group:
         for i, run in enumerate(runs):
             for key, value in (run.state.optimizer if run.state else {}).items():
                 slot, *rest = key.split("/", 1)
-                if not rest:  # one number
+                if not value.ndim:  # a number of all replicas, such as a step count
+                    numbers[slot] = value.item()
+                    continue
+                if not rest:  # one number of each
                     table = optimizer.setdefault(slot, np.zeros((len(runs), 1), value.dtype))
                     table[i] = value
                     continue
@@ -227,7 +231,7 @@ class _Group:
         self.weights = torch.from_numpy(rows).to(device)  # (R, width)
         held = {slot: torch.from_numpy(v).to(device) for slot, v in optimizer.items()}
         self.extra = {slot: held.pop(slot) for slot in (AVERAGE, CURVATURE) if slot in held}
-        self.state = held  # the optimizer's own
+        self.state: dict[str, Any] = held | numbers  # the optimizer's own
         if recipe.average and AVERAGE not in self.extra:
             self.extra[AVERAGE] = self.weights.clone()
         self.lr = self._column([run.recipe.lr for run in runs])  # (R, 1)
@@ -383,7 +387,10 @@ class _Group:
         group.runs = [self.runs[replica] for replica in replicas]
         for field in ("weights", "lr", "connected", "codes", "wanted"):
             setattr(group, field, getattr(self, field)[list(replicas)].clone())
-        group.state = {slot: value[list(replicas)].clone() for slot, value in self.state.items()}
+        group.state = {
+            slot: value[list(replicas)].clone() if isinstance(value, Tensor) else value
+            for slot, value in self.state.items()
+        }
         group.extra = {slot: value[list(replicas)].clone() for slot, value in self.extra.items()}
         group._prepare()
         return group
@@ -393,14 +400,15 @@ class _Group:
         self._check_state()
         names = list(self.splits.evaluate)
         answers = [tensor for name in names for tensor in self._answers(name)]
-        kept = self.state | self.extra
+        numbers = {s: np.array(v) for s, v in self.state.items() if isinstance(v, int | float)}
+        kept = {s: v for s, v in self.state.items() if s not in numbers} | self.extra
         if self.estimate == "pass":
             del kept[CURVATURE]  # estimated anew before every epoch
         weights, *rest = download([self.weights, *answers, *kept.values()])
         tables = dict(zip(kept, rest[len(answers) :], strict=True))
         found = []
         for i in range(len(self.runs)):
-            optimizer = {}
+            optimizer = dict(numbers)
             for slot, table in tables.items():
                 if table.shape[1] == 1:
                     optimizer[slot] = table[i].copy()
@@ -426,11 +434,13 @@ class _Group:
                     f"{it}: expected a name without a slash, and neither {AVERAGE!r} nor "
                     f"{CURVATURE!r}, which the trainer uses itself"
                 )
+            if isinstance(value, int | float):  # one number for all
+                continue
             if not isinstance(value, Tensor) or tuple(value.shape) not in shapes:
                 got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
                 raise ConfigError(
-                    f"{it}: expected a tensor of shape (replicas, weights), here {weights}, or of "
-                    f"shape (replicas, 1), here {shapes[1]}, got {got}"
+                    f"{it}: expected a number, or a tensor of shape (replicas, weights), here "
+                    f"{weights}, or (replicas, 1), here {shapes[1]}, got {got}"
                 )
 
     @torch.no_grad()

@@ -93,12 +93,12 @@ def test_recipe_and_epochs_override_the_experiment(write, monkeypatch):
     [
         ("", None),
         ("seed: 3", "unknown key 'seed': did you mean 'seeds'?"),
-        ("trials: 0", "trials: expected greater than or equal to 1, got 0"),
+        ("trials: 0", "trials: expected at least 1, got 0"),
         ("seeds: []", "expected at least one seed"),
         ("search: {lrr: {low: 1, high: 2}}", "no field to search 'lrr': did you mean 'lr'?"),
         ("search: {init_seed: {low: 1, high: 2}}", "no field to search 'init_seed'"),
         ("search: {lr: {low: 2, high: 1}}", "expected low < high, got low 2 and high 1"),
-        ("search: {lr: {low: -1, high: 1}}", "search.lr.low: expected greater than 0"),
+        ("search: {lr: {low: -1, high: 1}}", "search.lr.low: expected more than 0"),
         ("search: {lr: {low: 1}}", "search.lr.high: required, but missing"),
         ("search: {lr: {low: 1, hgh: 2}}", "unknown key 'hgh': did you mean 'high'?"),
         ("search: {momentum: {low: 0, high: 0.9, log: true}}", "begins above 0, got low 0"),
@@ -112,10 +112,10 @@ def test_recipe_and_epochs_override_the_experiment(write, monkeypatch):
             "with bipolar: target bipolar does not go with loss cross_entropy",
         ),
         ("pruner: {first: 23}", "expected a rung before the last epoch (23), got 23"),
-        ("pruner: {first: 3, factor: 1}", "greater than or equal to 2, got 1"),
+        ("pruner: {first: 3, factor: 1}", "at least 2, got 1"),
         ("pruner: {first: 3}\nsearch: {epochs: {low: 5, high: 20}}", "epochs are searched"),
         ("sampler: grid", "expected 'tpe' or 'random', got 'grid'"),
-        ("confirm: {seeds: 1}", "confirm.seeds: expected greater than or equal to 2, got 1"),
+        ("confirm: {seeds: 1}", "confirm.seeds: expected at least 2, got 1"),
         ("data: nonsense", "unknown data 'nonsense'"),
         ("experiment: experiments/activation.yaml", "either experiment or arms, not both"),
         ("governs: weights", "either `search` (values to try) or `governs`"),
@@ -146,7 +146,7 @@ def test_what_is_wrong_is_said_with_its_line(write, monkeypatch, changes, said):
         ("name: x\ngoverns: [weights, both]\n", "weights and both are the same"),
         ("name: x\ngoverns: everything\n", "expected 'weights', 'order' or 'both'"),
         ("name: x\ngoverns: []\n", "at least 1 item"),
-        ("name: x\ngoverns: both\nrecipe: {lr: 0}\n", "recipe.lr: expected greater than 0"),
+        ("name: x\ngoverns: both\nrecipe: {lr: 0}\n", "recipe.lr: expected more than 0"),
         ("name: x\n", "got neither"),
     ],
 )
@@ -191,7 +191,7 @@ def test_an_experiment_is_found_from_the_project_of_the_study(tmp_path, monkeypa
     with pytest.raises(ConfigError) as wrong:
         load_study(file)
     assert wrong.value.problems == [
-        f"{file}:2: experiment: experiments/e.yaml:2: recipe.lr: expected greater than 0, got -1"
+        f"{file}:2: experiment: experiments/e.yaml:2: recipe.lr: expected more than 0, got -1"
     ]
 
 
@@ -205,7 +205,7 @@ def test_options_override_the_file(write):
     study = load_study(write(SEARCH), data="digits", assignments=["trials=5", "search.lr.high=0.5"])
     assert study.data.name == "digits" and study.data.fallback is None
     assert study.trials == 5 and study.search["lr"].high == 0.5
-    with pytest.raises(ConfigError, match="--set trials=0: trials"):
+    with pytest.raises(ConfigError, match="--set trials=0: expected at least 1, got 0"):
         load_study(write(SEARCH), assignments=["trials=0"])
 
 

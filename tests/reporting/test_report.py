@@ -396,6 +396,11 @@ def test_many_values_of_a_number_are_a_curve_and_tables_fold():
     arms = page[page.index('id="arms"') : page.index("Errors in %")]
     assert arms.count("<tr>") == 1 + 10 and arms.count('<tr class="more">') == 20
     assert "lr=0.15</span>" in re.sub("<wbr>", "", arms)
+    digits = page[page.index("Test error on each digit") :]
+    assert digits[: digits.index("</table>")].count('<tr class="more">') == 20
+    assert digits.count('class="confusion"') == 10 and "confusions.csv has every arm" in digits
+    recipes = page[page.index("Where the recipes differ") :]
+    assert recipes.count('<tr class="more">') == 20
     few = many_rates(8)["report.html"].decode()
     assert "Error against" not in few and 'class="more"' not in few
 

@@ -1,5 +1,6 @@
 """Components that break their contract are refused before training, with their file and line."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,12 @@ BROKEN = {
         "activation: mine",
         "@register('activation')\ndef mine(x):\n    return torch.tensor(numpy.tanh(x.numpy()))\n",
         "activation 'mine'",
+    ),
+    "a state that cannot be divided": (
+        "optimizer: mine",
+        "@register('optimizer')\ndef mine(p, g, state, lr, momentum):\n"
+        "    state['t'] = torch.tensor(1.0)\n    p.sub_(lr * g)\n",
+        "state['t']: expected a number, or a tensor of shape (replicas, 1) = (2, 1)",
     ),
     "another shape": (
         "activation: mine",
@@ -129,7 +136,9 @@ def test_a_component_that_prints_does_not_break_json(workplace, tiny, command):
     assert "called" in err
 
 
-def test_a_notebook_cell_can_be_run_again():
+def test_a_notebook_cell_can_be_run_again(monkeypatch):
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
+
     def cell(factor):
         def bent(x):
             return factor * x

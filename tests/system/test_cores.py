@@ -1,6 +1,9 @@
 """The cores that trainers use."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +55,28 @@ def test_a_system_without_affinities_counts_its_cores(monkeypatch, counted, usab
 def test_cores_that_the_process_may_not_use_do_not_count(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5})
     assert usable_cores() == TorchTrainer("cpu").threads == 3
+
+
+def test_threads_limits_trainers_and_libraries(tmp_path):
+    """In a process of its own: libraries read the limit while they are imported."""
+    (tmp_path / "x.yaml").write_text(
+        "name: x\ndata: digits\nrecipe: {epochs: 1}\narms: [{name: a}]\n"
+    )
+    program = """
+import sys
+from lecun_ablate import cli
+status = cli._main(["run", "x.yaml", "--dry-run", "--threads", "1"])
+import torch
+from lecun_ablate.trainers.torch_trainer import TorchTrainer
+print(status, torch.get_num_threads(), TorchTrainer("cpu").threads)
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(cores.__file__).parents[2])}
+    out = subprocess.run(
+        [sys.executable, "-c", program],
+        check=False,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert out.stdout.splitlines()[-1] == "0 1 1", out.stderr

@@ -96,8 +96,8 @@ def test_plain_progress_speaks_while_runs_train_together(lines):
     )
     assert said == [
         "4 runs, 0 done before, 4 to train",
-        "0/4 runs, 3/16 epochs, 26 s left; test error now: tanh 55.00 %; relu 30.00 %",
-        "0/4 runs, 5/16 epochs, 44 s left; test error now: tanh 35.00 %; relu 25.00 %",
+        "0/4 runs, 3/16 epochs, 32 s left; test error now: tanh 55.00 %; relu 30.00 %",
+        "0/4 runs, 5/16 epochs, 52 s left; test error now: tanh 35.00 %; relu 25.00 %",
     ]
 
 

@@ -471,8 +471,12 @@ def test_the_numbers_are_still_the_same(dtype):
     [
         ("mean", lambda p: torch.zeros(3), "here (2, 1), got shape (3,)"),
         ("mean", lambda p: torch.zeros(p.shape[1]), "got shape (12"),
-        ("mean", lambda p: torch.zeros(1, 1), "expected a tensor of shape (replicas, weights)"),
-        ("t", lambda p: 7, "or of shape (replicas, 1), here (2, 1), got 7"),
+        (
+            "mean",
+            lambda p: torch.zeros(1, 1),
+            "expected a number, or a tensor of shape (replicas, weights)",
+        ),
+        ("t", lambda p: "7", "or (replicas, 1), here (2, 1), got '7'"),
         ("average", torch.zeros_like, "expected a name without a slash, and neither 'average'"),
         ("a/b", torch.zeros_like, "expected a name without a slash"),
     ],
@@ -487,3 +491,44 @@ def test_a_state_that_cannot_be_stored_is_refused(slot, value, message):
         train(runs, threads=1)
     assert f"optimizer 'own': state[{slot!r}]: " in str(raised.value)
     assert message in str(raised.value)
+
+
+def adam_with(count):
+    """Return Adam as one writes it first; `count` makes its step count."""
+
+    def adam(parameters, gradients, state, lr):
+        if not state:
+            state["m"], state["v"] = torch.zeros_like(parameters), torch.zeros_like(parameters)
+            state["step"] = count(lr)
+        state["step"] = state["step"] + 1
+        state["m"].mul_(0.9).add_(gradients, alpha=0.1)
+        state["v"].mul_(0.999).addcmul_(gradients, gradients, value=0.001)
+        m = state["m"] / (1 - 0.9 ** state["step"])
+        v = state["v"] / (1 - 0.999 ** state["step"])
+        parameters.sub_(lr * m / (v.sqrt() + 1e-8))
+
+    return adam
+
+
+@pytest.mark.parametrize("count", [lambda lr: 0, torch.zeros_like], ids=["number", "column"])
+def test_a_step_count_may_be_a_number_or_one_for_each_replica(count):
+    registry.register("optimizer", "own_adam")(adam_with(count))
+    recipe = Recipe(optimizer="own_adam", lr=0.003, epochs=2, dtype="float64")
+    runs = [Run(recipe, seed) for seed in (0, 1, 2)]
+
+    def states(runs, on_epoch=None):
+        reports = TorchTrainer(threads=1).train(runs, FIT, {"train": FIT}, on_epoch)
+        return {(r.index, r.epoch): r.state for r in reports}
+
+    whole = states(runs)
+    built_in = states([Run(recipe.model_copy(update={"optimizer": "adam"}), 0)])
+    for name, weights in whole[0, 2].parameters.items():
+        np.testing.assert_allclose(weights, built_in[0, 2].parameters[name], rtol=1e-12, atol=1e-15)
+    assert whole[0, 2].optimizer["step"] == 2 * len(FIT)
+    resumed = states([Run(recipe, seed, whole[seed, 1]) for seed in (0, 1, 2)])
+    fewer = states(runs, lambda report: report.index == 1)  # one replica ends after an epoch
+    for again, index in ((resumed, 0), (resumed, 2), (fewer, 0), (fewer, 2)):
+        for part in ("parameters", "optimizer"):
+            then, now = (getattr(found[index, 2], part) for found in (whole, again))
+            assert then.keys() == now.keys()
+            assert all(np.array_equal(then[k], now[k]) for k in then), (part, index)

@@ -1,8 +1,9 @@
 "use strict";
 // Without this script the page shows everything, in the order in which it was written.
-for (const table of document.querySelectorAll(".scroll > table:not(.heat)")) {
+for (const table of document.querySelectorAll(".scroll > table")) {
   const body = table.tBodies[0];
-  const heads = table.tHead ? [...table.tHead.rows[0].cells] : [];
+  const sorts = table.tHead && !table.classList.contains("heat"); // its last row is no arm
+  const heads = sorts ? [...table.tHead.rows[0].cells] : [];
   heads.forEach((head, column) => {
     head.tabIndex = 0;
     head.classList.add("sorts");

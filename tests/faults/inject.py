@@ -1,0 +1,212 @@
+"""Fails calls to the system one by one while a small experiment runs; see test_fault_injection.py.
+
+    LD_PRELOAD=shim.so python tests/faults/inject.py FOLDER WHICH SAMPLE
+
+Every trial is two forks of this process, which has everything imported: one in which a call fails,
+and one more start. Prints a JSON object per trial.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import random
+import shutil
+import sys
+import time
+from pathlib import Path
+
+KINDS = ("open", "write", "sync", "rename", "remove", "mkdir", "lock")
+ERRORS = {
+    "open": (errno.EMFILE, errno.EIO),
+    "write": (errno.ENOSPC, errno.EIO),
+    "sync": (errno.EIO, errno.ENOSPC),
+    "rename": (errno.EIO, errno.ENOSPC),
+    "remove": (errno.EIO, errno.EACCES),
+    "mkdir": (errno.ENOSPC, errno.EIO),
+    "lock": (errno.EAGAIN, errno.EIO),
+}
+FILES = {
+    "run": "name: small\ndata: tiny\nrecipe: {epochs: 2}\nvary: {activation: [tanh, relu]}\n"
+    "seeds: 2\n",
+    "study": "name: rates\ndata: tiny\nepochs: 1\narms: [{name: a}]\n"
+    "search: {lr: {low: 0.01, high: 0.1}}\ntrials: 2\nseeds: 1\nbatch: 1\n"
+    "confirm: {trials: 1, seeds: 2}\n",
+}
+
+shim = ctypes.CDLL(None)
+shim.fault_count.restype = ctypes.c_long
+
+
+def register_data() -> None:
+    """The same data as the fixture `tiny` of the tests."""
+    import numpy as np
+
+    from lecun_ablate.data import Digits, Split
+    from lecun_ablate.registry import registry
+
+    def split(n: int, seed: int) -> Split:
+        rng = np.random.default_rng(seed)
+        labels = rng.integers(0, 10, n)
+        images = np.random.default_rng(0).uniform(-1, 1, (10, 16, 16))[labels]
+        return Split(np.clip(images + rng.normal(0, 0.2, images.shape), -1, 1), labels)
+
+    @registry.register("data", "tiny")
+    def load() -> Digits:
+        return Digits("tiny", split(60, 1), split(20, 2), "made up")
+
+
+def import_everything() -> None:
+    """Import what the commands do, so that a fork has nothing left to import."""
+    import alembic.command
+    import mlflow.store.tracking.sqlalchemy_store
+    import optuna.storages
+
+    import lecun_ablate.reporting.page
+    import lecun_ablate.running.experiment
+    import lecun_ablate.studies.runner
+    import lecun_ablate.terminal.experiments
+    import lecun_ablate.terminal.progress
+    import lecun_ablate.terminal.studies
+    import lecun_ablate.tracking.writer
+
+
+def in_a_fork(folder: Path, log: Path, work) -> int:
+    """Do `work` in a fork, in a folder; return its exit status. What it prints goes to a file."""
+    child = os.fork()
+    if child:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.01)
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        return -9
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.chdir(folder)
+    status = 70
+    try:
+        status = work()
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def command(which: str) -> int:
+    from lecun_ablate.cli import _main
+
+    options = ["--trainer", "native", "--device", "cpu"]
+    return _main([which, f"{which}.yaml", *options])
+
+
+def table(which: str) -> object:
+    """Return what counts of the results in the working directory, checked for doubles."""
+    import lecun_ablate
+
+    if which == "study":
+        frame = lecun_ablate.study("study.yaml", trainer="native", device="cpu")
+        unlike = [c for c in frame.columns if "second" in c or "time" in c or "id" in c]
+    else:
+        frame = lecun_ablate.load_results("small")
+        assert len(frame) == 8 and not frame.duplicated(["arm", "seed", "epoch"]).any()
+        unlike = ["run_id", "epoch_seconds"]
+    return frame.drop(columns=unlike).astype(str).to_dict("records")
+
+
+class Trials:
+    """Trials in folders of their own, each begun from a copy of one folder."""
+
+    def __init__(self, place: Path, which: str, fresh: bool):
+        self.place, self.which = place, which
+        self.start = place / "start"
+        self.start.mkdir(parents=True)
+        (self.start / f"{which}.yaml").write_text(FILES[which])
+        if not fresh:  # creating a store makes thousands of calls, which are tried by themselves
+            from lecun_ablate.tracking.new_store import create
+
+            create(self.start / "mlflow.db")
+        self.right = self.trial("open", 0, 0, False)["table"]
+
+    def trial(self, kind: str, n: int, error: int, forever: bool) -> dict:
+        """Let the n-th call of a kind fail; return how both starts ended, and the table then."""
+        folder = self.place / "trial"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(self.start, folder)
+        logs = [self.place / name for name in ("first.log", "second.log")]
+        counted = self.place / "counts.json"
+
+        def first() -> int:
+            place = str(folder.resolve()).encode()
+            shim.fault_arm(place, KINDS.index(kind), n, error, forever)
+            status = command(self.which)
+            counts = {k: shim.fault_count(i) for i, k in enumerate(KINDS)}
+            shim.fault_arm(b"", -1, 0, 0, 0)
+            counted.write_text(json.dumps(counts))
+            return status
+
+        def second() -> int:
+            status = command(self.which)
+            if status == 0:
+                Path("table.json").write_text(json.dumps(table(self.which)))
+            return status
+
+        statuses = [in_a_fork(folder, logs[0], first), in_a_fork(folder, logs[1], second)]
+        said = [log.read_text() for log in logs]
+        found = folder / "table.json"
+        return {
+            "kind": kind,
+            "n": n,
+            "error": errno.errorcode.get(error, ""),
+            "forever": forever,
+            "statuses": statuses,
+            "traceback": any("Traceback" in text or "is a bug" in text for text in said),
+            "counts": json.loads(counted.read_text()),
+            "table": json.loads(found.read_text()) if found.exists() else None,
+            "said": said,
+        }
+
+
+def main(place: str, which: str, sample: str) -> None:
+    """Try every call, or a number of them that are drawn with a fixed seed."""
+    import_everything()
+    register_data()
+    which, _, fresh = which.partition("-")
+    trials = Trials(Path(place), which, fresh == "fresh")
+    counts = trials.trial("open", 0, 0, False)["counts"]
+    todo = [
+        (kind, n, error, False)
+        for kind, number in counts.items()
+        for n in range(1, number + 1)
+        for error in ERRORS[kind]
+    ]
+    todo += [
+        (kind, n, errno.ENOSPC, True)
+        for kind in ("open", "write", "sync", "rename")
+        for n in range(1, counts[kind] + 1)
+    ]
+    if sample != "all":
+        todo = random.Random(1).sample(todo, min(int(sample), len(todo)))
+    print(json.dumps({"calls": counts, "trials": len(todo)}), flush=True)
+    for kind, n, error, forever in todo:
+        result = trials.trial(kind, n, error, forever)
+        result["same"] = result.pop("table") == trials.right
+        good = result["same"] and not result["traceback"] and set(result["statuses"]) <= {0, 1}
+        if good:
+            del result["said"]
+        result["good"] = good
+        print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
