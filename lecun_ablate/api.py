@@ -93,7 +93,7 @@ class DryRun:
             "experiment": plan.experiment.name,
             "data": plan.data,
             "data_digest": plan.data_digest,
-            "arms": {arm.name: arm.recipe.model_dump() for arm in plan.experiment.arms},
+            "arms": {arm.name: arm.described for arm in plan.experiment.arms},
             "baseline": plan.experiment.baseline,
             "seeds": list(plan.experiment.seeds),
             "runs": len(plan.keys),
@@ -255,6 +255,8 @@ def prepare(
             if not untuned_too:
                 raise
             notices = [f"{missing}\nThe plan shows the values before tuning."]
+        if shared := tuned_arms.shared_seeds(experiment):
+            notices.append(shared)
     prepared = training.prepare(experiment, digits, options.trainer, options.device)
     return replace(prepared, notices=[*prepared.notices, *notices])
 

@@ -28,13 +28,59 @@ class Tuning:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """The recipe that one of several searches has found for an arm."""
+
+    recipe: Recipe
+    tuning: Tuning
+
+
+@dataclass(frozen=True)
 class Arm:
-    """A named recipe; `overrides` is what it changes against the experiment's own."""
+    """A named recipe; `overrides` is what it changes against the experiment's own.
+
+    An arm that several searches have tuned has a recipe from each of them: the run with seed s is
+    trained with number s modulo their number, in every arm alike.
+    """
 
     name: str
     overrides: dict[str, Any]
-    recipe: Recipe
+    recipe: Recipe  # the first of those drawn, if there are several
     tuning: Tuning | None = None  # None: it has not been tuned
+    drawn: tuple[Drawn, ...] = ()
+
+    def recipe_for(self, seed: int) -> Recipe:
+        """Return the recipe of the run with a seed."""
+        return self.drawn[seed % len(self.drawn)].recipe if self.drawn else self.recipe
+
+    def tuning_for(self, seed: int) -> Tuning | None:
+        """Return where the values of the run with a seed come from."""
+        return self.drawn[seed % len(self.drawn)].tuning if self.drawn else self.tuning
+
+    @property
+    def recipes(self) -> list[Recipe]:
+        """All recipes that its runs are trained with."""
+        return [one.recipe for one in self.drawn] or [self.recipe]
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The recipe's fields as plain values; those in which several differ as a list in words."""
+        fields = self.recipe.model_dump()
+        for field in fields:
+            values = list(dict.fromkeys(getattr(recipe, field) for recipe in self.recipes))
+            if len(values) > 1:
+                fields[field] = ", ".join(map(_short, values))
+        return fields
+
+    @property
+    def rate(self) -> str:
+        """The learning rate for people, or the smallest and the largest of several."""
+        rates = sorted({recipe.lr for recipe in self.recipes})
+        return " - ".join(dict.fromkeys(f"{lr:.4g}" for lr in (rates[0], rates[-1])))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def parse_arms(

@@ -100,6 +100,12 @@ class Experiment:
         """The options that change what the file says of the recipes, as one writes them."""
         return self.command.options(*VARIANT_OPTIONS) if self.command else ""
 
+    @property
+    def searches(self) -> dict[int, int] | None:
+        """Which of several searches gave the values of each seed's runs; None: there are none."""
+        number = max(len(arm.drawn) for arm in self.arms)
+        return {seed: seed % number for seed in self.seeds} if number > 1 else None
+
     def arm(self, name: str) -> Arm:
         """Return the arm of a name; raises ConfigError with the valid ones."""
         for arm in self.arms:

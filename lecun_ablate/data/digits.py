@@ -66,13 +66,13 @@ class Digits:
             sha.update(np.ascontiguousarray(split.labels, dtype="<i8").data)
         return sha.hexdigest()[:16]
 
-    def holdout(self, n: int | None = None) -> tuple[Split, Split]:
+    def holdout(self, n: int | None = None, seed: int = HOLDOUT_SEED) -> tuple[Split, Split]:
         """Split the training split into (fit, validation), to choose a learning rate, say.
 
         The validation split has `n` images; by default 1,000 of USPS's 7,291, and the same share of
         any other data set. It is stratified: its class proportions are right within one image. Both
-        parts keep the order of the images. The result depends on the labels and `n` only. Raises
-        ConfigError if `n` leaves either part empty.
+        parts keep the order of the images. The result depends on the labels, `n` and `seed` only.
+        Raises ConfigError if `n` leaves either part empty.
         """
         size = len(self.train)
         n = round(size * HOLDOUT_PART) if n is None else n
@@ -81,7 +81,7 @@ class Digits:
                 f"a hold-out of {n} images cannot be taken from the {size} training images of "
                 f"{self.name}: valid: 1 to {size - 1}"
             )
-        held = stratified(self.train.labels, n, HOLDOUT_SEED)
+        held = stratified(self.train.labels, n, seed)
         return self.train.take(~held), self.train.take(held)
 
 

@@ -50,7 +50,8 @@ def comparison_record(evidence: Evidence, pair: PairResult) -> dict[str, Any]:
     return {
         "arm": pair.arm,
         "baseline": pair.baseline,
-        "seeds": one.n,
+        "seeds": one.n if one.unit == "seed" else None,
+        "searches": one.n if one.unit == "search" else None,
         "difference": one.difference,
         **ends("difference", one.interval),
         "interval_method": one.interval.method if one.interval else None,

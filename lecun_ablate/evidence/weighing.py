@@ -58,6 +58,12 @@ class Evidence:
 
         Raises LecunAblateError if nothing is compared over two seeds or more.
         """
+        if self.comparisons.unit == "search":
+            raise LecunAblateError(
+                f"{self.plan.tracking_name}: its intervals are over the searches that tuned the "
+                "arms, which more seeds do not narrow: raise `searches` in "
+                f"{self.plan.experiment.tuned}"
+            )
         pairs = [pair for pair in self.comparisons.pairs if pair.counted.n > 1]
         if not pairs:
             raise LecunAblateError(
@@ -84,6 +90,7 @@ def weigh(results: Results, answers: Answers) -> Evidence:
         labels=labels,
         cells=_cells(experiment, arms),
         baseline_cell=experiment.arm(experiment.baseline).overrides,
+        searches=experiment.searches,
         margin=experiment.margin / 100,
         look=results.look,
     )

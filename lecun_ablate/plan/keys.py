@@ -45,11 +45,17 @@ def plan_key(experiment: Experiment, digest: str, trainers: Mapping[str, Identit
     return content_hash(
         {
             "name": experiment.name,
-            "arms": {arm.name: arm.recipe.stored for arm in experiment.arms},
+            "arms": {
+                arm.name: [recipe.stored for recipe in arm.recipes]
+                if arm.drawn
+                else arm.recipe.stored
+                for arm in experiment.arms
+            },
             "components": {
                 f"{component.kind}/{component.name}": component.digest
                 for arm in experiment.arms
-                for component in arm.recipe.user_components
+                for recipe in arm.recipes
+                for component in recipe.user_components
             },
             "comparisons": experiment.comparisons,
             "data": digest,

@@ -8,7 +8,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from lecun_ablate.config.arms import Arm, Tuning
+from lecun_ablate.config.arms import Arm, Drawn, Tuning
 from lecun_ablate.config.base import DataChoice
 from lecun_ablate.config.command import Command
 from lecun_ablate.config.experiment import VARIANT_OPTIONS, Experiment, Until
@@ -83,9 +83,7 @@ class Plan:
 
     def differences(self, other: Plan) -> list[str]:
         """Return how `other`, a plan of the same experiment, differs from this one, in words."""
-        mine, theirs = (
-            {a.name: a.recipe.model_dump() for a in p.experiment.arms} for p in (self, other)
-        )
+        mine, theirs = ({a.name: a.described for a in p.experiment.arms} for p in (self, other))
         words = []
         if list(mine) != list(theirs):
             words.append(f"arms {', '.join(theirs)}")
@@ -127,6 +125,10 @@ class Plan:
                     "overrides": a.overrides,
                     "recipe": a.recipe.model_dump(),
                     "tuning": asdict(a.tuning) if a.tuning else None,
+                    "drawn": [
+                        {"recipe": one.recipe.model_dump(), "tuning": asdict(one.tuning)}
+                        for one in a.drawn
+                    ],
                 }
                 for a in experiment.arms
             ],
@@ -149,6 +151,10 @@ class Plan:
                 arm["overrides"],
                 Recipe.model_construct(**arm["recipe"]),
                 Tuning(**arm["tuning"]) if arm.get("tuning") else None,
+                tuple(
+                    Drawn(Recipe.model_construct(**one["recipe"]), Tuning(**one["tuning"]))
+                    for one in arm.get("drawn", ())
+                ),
             )
             for arm in experiment["arms"]
         ]
@@ -175,7 +181,7 @@ def _keys(
 ) -> dict[tuple[str, int], str]:
     data = {"digest": digest, "split": SPLIT}
     return {
-        (arm.name, seed): run_key(arm.recipe, seed, data, trainers[arm.name])
+        (arm.name, seed): run_key(arm.recipe_for(seed), seed, data, trainers[arm.name])
         for seed in experiment.seeds
         for arm in experiment.arms
     }

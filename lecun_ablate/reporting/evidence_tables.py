@@ -16,12 +16,14 @@ from lecun_ablate.statistics import (
     ExperimentResult,
     PairResult,
     PowerAnalysis,
+    count,
     p_value,
     points,
     probability,
     signed,
     span,
 )
+from lecun_ablate.statistics.wording import plural
 
 NONE = "-"  # stands for no number
 
@@ -69,7 +71,7 @@ def arms(evidence: Evidence) -> Table:
                 "diverged": str(row["diverged"]),
                 "collapsed": str(row["collapsed"]),
                 "failed": NONE if pd.isna(row["failures"]) else row["failures"],
-                "lr": f"{row['lr']:.4g}",
+                "lr": row["rate"],
                 "tuned": "yes" if row["tuned_by"] else "no",
                 "trainer": row["trainer"],
             }
@@ -91,11 +93,14 @@ def comparisons(evidence: Evidence) -> Table:
         "step before": "the step before",
         "other arm": "every other arm",
     }[against(evidence)]
+    unit, tested = plural(evidence.comparisons.unit), test_name(evidence.comparisons)
     rows = [
         {
             "arm": pair.arm,
             "against": pair.baseline,
-            "seeds": str(pair.counted.n),
+            "seeds": str(pair.counted.n)
+            if pair.counted.unit == "seed"
+            else count(pair.counted.n, "search"),
             "difference": signed(pair.counted.difference),
             "over seeds": span(pair.counted.interval),
             "all together": span(pair.simultaneous),
@@ -117,9 +122,9 @@ def comparisons(evidence: Evidence) -> Table:
         rows,
         words=["arm", "against", "verdict", "conclusion"],
         title=f"Test error against {reference}",
-        caption="differences in points; intervals over seeds, and over seeds and images together; "
-        f"p of a sign-flip test, {correction(evidence.comparisons)}; P(better) with one more seed; "
-        f"{levels(evidence.comparisons)}",
+        caption=f"differences in points; intervals over {unit}, and over {unit} and images "
+        f"together; p of {tested}, {correction(evidence.comparisons)}; P(better) with one more "
+        f"{evidence.comparisons.unit}; {levels(evidence.comparisons)}",
     )
 
 
@@ -136,6 +141,11 @@ def correction(result: ExperimentResult) -> str:
     if result.correction == "none":
         return "of a single comparison"
     return f"corrected for {result.family} by {result.correction}"
+
+
+def test_name(result: ExperimentResult) -> str:
+    """Return the test that p-values come from."""
+    return "a sign-flip test" if result.unit == "seed" else "a t test over the searches' means"
 
 
 def levels(result: ExperimentResult) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from lecun_ablate.evidence.arms import tuning_line
 from lecun_ablate.evidence.weighing import Evidence, ended
 from lecun_ablate.plan.results import RunStatus
-from lecun_ablate.reporting.evidence_tables import correction, levels
+from lecun_ablate.reporting.evidence_tables import correction, levels, test_name
 from lecun_ablate.statistics import Interval, PairResult, failure_rate
 from lecun_ablate.statistics.wording import count
 
@@ -148,15 +148,18 @@ def _checklist(evidence: Evidence, macros: Macros) -> str:
         f"{key} {value}" for origin in results.origins.environment for key, value in origin.items()
     }
     commits = sorted({str(commit) for commit in results.origins.commit if commit})
+    searched = plan.experiment.searches is not None
+    found = " and what tuning happened to find, as a random effect of the searches"
+    found, nor = (found, "") if searched else ("", ", nor what tuning happened to find")
     sentences = [
         f"Each of {count(len(evidence.arms), 'arm')} was trained with {seeds} seeds, the same for "
         f"all arms ({runs} runs), on {text(plan.data)} "
         f"(digest \\texttt{{{plan.data_digest[:12]}}}), and scored on "
         f"{len(evidence.labels):,} test images after the last epoch",
-        "Intervals over seeds capture the random initial weights and order of the patterns on this "
-        "test set; intervals with new images capture the test images as well, as crossed random "
-        "effects. They do not capture the data set, nor what tuning happened to find",
-        text(f"Differences are paired by seed; p of a sign-flip test {correction(result)}; "
+        f"Intervals capture the random initial weights and order of the patterns on this test set"
+        f"{found}; intervals with new images capture the test images as well, as crossed random "
+        f"effects. They do not capture the data set{nor}",
+        text(f"Differences are paired by seed; p of {test_name(result)} {correction(result)}; "
              f"{levels(result)}") if result.pairs else "",
         f"Hyperparameters: {text(tuning_line(plan))}",
         f"All runs together, the {lost} that diverged or collapsed included, took {hours} hours of "

@@ -25,6 +25,7 @@ from lecun_ablate.reporting.html import finished, templates
 from lecun_ablate.reporting.selection import curve_factor, shown_arms
 from lecun_ablate.reporting.tables import Table
 from lecun_ablate.statistics import PairResult, points, probability, span
+from lecun_ablate.statistics.wording import plural
 from lecun_ablate.system.text import csv_cell, markdown, markdown_line
 from lecun_ablate.tracking.files import Files
 
@@ -259,11 +260,15 @@ def _details(
 ) -> list[tuple[str, str]]:
     """Return what else is known of a comparison, each with its name."""
     one, joint = pair.counted, pair.joint
-    seeds = statistics.count(one.n, "seed")
-    details = [("P(better)", f"{probability(one)} with one more seed, with Wilson's interval")]
+    seeds = statistics.count(one.n, one.unit)
+    details = [
+        ("P(better)", f"{probability(one)} with one more {one.unit}, with Wilson's interval")
+    ]
     if one.interval:
         bca = f"; {span(one.bca)} by the BCa bootstrap, a cross-check" if one.bca else ""
-        details.append(("over seeds", f"{span(one.interval)} by {one.interval.method}{bca}"))
+        details.append(
+            (f"over {plural(one.unit)}", f"{span(one.interval)} by {one.interval.method}{bca}")
+        )
     if pair.simultaneous:
         details.append(("all together", f"{span(pair.simultaneous)} with the other comparisons"))
     if pair.corrected is not None:
@@ -283,15 +288,15 @@ def _details(
         if detectable:
             size += f" ({100 * detectable[0]:.2f} to {100 * detectable[1]:.2f})"
         details.append(("detectable", f"a true difference of {size} by {seeds} with 80 % power"))
-    elif one.n < record["fewest_seeds"]:
+    elif one.unit == "seed" and one.n < record["fewest_seeds"]:
         fewest = statistics.count(record["fewest_seeds"], "seed")
         details.append(("detectable", f"nothing by {seeds}, however large: it takes {fewest}"))
     if one.correlation is not None and one.pairing_gain is not None:
         details.append(
             (
                 "pairing",
-                f"r = {one.correlation:.2f} over seeds; without pairing it would take "
-                f"{one.pairing_gain:.1f} times as many seeds",
+                f"r = {one.correlation:.2f} over {plural(one.unit)}; without pairing it would take "
+                f"{one.pairing_gain:.1f} times as many",
             )
         )
     return details
@@ -378,7 +383,7 @@ def _again(results: Results) -> dict[str, Any]:
 
 def _recipe_differences(plan: Plan) -> dict[str, Any]:
     """Return the recipe fields in which arms differ, with their values, and the common ones."""
-    recipes = [arm.recipe.model_dump() for arm in plan.experiment.arms]
+    recipes = [arm.described for arm in plan.experiment.arms]
     fields = list(Recipe.model_fields)
     differing = [f for f in fields if len({str(recipe[f]) for recipe in recipes}) > 1]
     return {

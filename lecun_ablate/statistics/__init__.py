@@ -7,6 +7,7 @@ the last epoch, one per seed; differences are arm minus baseline, so negative me
 from lecun_ablate.statistics.arrays import DIVERGED_ERROR, misses
 from lecun_ablate.statistics.choosing import (
     JudgedChoice,
+    choose_prudently,
     expected_best,
     finalists,
     interval_over_searches,
@@ -43,6 +44,7 @@ from lecun_ablate.statistics.paired import (
     probability_of_improvement,
     sign_flip_test,
     smallest_p,
+    t_test,
 )
 from lecun_ablate.statistics.planning import (
     PowerAnalysis,
@@ -51,6 +53,7 @@ from lecun_ablate.statistics.planning import (
     detectable_range,
     minimum_detectable_effect,
     sd_interval,
+    searches_needed,
     seeds_for_equivalence,
     seeds_needed,
     seeds_table,
@@ -109,6 +112,7 @@ __all__ = [
     "analyse_power",
     "bca_interval",
     "chance_of_wrong_ranking",
+    "choose_prudently",
     "common",
     "compare",
     "compare_all",
@@ -148,6 +152,7 @@ __all__ = [
     "prudent_choice",
     "rank",
     "sd_interval",
+    "searches_needed",
     "second_sentence",
     "seed_interval",
     "seeds_for_equivalence",
@@ -164,5 +169,6 @@ __all__ = [
     "step_down",
     "t_interval",
     "t_power",
+    "t_test",
     "variance_shares",
 ]

@@ -207,7 +207,7 @@ class PlanRun:
                 STATUS: str(status),
                 ENVIRONMENT: json.dumps(environment()),
             },
-            values=self._params(arm) | {"seed": seed},
+            values=self._params(arm, seed) | {"seed": seed},
             history=columns,
             data=self._dataset(),
             seconds=sum(columns["epoch_seconds"]),
@@ -335,11 +335,14 @@ class PlanRun:
 
     # ---- arms
 
-    def _params(self, arm: str) -> dict[str, Any]:
+    def _params(self, arm: str, seed: int | None = None) -> dict[str, Any]:
+        """Return the parameters of an arm, or of its run with a seed."""
         planned = self.plan.experiment.arm(arm)
-        tuning = planned.tuning
+        tuning, recipe = planned.tuning, planned.described
+        if seed is not None:
+            tuning, recipe = planned.tuning_for(seed), planned.recipe_for(seed).model_dump()
         return (
-            planned.recipe.model_dump()
+            recipe
             | {"tuned_by": f"{tuning.study} v{tuning.version} on {tuning.data}" if tuning else None}
             | self.plan.trainers[arm].params
             | {"data": self.plan.data, "data_digest": self.plan.data_digest}
