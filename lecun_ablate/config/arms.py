@@ -48,6 +48,7 @@ class Arm:
     recipe: Recipe  # the first of those drawn, if there are several
     tuning: Tuning | None = None  # None: it has not been tuned
     drawn: tuple[Drawn, ...] = ()
+    resampled: bool = False  # whether a run's seed draws its training and test images
 
     def recipe_for(self, seed: int) -> Recipe:
         """Return the recipe of the run with a seed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -183,6 +183,14 @@ def parse_experiment(yaml: YamlFile, overrides: Overrides) -> Experiment:
             "looks at the intervals of comparisons, and a single arm is compared with nothing: add "
             "an arm (arms, vary or ladder), or give a number of seeds",
         )
+    resampled = content is not None and content.data.split == "resampled"
+    if content and resampled and content.tuned:
+        yaml.problem(
+            ("data", "split"),
+            "tuned values were chosen on images that a resampled test split may hold: expected the "
+            "known split, or arms without `tuned`",
+        )
+    arms = [replace(arm, resampled=resampled) for arm in arms]
     if content and content.compare == "all" and content.ladder is not None:
         yaml.problem(
             ("compare",),

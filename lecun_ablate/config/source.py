@@ -47,7 +47,9 @@ def read(path: str | Path, overrides: Overrides) -> YamlFile:
             raise ConfigError(f"--set {assignment}: expected KEY=VALUE, such as recipe.lr=0.05")
         yaml.set(_keys(keys), parse_scalar(value), f"--set {assignment}")
     if overrides.data is not None:
-        yaml.set(("data",), {"name": overrides.data}, "--data")
+        said = yaml.content.get("data")
+        split = {"split": said["split"]} if isinstance(said, dict) and "split" in said else {}
+        yaml.set(("data",), {"name": overrides.data} | split, "--data")
     if overrides.seeds is not None:
         seeds = overrides.seeds if isinstance(overrides.seeds, int) else list(overrides.seeds)
         yaml.set(("seeds",), seeds, "--seeds")

@@ -123,7 +123,7 @@ class SearchFile(ConfigFile):
     searches: Annotated[int, Field(strict=True, ge=1, le=100)] | None = None
 
 
-Governed = Literal["weights", "order", "both"]
+Governed = Literal["weights", "order", "both", "split"]
 
 
 class SeedFile(ConfigFile):
@@ -249,9 +249,15 @@ class SeedStudy:
 
     def experiment(self) -> Experiment:
         """Return the study as an experiment: an arm for each variant."""
-        pins = {"weights": {"order_seed": PINNED_SEED}, "order": {"init_seed": PINNED_SEED}}
+        weights, order = {"init_seed": PINNED_SEED}, {"order_seed": PINNED_SEED}
+        pins = {"weights": order, "order": weights, "both": {}, "split": weights | order}
         arms = tuple(
-            Arm(what, pins.get(what, {}), self.recipe.model_copy(update=pins.get(what, {})))
+            Arm(
+                what,
+                pins[what],
+                self.recipe.model_copy(update=pins[what]),
+                resampled=what == "split",
+            )
             for what in self.governs
         )
         return Experiment(
@@ -296,6 +302,8 @@ def _seed_study(yaml: YamlFile) -> SeedStudy:
     content = yaml.validate(SeedFile, yaml.content)
     overrides = check_overrides(yaml, yaml.content.get("recipe") or {}, ("recipe",))
     recipe = make_recipe(yaml, overrides, ("recipe",))
+    if content and content.data.split != "known":
+        yaml.problem(("data", "split"), "what the seeds decide is said by governs: add split there")
     governs = list(content.governs) if content else []
     for what in sorted({what for what in governs if governs.count(what) > 1}):
         yaml.problem(("governs",), f"{what} is given twice")
@@ -339,6 +347,13 @@ def _search_study(yaml: YamlFile) -> SearchStudy:
             )
         if "epochs" in search:
             yaml.problem(("pruner",), "cannot compare trials whose epochs are searched")
+    if content and (content.data or data).split != "known":
+        where = ("data", "split") if content.data else ("experiment",)
+        yaml.problem(
+            where,
+            "a search holds images out of the known training split, and its values are of no use "
+            "where the split is resampled: expected data with the known split",
+        )
     if content and content.searches:
         last = max(content.seeds) + content.confirm.seeds
         if last >= SEARCH_SEEDS:

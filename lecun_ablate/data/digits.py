@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +15,7 @@ from lecun_ablate.errors import ConfigError
 # The default share of the hold-out: 1,000 of USPS's 7,291 training images.
 HOLDOUT_PART = 1000 / 7291
 HOLDOUT_SEED = 1989
+RESAMPLED = 6  # beside a run's seed, so that nothing else is drawn with the same numbers
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,19 @@ class Digits:
             sha.update(np.ascontiguousarray(split.labels, dtype="<i8").data)
         return sha.hexdigest()[:16]
 
+    def resampled(self, seed: int) -> Digits:
+        """Return the data set with another split: all images pooled, the test images drawn by seed.
+
+        Both parts have the sizes of the official ones and, within one image, the class proportions
+        of all images. They keep the order of the images, the official training images first.
+        """
+        pool = Split(
+            np.concatenate([self.train.images, self.test.images]),
+            np.concatenate([self.train.labels, self.test.labels]),
+        )
+        drawn = stratified(pool.labels, len(self.test), [seed, RESAMPLED])
+        return replace(self, train=pool.take(~drawn), test=pool.take(drawn))
+
     def holdout(self, n: int | None = None, seed: int = HOLDOUT_SEED) -> tuple[Split, Split]:
         """Split the training split into (fit, validation), to choose a learning rate, say.
 
@@ -85,7 +100,7 @@ class Digits:
         return self.train.take(~held), self.train.take(held)
 
 
-def stratified(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
+def stratified(labels: np.ndarray, n: int, seed: int | Sequence[int]) -> np.ndarray:
     """Draw a stratified sample of `n` rows; return it as a boolean mask over `labels`.
 
     Each class contributes its share of n, rounded down. The classes with the largest remainders

@@ -39,7 +39,8 @@ class Evidence:
     """An experiment's results and what they say."""
 
     results: Results
-    labels: np.ndarray  # (images,) uint8, of the test split
+    labels: np.ndarray | None  # (images,) uint8, of the test split; None: each seed has its own
+    images: int  # of a test split
     arms: dict[str, Runs]  # those that have runs, in the order of the experiment
     comparisons: ExperimentResult
 
@@ -83,7 +84,8 @@ def weigh(results: Results, answers: Answers) -> Evidence:
         for arm, part in final.groupby("arm", sort=False)
     }
     experiment = results.plan.experiment
-    labels = answers.labels(final.run_id.iloc[0])
+    first = answers.labels(final.run_id.iloc[0])
+    labels = None if any(arm.resampled for arm in experiment.arms) else first
     comparisons = statistics.compare_all(
         arms,
         _pairs(experiment, arms),
@@ -94,7 +96,7 @@ def weigh(results: Results, answers: Answers) -> Evidence:
         margin=experiment.margin / 100,
         look=results.look,
     )
-    return Evidence(results, labels, arms, comparisons)
+    return Evidence(results, labels, len(first), arms, comparisons)
 
 
 def seeds_to_add(results: Results) -> int:

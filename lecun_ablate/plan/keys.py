@@ -42,6 +42,7 @@ def plan_key(experiment: Experiment, digest: str, trainers: Mapping[str, Identit
 
     `digest` is that of the data; `trainers` maps each arm to the identity of its trainer.
     """
+    resampled = [arm.name for arm in experiment.arms if arm.resampled]
     return content_hash(
         {
             "name": experiment.name,
@@ -61,6 +62,7 @@ def plan_key(experiment: Experiment, digest: str, trainers: Mapping[str, Identit
             "data": digest,
             "trainers": {arm: identity.stored for arm, identity in trainers.items()},
         }
+        | ({"resampled": resampled} if resampled else {})
     )
 
 

@@ -18,6 +18,7 @@ from lecun_ablate.plan.keys import plan_key, run_key
 from lecun_ablate.trainers.base import Identity
 
 SPLIT = "train/test"  # trained on the whole training split, scored on it and on the test split
+RESAMPLED_SPLIT = "resampled train/test"  # the same of the split that the run's seed draws
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ class Plan:
                         {"recipe": one.recipe.model_dump(), "tuning": asdict(one.tuning)}
                         for one in a.drawn
                     ],
+                    "resampled": a.resampled,
                 }
                 for a in experiment.arms
             ],
@@ -155,6 +157,7 @@ class Plan:
                     Drawn(Recipe.model_construct(**one["recipe"]), Tuning(**one["tuning"]))
                     for one in arm.get("drawn", ())
                 ),
+                arm.get("resampled", False),
             )
             for arm in experiment["arms"]
         ]
@@ -179,9 +182,13 @@ class Plan:
 def _keys(
     experiment: Experiment, digest: str, trainers: Mapping[str, Identity]
 ) -> dict[tuple[str, int], str]:
-    data = {"digest": digest, "split": SPLIT}
     return {
-        (arm.name, seed): run_key(arm.recipe_for(seed), seed, data, trainers[arm.name])
+        (arm.name, seed): run_key(
+            arm.recipe_for(seed),
+            seed,
+            {"digest": digest, "split": RESAMPLED_SPLIT if arm.resampled else SPLIT},
+            trainers[arm.name],
+        )
         for seed in experiment.seeds
         for arm in experiment.arms
     }

@@ -148,6 +148,9 @@ def _checklist(evidence: Evidence, macros: Macros) -> str:
         f"{key} {value}" for origin in results.origins.environment for key, value in origin.items()
     }
     commits = sorted({str(commit) for commit in results.origins.commit if commit})
+    drawn = (
+        "" if evidence.labels is not None else ", drawn anew with the training images by each seed"
+    )
     searched = plan.experiment.searches is not None
     found = " and what tuning happened to find, as a random effect of the searches"
     found, nor = (found, "") if searched else ("", ", nor what tuning happened to find")
@@ -155,7 +158,7 @@ def _checklist(evidence: Evidence, macros: Macros) -> str:
         f"Each of {count(len(evidence.arms), 'arm')} was trained with {seeds} seeds, the same for "
         f"all arms ({runs} runs), on {text(plan.data)} "
         f"(digest \\texttt{{{plan.data_digest[:12]}}}), and scored on "
-        f"{len(evidence.labels):,} test images after the last epoch",
+        f"{evidence.images:,} test images after the last epoch{drawn}",
         f"Intervals capture the random initial weights and order of the patterns on this test set"
         f"{found}; intervals with new images capture the test images as well, as crossed random "
         f"effects. They do not capture the data set{nor}",

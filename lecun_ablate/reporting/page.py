@@ -98,7 +98,7 @@ def build(evidence: Evidence, digits: Digits | None, stored: Files) -> dict[str,
         "per_digit": counted.per_digit(),
         "confusion": counted.confusion(),
         "unanswered": bool(counted.counts[:, :, answers.NONE].any()),
-        "images_of": np.bincount(evidence.labels, minlength=10),
+        "images_of": np.bincount(counted.labels, minlength=10),
         "hard": _hard(counted, digits),
         "pictured": digits is not None,
         "learned": learned,
@@ -223,7 +223,8 @@ def _facts(evidence: Evidence) -> list[str]:
         statistics.count(epochs[0], "epoch")
         if len(epochs) == 1
         else f"{' or '.join(map(str, epochs))} epochs",
-        f"{plan.data}, {len(evidence.labels):,} test images",
+        f"{plan.data}, {evidence.images:,} test images"
+        + (" drawn by each seed" if evidence.labels is None else ""),
         f"trainer {' and '.join(trainers)}",
     ]
 

@@ -40,6 +40,27 @@ class Prepared:
     notices: list[str]
     only: tuple[str, ...] = ()  # arms to train now; (): all
 
+    def groups(
+        self, todo: Sequence[tuple[str, int]]
+    ) -> Iterator[tuple[Trainer, Digits, list[tuple[int, str, int]]]]:
+        """Yield every trainer with images and the runs that it trains on them.
+
+        Runs are given as (place in `todo`, arm, seed). Those whose split is drawn by their seed are
+        trained seed by seed: a trainer takes one split at a time.
+        """
+        arms = {arm.name: arm for arm in self.plan.experiment.arms}
+        known = [run for run in todo if not arms[run[0]].resampled]
+        place = {run: k for k, run in enumerate(todo)}
+        by_seed: dict[int, list[tuple[str, int]]] = defaultdict(list)
+        for arm, seed in todo:
+            if arms[arm].resampled:
+                by_seed[seed].append((arm, seed))
+        for seed, runs in [(None, known), *by_seed.items()]:
+            digits = self.digits if seed is None else self.digits.resampled(seed)
+            for trainer, members in by_trainer(self.trainers, runs):
+                placed = [(place[arm, of], arm, of) for _, arm, of in members]
+                yield trainer, digits, placed
+
 
 @dataclass(frozen=True)
 class LoggedRun:
@@ -101,8 +122,7 @@ def train(
     `on_run` is called with every run as soon as it has been written, before an interruption can
     come between the two.
     """
-    digits, plan = prepared.digits, plan_run.plan
-    splits = {"train": digits.train, "test": digits.test}
+    plan = plan_run.plan
     todo = plan_run.pending(prepared.only)
     recipes = {(a.name, seed): a.recipe_for(seed) for a in plan.experiment.arms for _, seed in todo}
     done = len(plan.keys) - len(todo)
@@ -111,7 +131,8 @@ def train(
     if progress:
         progress.begin(work)
     try:
-        for trainer, members in by_trainer(prepared.trainers, todo):
+        for trainer, digits, members in prepared.groups(todo):
+            splits = {"train": digits.train, "test": digits.test}
             runs = [Run(recipes[arm, seed], seed) for _, arm, seed in members]
             history: dict[int, list[dict[str, float]]] = defaultdict(list)
             for report in trainer.train(runs, digits.train, splits):

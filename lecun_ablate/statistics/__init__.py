@@ -68,6 +68,7 @@ from lecun_ablate.statistics.seeds import (
     chance_of_wrong_ranking,
     describe,
     split_variance,
+    split_variance_of_own_images,
 )
 from lecun_ablate.statistics.stopping import UntilNarrow
 from lecun_ablate.statistics.verdict import BOTH_DIVERGED, MARGIN, Verdict, decide, second_sentence
@@ -166,6 +167,7 @@ __all__ = [
     "smallest_p",
     "span",
     "split_variance",
+    "split_variance_of_own_images",
     "step_down",
     "t_interval",
     "t_power",

@@ -60,5 +60,5 @@ def count(number: int, noun: str) -> str:
 
 
 def plural(noun: str) -> str:
-    """Return the plural of a regular noun."""
-    return f"{noun}{'es' if noun.endswith('ch') else 's'}"
+    """Return the plural of a noun: "seeds", "searches"."""
+    return f"{noun}{'es' if noun.endswith('search') else 's'}"

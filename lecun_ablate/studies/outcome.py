@@ -87,7 +87,7 @@ class ArmOutcome:
 class SearchResult:
     """A finished search, and a row per trial that was told COMPLETE.
 
-    Columns of `frame`: arm, search (which of several, from 1; None: the only one), index, number
+    Columns of `frame`: arm, search (from 1, only where there are several), index, number
     (Optuna's), the searched fields, validation_error (mean
     over the seeds), validation_error_sd, diverged (seeds), collapsed (seeds), run_id (MLflow's).
     """
@@ -323,7 +323,7 @@ def frame(search: ArmSearch, guessing: float) -> pd.DataFrame:
         rows.append(
             {
                 "arm": search.arm.name,
-                "search": None if repetition is None else repetition + 1,
+                **({} if repetition is None else {"search": repetition + 1}),
                 "index": index,
                 "number": trial.number,
                 **trial.params,

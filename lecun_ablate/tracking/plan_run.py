@@ -21,7 +21,7 @@ import pandas as pd
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Run
 
 from lecun_ablate.errors import LecunAblateError
-from lecun_ablate.plan.plan import SPLIT, Plan
+from lecun_ablate.plan.plan import RESAMPLED_SPLIT, SPLIT, Plan
 from lecun_ablate.plan.results import EPOCH_METRICS, Results, RunStatus
 from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.system.provenance import environment
@@ -346,6 +346,7 @@ class PlanRun:
             | {"tuned_by": f"{tuning.study} v{tuning.version} on {tuning.data}" if tuning else None}
             | self.plan.trainers[arm].params
             | {"data": self.plan.data, "data_digest": self.plan.data_digest}
+            | ({"split": RESAMPLED_SPLIT} if planned.resampled else {})
         )
 
     def _begin_arm(self, arm: str) -> str:

@@ -115,6 +115,8 @@ def test_recipe_and_epochs_override_the_experiment(write, monkeypatch):
         ("pruner: {first: 3, factor: 1}", "greater than or equal to 2, got 1"),
         ("pruner: {first: 3}\nsearch: {epochs: {low: 5, high: 20}}", "epochs are searched"),
         ("sampler: grid", "expected 'tpe' or 'random', got 'grid'"),
+        ("searches: 0", "searches: expected greater than or equal to 1, got 0"),
+        ("searches: 2\nseeds: [999990]", "expected seeds of trials and confirmation below that"),
         ("confirm: {seeds: 1}", "confirm.seeds: expected greater than or equal to 2, got 1"),
         ("data: nonsense", "unknown data 'nonsense'"),
         ("experiment: experiments/activation.yaml", "either experiment or arms, not both"),

