@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lecun_ablate.config.ablation import Ablation, parse_ablation
 from lecun_ablate.config.base import canonical, check_overrides, check_value, make_recipe
 from lecun_ablate.config.recipe import Recipe, is_parameter, merged
 from lecun_ablate.config.yaml_file import Keys, YamlFile
@@ -86,19 +87,23 @@ def _short(value: Any) -> str:
 
 def parse_arms(
     yaml: YamlFile, forced: dict[str, Any]
-) -> tuple[list[Arm], dict[str, list[Any]] | None]:
-    """Return the arms and factors of a file, as far as they are valid; note what is not."""
+) -> tuple[list[Arm], dict[str, list[Any]] | None, Ablation | None]:
+    """Return the arms of a file, as far as they are valid; note what is not.
+
+    Also the factors of a full product, and what lies between two recipes.
+    """
     content = yaml.content
-    given = [key for key in ("vary", "arms", "ladder") if content.get(key) is not None]
-    for key in ("vary", "arms", "ladder"):
+    kinds = ("vary", "arms", "ladder", "ablate")
+    given = [key for key in kinds if content.get(key) is not None]
+    for key in kinds:
         if key in content and content[key] is None:
             yaml.problem((key,), "expected something to compare, got nothing")
     if len(given) > 1:
         yaml.problem((given[1],), f"an experiment has either {given[0]} or {given[1]}, not both")
-        return [], None
+        return [], None, None
     recipe = check_overrides(yaml, content.get("recipe") or {}, ("recipe",))
     rows: list[tuple[Keys, str, dict[str, Any]]] = []
-    factors = None
+    factors = ablation = None
     if not given:
         rows = [((), str(content.get("name")), {})]
     elif given == ["vary"] and isinstance(content["vary"], dict):
@@ -106,6 +111,9 @@ def parse_arms(
         for values in itertools.product(*factors.values()) if factors else ():
             overrides = dict(zip(factors, values, strict=True))
             rows.append((("vary",), arm_name(overrides), overrides))
+    elif given == ["ablate"]:
+        ablated, ablation = parse_ablation(yaml, content["ablate"], recipe)
+        rows = [(("ablate",), name, overrides) for name, overrides in ablated.items()]
     elif isinstance(content[given[0]], list):
         rows = _listed(yaml, given[0], content[given[0]])
     arms: list[Arm] = []
@@ -115,7 +123,7 @@ def parse_arms(
         arm = Arm(name, overrides, made) if made else None
         if arm and not any(_same(yaml, keys, arm, other) for other in arms):
             arms.append(arm)
-    return arms, factors
+    return arms, factors, ablation
 
 
 def _factors(yaml: YamlFile, vary: dict[str, Any]) -> dict[str, list[Any]]:
@@ -186,6 +194,8 @@ def parse_baseline(yaml: YamlFile, arms: list[Arm]) -> str:
     wanted = yaml.content.get("baseline")
     if wanted is None:
         return arms[0].name
+    if yaml.content.get("ablate") is not None:
+        yaml.problem(("baseline",), "what `ablate` starts from is the baseline: leave this out")
     if yaml.content.get("ladder") is not None:
         yaml.problem(("baseline",), "a ladder has no baseline: each step is compared with the last")
     if isinstance(wanted, str):

@@ -27,6 +27,7 @@ class Overrides:
     components: Sequence[str | Path] = ()  # files to load before those that the file names
     assignments: Sequence[str] = ()  # such as "recipe.lr=0.05"
     without_seeds: Sequence[int] = ()  # of an experiment
+    all_pairs: bool = False  # of an experiment: every arm is compared with every other
 
     @property
     def forced(self) -> dict[str, Any]:
@@ -53,6 +54,8 @@ def read(path: str | Path, overrides: Overrides) -> YamlFile:
     if overrides.seeds is not None:
         seeds = overrides.seeds if isinstance(overrides.seeds, int) else list(overrides.seeds)
         yaml.set(("seeds",), seeds, "--seeds")
+    if overrides.all_pairs:
+        yaml.set(("compare",), "all", "--all-pairs")
     for file in overrides.components:
         try:
             registry.load(file)
@@ -74,7 +77,7 @@ def command_of(yaml: YamlFile) -> str | None:
         return "study"
     if keys & {"trials", "experiment", "confirm", "sampler", "pruner", "batch"}:
         return None
-    return "run" if keys & {"vary", "arms", "ladder", "baseline", "tuned"} else None
+    return "run" if keys & {"vary", "arms", "ladder", "ablate", "baseline", "tuned"} else None
 
 
 def _keys(text: str) -> Keys:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ import pandas as pd
 from lecun_ablate import statistics
 from lecun_ablate.config.experiment import Experiment
 from lecun_ablate.errors import LecunAblateError
+from lecun_ablate.evidence.worth import Worth, cells, worth
 from lecun_ablate.plan.plan import Plan
 from lecun_ablate.plan.results import Results, RunStatus
 from lecun_ablate.statistics import (
@@ -43,6 +44,7 @@ class Evidence:
     images: int  # of a test split
     arms: dict[str, Runs]  # those that have runs, in the order of the experiment
     comparisons: ExperimentResult
+    worth: Worth
 
     @property
     def plan(self) -> Plan:
@@ -90,13 +92,14 @@ def weigh(results: Results, answers: Answers) -> Evidence:
         arms,
         _pairs(experiment, arms),
         labels=labels,
-        cells=_cells(experiment, arms),
+        cells=cells(experiment, arms),
         baseline_cell=experiment.arm(experiment.baseline).overrides,
         searches=experiment.searches,
         margin=experiment.margin / 100,
         look=results.look,
     )
-    return Evidence(results, labels, len(first), arms, comparisons)
+    valued = worth(experiment, arms, 1 - comparisons.alpha)
+    return Evidence(results, labels, len(first), arms, comparisons, valued)
 
 
 def seeds_to_add(results: Results) -> int:
@@ -142,14 +145,6 @@ def _pairs(experiment: Experiment, arms: dict[str, Runs]) -> list[tuple[str, str
         if all(name in arms for name in pair)
         and np.intersect1d(arms[pair[0]].seeds, arms[pair[1]].seeds).size
     ]
-
-
-def _cells(experiment: Experiment, arms: dict[str, Runs]) -> dict[str, dict[str, Any]] | None:
-    """Return the levels of the factors by arm, where several vary and every arm has runs."""
-    factors = [name for name, levels in (experiment.factors or {}).items() if len(levels) > 1]
-    if len(factors) < 2 or len(arms) < len(experiment.arms):
-        return None
-    return {arm.name: arm.overrides for arm in experiment.arms}
 
 
 def ended(runs: Runs) -> Description | None:

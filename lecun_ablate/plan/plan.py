@@ -8,6 +8,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from lecun_ablate.config import ablation
 from lecun_ablate.config.arms import Arm, Drawn, Tuning
 from lecun_ablate.config.base import DataChoice
 from lecun_ablate.config.command import Command
@@ -166,6 +167,7 @@ class Plan:
             "data": DataChoice.model_construct(**experiment["data"]),
             "seeds": tuple(experiment["seeds"]),
             "without_seeds": tuple(experiment.get("without_seeds", ())),
+            "ablation": ablation.stored(experiment.get("ablation")),
             "file": Path(file) if (file := experiment.get("file")) else None,
             "tuned": Path(study) if (study := experiment.get("tuned")) else None,
             "until": Until(**until) if (until := experiment.get("until")) else None,

@@ -8,7 +8,13 @@ from collections.abc import Iterable
 from lecun_ablate.evidence.arms import tuning_line
 from lecun_ablate.evidence.weighing import Evidence, ended
 from lecun_ablate.plan.results import RunStatus
-from lecun_ablate.reporting.evidence_tables import correction, levels, test_name
+from lecun_ablate.reporting.evidence_tables import (
+    correction,
+    levels,
+    test_name,
+    worth_tables,
+)
+from lecun_ablate.reporting.tables import Table
 from lecun_ablate.statistics import Interval, PairResult, failure_rate
 from lecun_ablate.statistics.wording import count
 
@@ -54,10 +60,18 @@ def latex(evidence: Evidence) -> str:
     """
     macros = Macros()
     arms, compared = _arms(evidence, macros), _comparisons(evidence, macros)
+    valued = [_worth(table, macros) for table in worth_tables(evidence)]
     paragraph = _checklist(evidence, macros)
     plan = evidence.plan
     head = f"% {plan.tracking_name}: needs \\usepackage{{booktabs}}"
-    parts = [head, macros.definitions(), arms, *([compared] if compared else []), paragraph]
+    parts = [
+        head,
+        macros.definitions(),
+        arms,
+        *([compared] if compared else []),
+        *valued,
+        paragraph,
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -120,6 +134,23 @@ def _comparisons(evidence: Evidence, macros: Macros) -> str:
     result = evidence.comparisons
     note = f"points of test error; p {correction(result)}; {levels(result)}"
     return _table("llrrrrl", header, rows, note)
+
+
+def _worth(table: Table, macros: Macros) -> str:
+    """Return a table of what choices are worth, its numbers as macros."""
+    rows = []
+    for row in table.records():
+        what = next(row[column.name] for column in table.columns if column.words)
+        rows.append(
+            [
+                text(cell)
+                if name in ("choice", "change", "step")
+                else macros(table.title, what, name, value=text(cell))
+                for name, cell in row.items()
+            ]
+        )
+    columns = "".join("l" if column.words else "r" for column in table.columns)
+    return _table(columns, map(text, table.names), rows, f"{table.title}: {table.caption}")
 
 
 def _interval(macros: Macros, name: tuple[str, ...], interval: Interval | None) -> str:

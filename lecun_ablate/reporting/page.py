@@ -15,7 +15,12 @@ from lecun_ablate import statistics
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data import Digits
 from lecun_ablate.evidence.arms import arm_table, tuning_line
-from lecun_ablate.evidence.records import comparison_record, effect_record, ends
+from lecun_ablate.evidence.records import (
+    comparison_record,
+    effect_record,
+    ends,
+    worth_records,
+)
 from lecun_ablate.evidence.sentences import answer, warning
 from lecun_ablate.evidence.weighing import Evidence, ended
 from lecun_ablate.plan.plan import Plan
@@ -91,6 +96,7 @@ def build(evidence: Evidence, digits: Digits | None, stored: Files) -> dict[str,
         "failed": bool(table[list(FAILURES)].to_numpy().any()),
         "tables": _tables(evidence),
         "effects": evidence.effects,
+        "worth": evidence_tables.worth_tables(evidence),
         "figures": drawn,
         "few_epochs": figures.few_epochs(results.frame),
         "bands": figures.has_bands(shown_arms(evidence)),
@@ -119,6 +125,8 @@ def build(evidence: Evidence, digits: Digits | None, stored: Files) -> dict[str,
         "hard_digits.csv": _csv(_hard_frame(counted)),
         **{f"{name}.svg": figures.in_a_file(picture) for name, picture in drawn.items()},
     }
+    if evidence.worth.shares:
+        files["worth.csv"] = _csv(pd.DataFrame(worth_records(evidence)))
     if evidence.effects:
         files["effects.csv"] = _csv(pd.DataFrame([effect_record(e) for e in evidence.effects]))
     return files

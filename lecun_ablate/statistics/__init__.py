@@ -82,7 +82,14 @@ from lecun_ablate.statistics.wording import (
     signed,
     span,
 )
-from lecun_ablate.statistics.worth import Contribution, Share, shapley, variance_shares
+from lecun_ablate.statistics.worth import (
+    Contribution,
+    Share,
+    Step,
+    largest_gains,
+    shapley,
+    variance_shares,
+)
 
 __all__ = [
     "ALPHA",
@@ -106,6 +113,7 @@ __all__ = [
     "Runs",
     "SeedsNeeded",
     "Share",
+    "Step",
     "TwoRuns",
     "UntilNarrow",
     "VarianceSplit",
@@ -139,6 +147,7 @@ __all__ = [
     "interval_over_searches",
     "interval_with_failures",
     "judge_choice",
+    "largest_gains",
     "look_level",
     "mcnemar",
     "minimum_detectable_effect",

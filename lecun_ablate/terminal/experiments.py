@@ -13,6 +13,7 @@ from lecun_ablate.evidence.sentences import answer, warning
 from lecun_ablate.evidence.weighing import Evidence
 from lecun_ablate.plan.plan import Plan
 from lecun_ablate.reporting import evidence_tables
+from lecun_ablate.reporting.evidence_tables import worth_tables
 from lecun_ablate.reporting.tables import Table
 from lecun_ablate.statistics import PairResult, PowerAnalysis
 from lecun_ablate.terminal.console import console, duration
@@ -90,6 +91,8 @@ def _findings(on: Console, evidence: Evidence) -> None:
         print_table(on, replace(shown, caption=caption))
     if evidence.effects:
         print_table(on, evidence_tables.effects(evidence))
+    for table in worth_tables(evidence):
+        print_table(on, table)
     notes = [warning(evidence), *(pair.failure_note for pair in pairs)]
     for effect in evidence.effects:
         if effect.failure_note:
