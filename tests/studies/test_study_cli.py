@@ -29,6 +29,7 @@ from lecun_ablate.studies.optuna_storage import driving, open_storage
 from lecun_ablate.studies.report import StudyReport
 from lecun_ablate.studies.runner import FinishedStudy
 from lecun_ablate.terminal import studies
+from lecun_ablate.tracking.store import Store
 
 STUDY = """
 name: rates
@@ -164,13 +165,14 @@ def test_an_experiment_draws_its_values_from_all_searches_of_its_study(files, co
     assert pair["difference_low"] == pytest.approx(max(-1, interval.low))
     assert "2 searches of 3 trials" in table["tuning"].replace("studies/rates.yaml, ", "")
     low, high = sorted(found["relu", k] for k in (1, 2))
-    assert f"relu at lr {low:.4g} to {high:.4g}" in table["tuning"]
+    ends = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+    assert f"relu at lr {ends}" in table["tuning"]
 
     for arguments in (["show", "tuned"], ["report", "tuned", "--no-pictures"]):
         status, out, err = command(*arguments)
         assert status == 0, err
     page = Path("reports/tuned/tiny/report.md").read_text()
-    assert "t test over the searches' means" in page and f"{low:.4g} - {high:.4g}" in page
+    assert "t test over the searches' means" in page and ends.replace(" to ", " - ") in page
     status, out, _ = command("run", "tuned.yaml", "--dry-run", "--json")
     assert json.loads(out)["todo"] == 0
     status, _, err = command("power", "tuned", "--effect", "1")
@@ -263,7 +265,7 @@ def test_a_dry_run_refuses_what_a_run_would(files, command):
     )
     assert status == 0 and json.loads(out)["todo"] == 24
     status, out, err = command("study", "studies/rates.yaml", "--dry-run", "--fresh")
-    assert status == 0 and "at most 20 runs to do" in out
+    assert status == 0 and "at most 24 runs to do" in out
     assert "starts version 2 of rates on tiny" in err and "leave --fresh out" in err
     status, out, _ = command("study", "studies/rates.yaml", "--dry-run")
     assert status == 0 and "\n0 runs to do" in out and len(records()) == 2
@@ -643,3 +645,31 @@ def test_a_killed_command_goes_on(files, spawner):
         for trial in record.trials:
             if "retry_of" in trial.user_attrs:
                 assert numbers[trial.user_attrs["retry_of"]].params == trial.params
+
+
+def test_a_study_of_seeds_says_how_much_the_split_alone_does(files, command):
+    Path("studies/noise.yaml").write_text(
+        SEEDS.replace("governs: [weights, order, both]", "governs: [both, split]")
+    )
+    status, out, err = command("study", "studies/noise.yaml", "--json")
+    assert status == 0, err
+    both, split = json.loads(out)["variants"]
+    assert (both["governs"], split["governs"]) == ("both", "split")
+    errors = np.array(split["errors"])
+    expected = statistics.split_variance_of_own_images(errors, 20)
+    assert split["split"]["finite_test_set"] == pytest.approx(expected.finite_test_set)
+    assert split["split"]["rest"] == pytest.approx(expected.rest)
+
+    store, digits = View(), load("tiny")
+    runs = store.search(store.experiment("noise/tiny").experiment_id, lecun_ablate__level="run")
+    seen = {"both": set(), "split": set()}
+    for run in runs:
+        arm, seed = run.data.tags["lecun_ablate.arm"], int(run.data.params["seed"])
+        labels = Store().files.labels(run.info.run_id)
+        there = digits.resampled(seed) if arm == "split" else digits
+        assert np.array_equal(labels, there.test.labels)
+        seen[arm].add(run.data.params.get("init_seed"))
+    assert seen == {"both": {None}, "split": {"0"}}
+
+    status, out, _ = command("study", "studies/noise.yaml", "--dry-run", "--json")
+    assert status == 0 and json.loads(out)["todo"] == 0
