@@ -93,7 +93,7 @@ class DryRun:
             "experiment": plan.experiment.name,
             "data": plan.data,
             "data_digest": plan.data_digest,
-            "arms": {arm.name: arm.recipe.model_dump() for arm in plan.experiment.arms},
+            "arms": {arm.name: arm.described for arm in plan.experiment.arms},
             "baseline": plan.experiment.baseline,
             "seeds": list(plan.experiment.seeds),
             "runs": len(plan.keys),
@@ -175,6 +175,7 @@ def run(
     tune: bool = False,
     only: Sequence[str] = (),
     without_seeds: Sequence[int] = (),
+    all_pairs: bool = False,
     storage: str = STUDY_STORAGE,
     tracking_uri: str | None = None,
     progress: Progress | None = None,
@@ -184,7 +185,8 @@ def run(
     `experiment` is a YAML file, which the keyword arguments override as the options of the command
     line do, or an Experiment. `storage` is where Optuna keeps the study that tunes it, if one does;
     `tune` runs what is missing of that study first. `only` names the arms to train now, if not all;
-    `without_seeds` leaves seeds out of training and of the results. Returns a tidy frame with a row
+    `without_seeds` leaves seeds out of training and of the results; `all_pairs` compares every arm
+    with every other. Returns a tidy frame with a row
     per run and epoch: arm, seed, epoch, train_loss, train_error, train_misses, test_loss,
     test_error, test_misses (errors as fractions), epoch_seconds, status and run_id. Seeds that the
     same plan has been run with before are among them. Raises ConfigError, DataError or
@@ -192,7 +194,9 @@ def run(
     """
     from lecun_ablate.config.source import Overrides
 
-    overrides = Overrides(seeds, epochs, dtype, data, components, assignments, without_seeds)
+    overrides = Overrides(
+        seeds, epochs, dtype, data, components, assignments, without_seeds, all_pairs
+    )
     options = Options(_path(data_dir), trainer, device, storage, tracking_uri)
     watch = Watch(progress=progress)
     shown = evaluate(experiment, overrides, options, watch, tune=tune, only=only)
@@ -279,6 +283,8 @@ def prepare(
             if not untuned_too:
                 raise
             notices = [f"{missing}\nThe plan shows the values before tuning."]
+        if shared := tuned_arms.shared_seeds(experiment):
+            notices.append(shared)
     prepared = training.prepare(experiment, digits, options.trainer, options.device)
     return replace(prepared, notices=[*prepared.notices, *notices])
 
@@ -493,7 +499,7 @@ def _write_report(evidence: Evidence, digits: Digits | None, writer: Writer) -> 
 def page_of(plan: Plan) -> Path:
     """Return where the page of a plan's report is written."""
     variant = re.sub(r"[^\w.=+-]+", ",", plan.experiment.variant.replace("--set ", ""))
-    variant = re.sub(r"--(\w+),", r"\1=", variant)
+    variant = re.sub(r"--(\w+),", r"\1=", variant).replace("--", "")
     return REPORTS / plan.tracking_name / variant / "report.html"
 
 

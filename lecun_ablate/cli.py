@@ -171,6 +171,10 @@ def run(
         list[int] | None,
         typer.Option(help="Leave this seed out of training and results; may be repeated."),
     ] = None,
+    all_pairs: Annotated[
+        bool,
+        typer.Option("--all-pairs", help="Compare every arm with every other, and rank them."),
+    ] = False,
     storage: StudyStorage = None,
     as_json: AsJson = False,
 ) -> None:
@@ -179,7 +183,14 @@ def run(
     from lecun_ablate.config.source import Overrides
 
     overrides = Overrides(
-        _seeds(seeds), epochs, dtype, data, components or (), set_ or (), without_seed or ()
+        _seeds(seeds),
+        epochs,
+        dtype,
+        data,
+        components or (),
+        set_ or (),
+        without_seed or (),
+        all_pairs,
     )
     options, only = _options(data_dir, trainer, device, storage), only or []
     if dry_run:

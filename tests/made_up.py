@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from lecun_ablate.config.ablation import Ablation
 from lecun_ablate.config.arms import Arm
 from lecun_ablate.config.base import DataChoice
 from lecun_ablate.config.command import Command
@@ -48,6 +49,7 @@ def results(
     status: dict[tuple[str, int], str] | None = None,
     ladder: bool = False,
     factors: dict[str, list] | None = None,
+    ablation: Ablation | None = None,
     until: Until | None = None,
     compare: str = "baseline",
     margin: float = 0.5,
@@ -74,6 +76,7 @@ def results(
         seeds,
         ladder=ladder,
         factors=factors,
+        ablation=ablation,
         until=until,
         compare=compare,
         margin=margin,

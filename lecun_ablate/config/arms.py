@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lecun_ablate.config.ablation import Ablation, parse_ablation
 from lecun_ablate.config.base import canonical, check_overrides, check_value, make_recipe
 from lecun_ablate.config.recipe import Recipe, is_parameter, merged
 from lecun_ablate.config.yaml_file import Keys, YamlFile, written
@@ -28,30 +29,81 @@ class Tuning:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """The recipe that one of several searches has found for an arm."""
+
+    recipe: Recipe
+    tuning: Tuning
+
+
+@dataclass(frozen=True)
 class Arm:
-    """A named recipe; `overrides` is what it changes against the experiment's own."""
+    """A named recipe; `overrides` is what it changes against the experiment's own.
+
+    An arm that several searches have tuned has a recipe from each of them: the run with seed s is
+    trained with number s modulo their number, in every arm alike.
+    """
 
     name: str
     overrides: dict[str, Any]
-    recipe: Recipe
+    recipe: Recipe  # the first of those drawn, if there are several
     tuning: Tuning | None = None  # None: it has not been tuned
+    drawn: tuple[Drawn, ...] = ()
+    resampled: bool = False  # whether a run's seed draws its training and test images
+
+    def recipe_for(self, seed: int) -> Recipe:
+        """Return the recipe of the run with a seed."""
+        return self.drawn[seed % len(self.drawn)].recipe if self.drawn else self.recipe
+
+    def tuning_for(self, seed: int) -> Tuning | None:
+        """Return where the values of the run with a seed come from."""
+        return self.drawn[seed % len(self.drawn)].tuning if self.drawn else self.tuning
+
+    @property
+    def recipes(self) -> list[Recipe]:
+        """All recipes that its runs are trained with."""
+        return [one.recipe for one in self.drawn] or [self.recipe]
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The recipe's fields as plain values; those in which several differ as a list in words."""
+        fields = self.recipe.model_dump()
+        for field in fields:
+            values = list(dict.fromkeys(getattr(recipe, field) for recipe in self.recipes))
+            if len(values) > 1:
+                fields[field] = ", ".join(map(_short, values))
+        return fields
+
+    @property
+    def rate(self) -> str:
+        """The learning rate for people, or the smallest and the largest of several."""
+        rates = sorted({recipe.lr for recipe in self.recipes})
+        return " - ".join(dict.fromkeys(f"{lr:.4g}" for lr in (rates[0], rates[-1])))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def parse_arms(
     yaml: YamlFile, forced: dict[str, Any]
-) -> tuple[list[Arm], dict[str, list[Any]] | None]:
-    """Return the arms and factors of a file, as far as they are valid; note what is not."""
+) -> tuple[list[Arm], dict[str, list[Any]] | None, Ablation | None]:
+    """Return the arms of a file, as far as they are valid; note what is not.
+
+    Also the factors of a full product, and what lies between two recipes.
+    """
     content = yaml.content
-    given = [key for key in ("vary", "arms", "ladder") if content.get(key) is not None]
-    for key in ("vary", "arms", "ladder"):
+    kinds = ("vary", "arms", "ladder", "ablate")
+    given = [key for key in kinds if content.get(key) is not None]
+    for key in kinds:
         if key in content and content[key] is None:
             yaml.problem((key,), "expected something to compare, got nothing")
     if len(given) > 1:
         yaml.problem((given[1],), f"an experiment has either {given[0]} or {given[1]}, not both")
-        return [], None
+        return [], None, None
     recipe = check_overrides(yaml, content.get("recipe") or {}, ("recipe",))
     rows: list[tuple[Keys, str, dict[str, Any]]] = []
-    factors = None
+    factors = ablation = None
     if not given:
         rows = [((), str(content.get("name")), {})]
     elif given == ["vary"] and isinstance(content["vary"], dict):
@@ -59,6 +111,9 @@ def parse_arms(
         for values in itertools.product(*factors.values()) if factors else ():
             overrides = dict(zip(factors, values, strict=True))
             rows.append((("vary",), arm_name(overrides), overrides))
+    elif given == ["ablate"]:
+        ablated, ablation = parse_ablation(yaml, content["ablate"], recipe)
+        rows = [(("ablate",), name, overrides) for name, overrides in ablated.items()]
     elif isinstance(content[given[0]], list):
         rows = _listed(yaml, given[0], content[given[0]])
     arms: list[Arm] = []
@@ -68,7 +123,7 @@ def parse_arms(
         arm = Arm(name, overrides, made) if made else None
         if arm and not any(_same(yaml, keys, arm, other) for other in arms):
             arms.append(arm)
-    return arms, factors
+    return arms, factors, ablation
 
 
 def _factors(yaml: YamlFile, vary: dict[str, Any]) -> dict[str, list[Any]]:
@@ -139,6 +194,8 @@ def parse_baseline(yaml: YamlFile, arms: list[Arm]) -> str:
     wanted = yaml.content.get("baseline")
     if wanted is None:
         return arms[0].name
+    if yaml.content.get("ablate") is not None:
+        yaml.problem(("baseline",), "what `ablate` starts from is the baseline: leave this out")
     if yaml.content.get("ladder") is not None:
         yaml.problem(("baseline",), "a ladder has no baseline: each step is compared with the last")
     if isinstance(wanted, str):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -26,6 +26,8 @@ class DataChoice(BaseModel):
 
     name: Annotated[str, registered("data")]
     fallback: Annotated[str, registered("data")] | None = None
+    # resampled: training and test images are pooled, and drawn anew by each run's seed
+    split: Literal["known", "resampled"] = "known"
 
 
 DEFAULT_DATA = DataChoice(name="usps", fallback="digits")

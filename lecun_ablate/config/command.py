@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 PROGRAM = ("python", "-m", "lecun_ablate")
+FLAGS = ("--all-pairs",)  # options without a value, of those that are taken out of commands
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,12 @@ class Command:
     def __str__(self) -> str:
         return shlex.join(self.words)
 
-    def with_options(self, options: dict[str, object]) -> Command:
-        """Return the command with more options; a list repeats its option, None is left out."""
-        words = list(self.words)
+    def with_options(self, options: dict[str, object], flags: Sequence[str] = ()) -> Command:
+        """Return the command with more options; a list repeats its option, None is left out.
+
+        Flags are options without a value, and come first.
+        """
+        words = [*self.words, *flags]
         for option, value in options.items():
             values = value if isinstance(value, list | tuple) else [value]
             words += [word for one in values if one is not None for word in (option, str(one))]
@@ -38,8 +42,11 @@ class Command:
 
     def options(self, *names: str) -> str:
         """Return those of its options that have these names, with their values; "" for none."""
-        pairs = zip(self.words, self.words[1:], strict=False)
-        return shlex.join(word for pair in pairs if pair[0] in names for word in pair)
+        found: list[str] = []
+        for word, value in zip(self.words, [*self.words[1:], ""], strict=True):
+            if word in names:
+                found += [word] if word in FLAGS else [word, value]
+        return shlex.join(found)
 
     def without(self, *names: str) -> Command:
         """Return the command without the options of these names."""
@@ -47,7 +54,7 @@ class Command:
         for word in self.words:
             if not gone and word not in names:
                 words.append(word)
-            gone = not gone and word in names
+            gone = not gone and word in names and word not in FLAGS
         return Command(tuple(words))
 
     def with_seeds(self, seeds: Sequence[int]) -> Command:

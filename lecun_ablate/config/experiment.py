@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from lecun_ablate.config.ablation import Ablation
 from lecun_ablate.config.arms import Arm, parse_arms, parse_baseline
 from lecun_ablate.config.base import (
     DEFAULT_DATA,
@@ -54,7 +55,7 @@ class Until(BaseModel):
 
 
 # the options that change what the file says of its recipes
-VARIANT_OPTIONS = ("--epochs", "--dtype", "--set")
+VARIANT_OPTIONS = ("--epochs", "--dtype", "--set", "--all-pairs")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Experiment:
     compare: Literal["baseline", "all"] = "baseline"  # all: every arm with every other
     margin: float = 0.5  # points of test error; a difference below it does not matter
     factors: dict[str, list[Any]] | None = None  # the lists under `vary`
+    ablation: Ablation | None = None  # what lies between two recipes, under `ablate`
     file: Path | None = None
     tuned: Path | None = None  # the study whose winners the arms train with
     until: Until | None = None  # `seeds` are then those so far
@@ -88,6 +90,8 @@ class Experiment:
         others = [name for name in names if name != self.baseline]
         if self.compare == "all":
             return [(arm, first) for first, arm in combinations([self.baseline, *others], 2)]
+        if self.ablation:
+            return self.ablation.comparisons
         return [(name, self.baseline) for name in others]
 
     @property
@@ -99,6 +103,12 @@ class Experiment:
     def variant(self) -> str:
         """The options that change what the file says of the recipes, as one writes them."""
         return self.command.options(*VARIANT_OPTIONS) if self.command else ""
+
+    @property
+    def searches(self) -> dict[int, int] | None:
+        """Which of several searches gave the values of each seed's runs; None: there are none."""
+        number = max(len(arm.drawn) for arm in self.arms)
+        return {seed: seed % number for seed in self.seeds} if number > 1 else None
 
     def arm(self, name: str) -> Arm:
         """Return the arm of a name; raises ConfigError with the valid ones."""
@@ -136,6 +146,7 @@ class ExperimentFile(ConfigFile):
     vary: SomeFactors | None = None
     arms: SomeArms | None = None
     ladder: SomeArms | None = None
+    ablate: dict[str, Any] | None = None
     baseline: Annotated[Any, AfterValidator(_name_or_fields)] = None
     seeds: Seeds = Field(default_factory=lambda: list(range(10)))
     tuned: str | None = None
@@ -169,7 +180,7 @@ def parse_experiment(yaml: YamlFile, overrides: Overrides) -> Experiment:
         check_overrides(yaml, {field: value}, (), option=f"--{field}")
     until = _until(yaml)
     content = yaml.validate(ExperimentFile, yaml.content)
-    arms, factors = parse_arms(yaml, forced)
+    arms, factors, ablation = parse_arms(yaml, forced)
     baseline = parse_baseline(yaml, arms)
     if until and len(arms) == 1:
         yaml.problem(
@@ -177,6 +188,14 @@ def parse_experiment(yaml: YamlFile, overrides: Overrides) -> Experiment:
             "looks at the intervals of comparisons, and a single arm is compared with nothing: add "
             "an arm (arms, vary or ladder), or give a number of seeds",
         )
+    resampled = content is not None and content.data.split == "resampled"
+    if content and resampled and content.tuned:
+        yaml.problem(
+            ("data", "split"),
+            "tuned values were chosen on images that a resampled test split may hold: expected the "
+            "known split, or arms without `tuned`",
+        )
+    arms = [replace(arm, resampled=resampled) for arm in arms]
     if content and content.compare == "all" and content.ladder is not None:
         yaml.problem(
             ("compare",),
@@ -197,6 +216,7 @@ def parse_experiment(yaml: YamlFile, overrides: Overrides) -> Experiment:
         compare=content.compare,
         margin=content.margin,
         factors=factors,
+        ablation=ablation,
         file=yaml.path,
         tuned=Path(content.tuned) if content.tuned else None,
         until=until,
@@ -218,7 +238,8 @@ def _command(path: Path, overrides: Overrides) -> Command:
             "--data": overrides.data,
             "--components": list(overrides.components),
             "--set": list(overrides.assignments),
-        }
+        },
+        ["--all-pairs"] if overrides.all_pairs else [],
     )
 
 
@@ -252,6 +273,8 @@ def _stated(yaml: YamlFile, forced: Mapping[str, Any]) -> dict[str, str]:
     content = yaml.content
     places = {field: f"--{field}" for field in forced}
     given: list[tuple[Keys, Any]] = [((key,), content.get(key)) for key in ("recipe", "vary")]
+    ablated = content.get("ablate") or {}
+    given += [(("ablate", key), ablated.get(key)) for key in ("from", "to")]
     for key in ("arms", "ladder"):
         given += [((key, i), item) for i, item in enumerate(content.get(key) or ())]
     for keys, fields in given:

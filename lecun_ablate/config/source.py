@@ -27,6 +27,7 @@ class Overrides:
     components: Sequence[str | Path] = ()  # files to load before those that the file names
     assignments: Sequence[str] = ()  # such as "recipe.lr=0.05"
     without_seeds: Sequence[int] = ()  # of an experiment
+    all_pairs: bool = False  # of an experiment: every arm is compared with every other
 
     @property
     def forced(self) -> dict[str, Any]:
@@ -47,10 +48,14 @@ def read(path: str | Path, overrides: Overrides) -> YamlFile:
             raise ConfigError(f"--set {assignment}: expected KEY=VALUE, such as recipe.lr=0.05")
         yaml.set(_keys(keys), parse_scalar(value), f"--set {assignment}")
     if overrides.data is not None:
-        yaml.set(("data",), {"name": overrides.data}, "--data")
+        said = yaml.content.get("data")
+        split = {"split": said["split"]} if isinstance(said, dict) and "split" in said else {}
+        yaml.set(("data",), {"name": overrides.data} | split, "--data")
     if overrides.seeds is not None:
         seeds = overrides.seeds if isinstance(overrides.seeds, int) else list(overrides.seeds)
         yaml.set(("seeds",), seeds, "--seeds")
+    if overrides.all_pairs:
+        yaml.set(("compare",), "all", "--all-pairs")
     for file in overrides.components:
         try:
             registry.load(file)
@@ -72,7 +77,7 @@ def command_of(yaml: YamlFile) -> str | None:
         return "study"
     if keys & {"trials", "experiment", "confirm", "sampler", "pruner", "batch"}:
         return None
-    return "run" if keys & {"vary", "arms", "ladder", "baseline", "tuned"} else None
+    return "run" if keys & {"vary", "arms", "ladder", "ablate", "baseline", "tuned"} else None
 
 
 def _keys(text: str) -> Keys:

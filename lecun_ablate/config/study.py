@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,9 +37,11 @@ from lecun_ablate.config.recipe import (
 )
 from lecun_ablate.config.source import Overrides, read
 from lecun_ablate.config.yaml_file import Keys, YamlFile, find_file, written
+from lecun_ablate.data.digits import HOLDOUT_SEED
 from lecun_ablate.errors import ConfigError, nearest
 
 PINNED_SEED = 0  # of what a seed study's own seeds do not govern
+SEARCH_SEEDS = 1_000_000  # repeated searches have seeds from here on, so many for each
 Count = Annotated[int, Field(strict=True, ge=1, le=100_000)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
@@ -118,9 +120,10 @@ class SearchFile(ConfigFile):
     sampler: Annotated[Sampler, BeforeValidator(by_name)] = Sampler()
     pruner: Pruner | None = None
     confirm: Confirm = Confirm()
+    searches: Annotated[int, Field(strict=True, ge=1, le=100)] | None = None
 
 
-Governed = Literal["weights", "order", "both"]
+Governed = Literal["weights", "order", "both", "split"]
 
 
 class SeedFile(ConfigFile):
@@ -147,6 +150,37 @@ class SearchStudy:
     pruner: Pruner | None
     confirm: Confirm
     file: Path
+    searches: int | None = None  # how often the whole search is made; None: once, and not counted
+    repetition: int | None = None  # which of them this is, from 0; None: all, or the only one
+
+    def each(self) -> list[SearchStudy]:
+        """Return the searches that make up the study, each as a study of its own.
+
+        They differ in the sampler's seed, in the split of the training images, and in all seeds of
+        their runs, which are seeds that no experiment uses.
+        """
+        if self.searches is None:
+            return [self]
+        return [self._repeated(k) for k in range(self.searches)]
+
+    def _repeated(self, k: int) -> SearchStudy:
+        sampler = self.sampler.model_copy(update={"seed": self.sampler.seed + k})
+        seeds = tuple(SEARCH_SEEDS * (k + 1) + seed for seed in self.seeds)
+        return replace(self, searches=None, repetition=k, seeds=seeds, sampler=sampler)
+
+    def label(self, arm: str) -> str:
+        """Return the name of an arm's search: the arm's own, if the study makes but one."""
+        return arm if self.repetition is None else f"{arm}, search {self.repetition + 1}"
+
+    @property
+    def split_seed(self) -> int:
+        """The seed by which the validation images are drawn from the training split."""
+        return HOLDOUT_SEED + (self.repetition or 0)
+
+    @property
+    def used_seeds(self) -> set[int]:
+        """All seeds of the runs that search and confirm."""
+        return {seed for one in self.each() for seed in (*one.seeds, *one.confirm_seeds)}
 
     @property
     def confirm_seeds(self) -> tuple[int, ...]:
@@ -163,7 +197,7 @@ class SearchStudy:
         return Recipe.model_validate(merged(arm.recipe.model_dump(), values))
 
     def most_runs(self, trials: int) -> int:
-        """Return how many runs an arm's next `trials` and its confirmation take at most.
+        """Return how many runs the next `trials` of one search and its confirmation take at most.
 
         The arm's own values are confirmed, too, unless they turn out to be among the best.
         """
@@ -171,8 +205,8 @@ class SearchStudy:
 
     @property
     def most_confirmed(self) -> int:
-        """How many of an arm's best trials are trained again, unless too many diverge."""
-        return min(self.confirm.trials, self.trials)
+        """How many trials of one search are trained again at most: the best on each half."""
+        return min(2 * self.confirm.trials, self.trials)
 
     def definition(self, arm: Arm, data_digest: str) -> dict[str, Any]:
         """Return what must be the same for the trials of an arm to be comparable.
@@ -198,7 +232,7 @@ class SearchStudy:
             "sampler": self.sampler.model_dump(),
             "pruner": self.pruner.model_dump() if self.pruner else None,
             "data": data_digest,
-        }
+        } | ({} if self.repetition is None else {"split": self.split_seed})
 
 
 @dataclass(frozen=True)
@@ -215,9 +249,15 @@ class SeedStudy:
 
     def experiment(self) -> Experiment:
         """Return the study as an experiment: an arm for each variant."""
-        pins = {"weights": {"order_seed": PINNED_SEED}, "order": {"init_seed": PINNED_SEED}}
+        weights, order = {"init_seed": PINNED_SEED}, {"order_seed": PINNED_SEED}
+        pins = {"weights": order, "order": weights, "both": {}, "split": weights | order}
         arms = tuple(
-            Arm(what, pins.get(what, {}), self.recipe.model_copy(update=pins.get(what, {})))
+            Arm(
+                what,
+                pins[what],
+                self.recipe.model_copy(update=pins[what]),
+                resampled=what == "split",
+            )
             for what in self.governs
         )
         return Experiment(
@@ -262,6 +302,8 @@ def _seed_study(yaml: YamlFile) -> SeedStudy:
     content = yaml.validate(SeedFile, yaml.content)
     overrides = check_overrides(yaml, yaml.content.get("recipe") or {}, ("recipe",))
     recipe = make_recipe(yaml, overrides, ("recipe",))
+    if content and content.data.split != "known":
+        yaml.problem(("data", "split"), "what the seeds decide is said by governs: add split there")
     governs = list(content.governs) if content else []
     for what in sorted({what for what in governs if governs.count(what) > 1}):
         yaml.problem(("governs",), f"{what} is given twice")
@@ -305,6 +347,21 @@ def _search_study(yaml: YamlFile) -> SearchStudy:
             )
         if "epochs" in search:
             yaml.problem(("pruner",), "cannot compare trials whose epochs are searched")
+    if content and (content.data or data).split != "known":
+        where = ("data", "split") if content.data else ("experiment",)
+        yaml.problem(
+            where,
+            "a search holds images out of the known training split, and its values are of no use "
+            "where the split is resampled: expected data with the known split",
+        )
+    if content and content.searches:
+        last = max(content.seeds) + content.confirm.seeds
+        if last >= SEARCH_SEEDS:
+            yaml.problem(
+                ("seeds",),
+                f"repeated searches number their seeds anew, {SEARCH_SEEDS:,} for each: expected "
+                f"seeds of trials and confirmation below that, got {last:,}",
+            )
     yaml.check()
     assert content is not None
     return SearchStudy(
@@ -320,6 +377,7 @@ def _search_study(yaml: YamlFile) -> SearchStudy:
         pruner=content.pruner,
         confirm=content.confirm,
         file=yaml.path,
+        searches=content.searches,
     )
 
 

@@ -258,7 +258,7 @@ def _fields_at(model: type[BaseModel], keys: Keys) -> list[str]:
         if not models:
             break
         model = models[0]
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 class _TooMuch(Exception):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +15,7 @@ from lecun_ablate.errors import ConfigError
 # The default share of the hold-out: 1,000 of USPS's 7,291 training images.
 HOLDOUT_PART = 1000 / 7291
 HOLDOUT_SEED = 1989
+RESAMPLED = 6  # beside a run's seed, so that nothing else is drawn with the same numbers
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,26 @@ class Digits:
             sha.update(np.ascontiguousarray(split.labels, dtype="<i8").data)
         return sha.hexdigest()[:16]
 
-    def holdout(self, n: int | None = None) -> tuple[Split, Split]:
+    def resampled(self, seed: int) -> Digits:
+        """Return the data set with another split: all images pooled, the test images drawn by seed.
+
+        Both parts have the sizes of the official ones and, within one image, the class proportions
+        of all images. They keep the order of the images, the official training images first.
+        """
+        pool = Split(
+            np.concatenate([self.train.images, self.test.images]),
+            np.concatenate([self.train.labels, self.test.labels]),
+        )
+        drawn = stratified(pool.labels, len(self.test), [seed, RESAMPLED])
+        return replace(self, train=pool.take(~drawn), test=pool.take(drawn))
+
+    def holdout(self, n: int | None = None, seed: int = HOLDOUT_SEED) -> tuple[Split, Split]:
         """Split the training split into (fit, validation), to choose a learning rate, say.
 
         The validation split has `n` images; by default 1,000 of USPS's 7,291, and the same share of
         any other data set. It is stratified: its class proportions are right within one image. Both
-        parts keep the order of the images. The result depends on the labels and `n` only. Raises
-        ConfigError if `n` leaves either part empty.
+        parts keep the order of the images. The result depends on the labels, `n` and `seed` only.
+        Raises ConfigError if `n` leaves either part empty.
         """
         size = len(self.train)
         n = round(size * HOLDOUT_PART) if n is None else n
@@ -81,11 +96,11 @@ class Digits:
                 f"a hold-out of {n} images cannot be taken from the {size} training images of "
                 f"{self.name}: valid: 1 to {size - 1}"
             )
-        held = stratified(self.train.labels, n, HOLDOUT_SEED)
+        held = stratified(self.train.labels, n, seed)
         return self.train.take(~held), self.train.take(held)
 
 
-def stratified(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
+def stratified(labels: np.ndarray, n: int, seed: int | Sequence[int]) -> np.ndarray:
     """Draw a stratified sample of `n` rows; return it as a boolean mask over `labels`.
 
     Each class contributes its share of n, rounded down. The classes with the largest remainders

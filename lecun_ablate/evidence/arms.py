@@ -39,7 +39,8 @@ def _row(plan: Plan, arm: Arm, runs: pd.DataFrame) -> dict[str, Any]:
         "diverged": int((runs.status == RunStatus.DIVERGED).sum()),
         "collapsed": int((runs.status == RunStatus.COLLAPSED).sum()),
         "failures": _failures(runs),
-        "lr": arm.recipe.lr,
+        "lr": arm.recipe.lr if len(arm.recipes) == 1 else None,
+        "rate": arm.rate,
         "tuned_by": arm.tuning.study if arm.tuning else None,
         "trainer": plan.trainers[arm.name].name,
     }
@@ -61,11 +62,13 @@ def tuning_line(plan: Plan) -> str:
     parts = []
     for arm in arms:
         if arm.tuning:
-            values = ", ".join(f"{f} {_value(v)}" for f, v in arm.tuning.values.items())
+            values = ", ".join(f"{f} {_values(arm, f)}" for f in arm.tuning.values)
             parts.append(f"{arm.name} at {values}")
     if parts:
         on = sorted({_origin(arm.tuning) for arm in arms if arm.tuning})
-        parts = [f"{', '.join(parts)}; tuned by {' and '.join(on)}"]
+        number = max(len(arm.drawn) for arm in arms)
+        times = f"{number} searches of " if number > 1 else ""
+        parts = [f"{', '.join(parts)}; tuned by {times}{' and '.join(on)}"]
     if len(untuned) == len(arms) and len(set(untuned.values())) == 1:
         parts.append(f"every arm at lr {next(iter(untuned.values())):g}, untuned")
     elif len(untuned) == len(arms) and all("lr" in arm.overrides for arm in arms):
@@ -84,5 +87,13 @@ def _origin(tuning: Tuning) -> str:
     )
 
 
-def _value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _values(arm: Arm, field: str) -> str:
+    """Return an arm's tuned value of a field; of several searches, the smallest and the largest."""
+    found = [one.tuning.values[field] for one in arm.drawn]
+    if not found:
+        assert arm.tuning
+        found = [arm.tuning.values[field]]
+    numeric = all(isinstance(value, int | float) for value in found)
+    ends = (min(found), max(found)) if numeric else dict.fromkeys(found)
+    texts = (f"{value:.4g}" if isinstance(value, float) else str(value) for value in ends)
+    return (" to " if numeric else ", ").join(dict.fromkeys(texts))

@@ -39,6 +39,7 @@ def evidence_record(evidence: Evidence, link: str) -> dict[str, Any]:
         "arms": records,
         "comparisons": [comparison_record(evidence, pair) for pair in pairs],
         "effects": [effect_record(effect) for effect in evidence.effects],
+        "worth": worth_records(evidence),
         "run_id": evidence.results.run_id,
         "link": link,
     }
@@ -50,7 +51,8 @@ def comparison_record(evidence: Evidence, pair: PairResult) -> dict[str, Any]:
     return {
         "arm": pair.arm,
         "baseline": pair.baseline,
-        "seeds": one.n,
+        "seeds": one.n if one.unit == "seed" else None,
+        "searches": one.n if one.unit == "search" else None,
         "difference": one.difference,
         **ends("difference", one.interval),
         "interval_method": one.interval.method if one.interval else None,
@@ -128,6 +130,24 @@ def effect_record(effect: Effect) -> dict[str, Any]:
         "p_adjusted_sound": sound.p_adjusted if sound else None,
         "note": effect.failure_note,
     }
+
+
+def worth_records(evidence: Evidence) -> list[dict[str, Any]]:
+    """Return what each choice is worth as plain values, a mapping per number with its interval.
+
+    `what` is "share" (of the variance, 0 to 1), "contribution" or "step" (fractions of the images;
+    the steps in the order of the path).
+    """
+    worth = evidence.worth
+    rows: list[tuple[str, str, float, statistics.Interval | None]] = [
+        ("share", " x ".join(one.factors), one.share, one.interval) for one in worth.shares
+    ]
+    rows += [("contribution", one.change, one.effect, one.interval) for one in worth.contributions]
+    rows += [("step", one.change, one.effect, one.interval) for one in worth.path]
+    return [
+        {"what": what, "choice": choice, "value": value, **ends("value", interval)}
+        for what, choice, value, interval in rows
+    ]
 
 
 def ends(name: str, interval: statistics.Interval | None) -> dict[str, float | None]:

@@ -23,7 +23,9 @@ def answer(evidence: Evidence) -> str:
         of_kind = [pair for pair in pairs if pair.verdict.kind == kind]
         if of_kind:
             found.append(_found(kind, of_kind))
-    about = f"On these {len(evidence.labels):,} test images"
+    about = f"On these {evidence.images:,} test images"
+    if evidence.labels is None:
+        about = f"On {evidence.images:,} test images that each seed draws from the same pool"
     if experiment.ladder:
         return _sentences(
             f"{about}, each step against the one before it: {'; '.join(found)}", pairs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ import pandas as pd
 from lecun_ablate import statistics
 from lecun_ablate.config.experiment import Experiment
 from lecun_ablate.errors import LecunAblateError
+from lecun_ablate.evidence.worth import Worth, cells, worth
 from lecun_ablate.plan.plan import Plan
 from lecun_ablate.plan.results import Results, RunStatus
 from lecun_ablate.statistics import (
@@ -39,9 +40,11 @@ class Evidence:
     """An experiment's results and what they say."""
 
     results: Results
-    labels: np.ndarray  # (images,) uint8, of the test split
+    labels: np.ndarray | None  # (images,) uint8, of the test split; None: each seed has its own
+    images: int  # of a test split
     arms: dict[str, Runs]  # those that have runs, in the order of the experiment
     comparisons: ExperimentResult
+    worth: Worth
 
     @property
     def plan(self) -> Plan:
@@ -58,6 +61,12 @@ class Evidence:
 
         Raises LecunAblateError if nothing is compared over two seeds or more.
         """
+        if self.comparisons.unit == "search":
+            raise LecunAblateError(
+                f"{self.plan.tracking_name}: its intervals are over the searches that tuned the "
+                "arms, which more seeds do not narrow: raise `searches` in "
+                f"{self.plan.experiment.tuned}"
+            )
         pairs = [pair for pair in self.comparisons.pairs if pair.counted.n > 1]
         if not pairs:
             raise LecunAblateError(
@@ -77,17 +86,20 @@ def weigh(results: Results, answers: Answers) -> Evidence:
         for arm, part in final.groupby("arm", sort=False)
     }
     experiment = results.plan.experiment
-    labels = answers.labels(final.run_id.iloc[0])
+    first = answers.labels(final.run_id.iloc[0])
+    labels = None if any(arm.resampled for arm in experiment.arms) else first
     comparisons = statistics.compare_all(
         arms,
         _pairs(experiment, arms),
         labels=labels,
-        cells=_cells(experiment, arms),
+        cells=cells(experiment, arms),
         baseline_cell=experiment.arm(experiment.baseline).overrides,
+        searches=experiment.searches,
         margin=experiment.margin / 100,
         look=results.look,
     )
-    return Evidence(results, labels, arms, comparisons)
+    valued = worth(experiment, arms, 1 - comparisons.alpha)
+    return Evidence(results, labels, len(first), arms, comparisons, valued)
 
 
 def seeds_to_add(results: Results) -> int:
@@ -133,14 +145,6 @@ def _pairs(experiment: Experiment, arms: dict[str, Runs]) -> list[tuple[str, str
         if all(name in arms for name in pair)
         and np.intersect1d(arms[pair[0]].seeds, arms[pair[1]].seeds).size
     ]
-
-
-def _cells(experiment: Experiment, arms: dict[str, Runs]) -> dict[str, dict[str, Any]] | None:
-    """Return the levels of the factors by arm, where several vary and every arm has runs."""
-    factors = [name for name, levels in (experiment.factors or {}).items() if len(levels) > 1]
-    if len(factors) < 2 or len(arms) < len(experiment.arms):
-        return None
-    return {arm.name: arm.overrides for arm in experiment.arms}
 
 
 def ended(runs: Runs) -> Description | None:

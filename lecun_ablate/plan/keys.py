@@ -42,19 +42,27 @@ def plan_key(experiment: Experiment, digest: str, trainers: Mapping[str, Identit
 
     `digest` is that of the data; `trainers` maps each arm to the identity of its trainer.
     """
+    resampled = [arm.name for arm in experiment.arms if arm.resampled]
     return content_hash(
         {
             "name": experiment.name,
-            "arms": {arm.name: arm.recipe.stored for arm in experiment.arms},
+            "arms": {
+                arm.name: [recipe.stored for recipe in arm.recipes]
+                if arm.drawn
+                else arm.recipe.stored
+                for arm in experiment.arms
+            },
             "components": {
                 f"{component.kind}/{component.name}": component.digest
                 for arm in experiment.arms
-                for component in arm.recipe.user_components
+                for recipe in arm.recipes
+                for component in recipe.user_components
             },
             "comparisons": experiment.comparisons,
             "data": digest,
             "trainers": {arm: identity.stored for arm, identity in trainers.items()},
         }
+        | ({"resampled": resampled} if resampled else {})
     )
 
 

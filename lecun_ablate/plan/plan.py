@@ -8,7 +8,8 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from lecun_ablate.config.arms import Arm, Tuning
+from lecun_ablate.config import ablation
+from lecun_ablate.config.arms import Arm, Drawn, Tuning
 from lecun_ablate.config.base import DataChoice
 from lecun_ablate.config.command import Command
 from lecun_ablate.config.experiment import VARIANT_OPTIONS, Experiment, Until
@@ -18,6 +19,7 @@ from lecun_ablate.plan.keys import plan_key, run_key
 from lecun_ablate.trainers.base import Identity
 
 SPLIT = "train/test"  # trained on the whole training split, scored on it and on the test split
+RESAMPLED_SPLIT = "resampled train/test"  # the same of the split that the run's seed draws
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,7 @@ class Plan:
 
     def differences(self, other: Plan) -> list[str]:
         """Return how `other`, a plan of the same experiment, differs from this one, in words."""
-        mine, theirs = (
-            {a.name: a.recipe.model_dump() for a in p.experiment.arms} for p in (self, other)
-        )
+        mine, theirs = ({a.name: a.described for a in p.experiment.arms} for p in (self, other))
         words = []
         if list(mine) != list(theirs):
             words.append(f"arms {', '.join(theirs)}")
@@ -127,6 +127,11 @@ class Plan:
                     "overrides": a.overrides,
                     "recipe": a.recipe.model_dump(),
                     "tuning": asdict(a.tuning) if a.tuning else None,
+                    "drawn": [
+                        {"recipe": one.recipe.model_dump(), "tuning": asdict(one.tuning)}
+                        for one in a.drawn
+                    ],
+                    "resampled": a.resampled,
                 }
                 for a in experiment.arms
             ],
@@ -149,6 +154,11 @@ class Plan:
                 arm["overrides"],
                 Recipe.model_construct(**arm["recipe"]),
                 Tuning(**arm["tuning"]) if arm.get("tuning") else None,
+                tuple(
+                    Drawn(Recipe.model_construct(**one["recipe"]), Tuning(**one["tuning"]))
+                    for one in arm.get("drawn", ())
+                ),
+                arm.get("resampled", False),
             )
             for arm in experiment["arms"]
         ]
@@ -157,6 +167,7 @@ class Plan:
             "data": DataChoice.model_construct(**experiment["data"]),
             "seeds": tuple(experiment["seeds"]),
             "without_seeds": tuple(experiment.get("without_seeds", ())),
+            "ablation": ablation.stored(experiment.get("ablation")),
             "file": Path(file) if (file := experiment.get("file")) else None,
             "tuned": Path(study) if (study := experiment.get("tuned")) else None,
             "until": Until(**until) if (until := experiment.get("until")) else None,
@@ -173,9 +184,13 @@ class Plan:
 def _keys(
     experiment: Experiment, digest: str, trainers: Mapping[str, Identity]
 ) -> dict[tuple[str, int], str]:
-    data = {"digest": digest, "split": SPLIT}
     return {
-        (arm.name, seed): run_key(arm.recipe, seed, data, trainers[arm.name])
+        (arm.name, seed): run_key(
+            arm.recipe_for(seed),
+            seed,
+            {"digest": digest, "split": RESAMPLED_SPLIT if arm.resampled else SPLIT},
+            trainers[arm.name],
+        )
         for seed in experiment.seeds
         for arm in experiment.arms
     }

@@ -68,7 +68,12 @@ class Answers:
 
 
 def count(evidence: Evidence) -> Answers:
-    """Count the answers of the runs that neither diverged nor collapsed."""
+    """Count the answers of the runs that neither diverged nor collapsed.
+
+    None where each seed has test images of its own.
+    """
+    if evidence.labels is None:
+        return Answers([], [], np.array([], int), np.zeros((0, 0, CLASSES + 1), int))
     final = evidence.results.final
     names, runs, tables = [], [], []
     for arm, these in evidence.arms.items():

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from lecun_ablate.config.ablation import BASELINE, WINNER
 from lecun_ablate.config.experiment import Experiment
 from lecun_ablate.evidence.arms import arm_table
 from lecun_ablate.evidence.weighing import Evidence, ended
@@ -16,12 +17,14 @@ from lecun_ablate.statistics import (
     ExperimentResult,
     PairResult,
     PowerAnalysis,
+    count,
     p_value,
     points,
     probability,
     signed,
     span,
 )
+from lecun_ablate.statistics.wording import plural
 
 NONE = "-"  # stands for no number
 
@@ -69,7 +72,7 @@ def arms(evidence: Evidence) -> Table:
                 "diverged": str(row["diverged"]),
                 "collapsed": str(row["collapsed"]),
                 "failed": NONE if pd.isna(row["failures"]) else row["failures"],
-                "lr": f"{row['lr']:.4g}",
+                "lr": row["rate"],
                 "tuned": "yes" if row["tuned_by"] else "no",
                 "trainer": row["trainer"],
             }
@@ -91,11 +94,14 @@ def comparisons(evidence: Evidence) -> Table:
         "step before": "the step before",
         "other arm": "every other arm",
     }[against(evidence)]
+    unit, tested = plural(evidence.comparisons.unit), test_name(evidence.comparisons)
     rows = [
         {
             "arm": pair.arm,
             "against": pair.baseline,
-            "seeds": str(pair.counted.n),
+            "seeds": str(pair.counted.n)
+            if pair.counted.unit == "seed"
+            else count(pair.counted.n, "search"),
             "difference": signed(pair.counted.difference),
             "over seeds": span(pair.counted.interval),
             "all together": span(pair.simultaneous),
@@ -117,9 +123,9 @@ def comparisons(evidence: Evidence) -> Table:
         rows,
         words=["arm", "against", "verdict", "conclusion"],
         title=f"Test error against {reference}",
-        caption="differences in points; intervals over seeds, and over seeds and images together; "
-        f"p of a sign-flip test, {correction(evidence.comparisons)}; P(better) with one more seed; "
-        f"{levels(evidence.comparisons)}",
+        caption=f"differences in points; intervals over {unit}, and over {unit} and images "
+        f"together; p of {tested}, {correction(evidence.comparisons)}; P(better) with one more "
+        f"{evidence.comparisons.unit}; {levels(evidence.comparisons)}",
     )
 
 
@@ -136,6 +142,11 @@ def correction(result: ExperimentResult) -> str:
     if result.correction == "none":
         return "of a single comparison"
     return f"corrected for {result.family} by {result.correction}"
+
+
+def test_name(result: ExperimentResult) -> str:
+    """Return the test that p-values come from."""
+    return "a sign-flip test" if result.unit == "seed" else "a t test over the searches' means"
 
 
 def levels(result: ExperimentResult) -> str:
@@ -163,6 +174,93 @@ def effects(evidence: Evidence) -> Table:
         words=["factor", "level", "instead of"],
         title="Effects of the factors",
         caption="in points of test error; p corrected together with the comparisons of the arms",
+    )
+
+
+def worth_tables(evidence: Evidence) -> list[Table]:
+    """Return the tables of what choices are worth, those that have rows."""
+    tables = [contributions(evidence), path(evidence), shares(evidence)]
+    return [table for table in tables if table.rows]
+
+
+def shares(evidence: Evidence) -> Table:
+    """Return a row per factor or interaction: its share of the variance between the cells."""
+    rows = [
+        {
+            "choice": " x ".join(one.factors),
+            "share of the variance": f"{100 * one.share:.0f} %",
+            "over seeds": f"{100 * one.interval.low:.0f} to {100 * one.interval.high:.0f} %"
+            if one.interval
+            else NONE,
+        }
+        for one in evidence.worth.shares
+    ]
+    return Table.of(
+        rows,
+        words=["choice"],
+        title="How much each choice matters",
+        caption="shares of the variance between the means of all combinations (functional ANOVA), "
+        "what seeds alone would make of it subtracted; x: together, beyond what each does alone"
+        + _failures_counted(evidence),
+    )
+
+
+def contributions(evidence: Evidence) -> Table:
+    """Return a row per change from the baseline to the winner: what it contributes, in points."""
+    experiment = evidence.plan.experiment
+    rows = [
+        {
+            "change": _change(experiment, one.change),
+            "contribution": signed(one.effect),
+            "over seeds": span(one.interval),
+            "alone": signed(one.first),
+            "last": signed(one.last),
+        }
+        for one in evidence.worth.contributions
+    ]
+    whole = sum(one.effect for one in evidence.worth.contributions)
+    return Table.of(
+        rows,
+        words=["change"],
+        title="What each change contributes",
+        caption="points of test error, the mean over all orders of the changes (Shapley): "
+        f"together {signed(whole)}; alone: before all others; last: after them"
+        + _failures_counted(evidence),
+    )
+
+
+def path(evidence: Evidence) -> Table:
+    """Return a row per step of the path that makes the change that gains most first."""
+    experiment = evidence.plan.experiment
+    rows = [
+        {
+            "step": str(number),
+            "change": _change(experiment, step.change),
+            "gain": signed(step.effect),
+            "over seeds": span(step.interval),
+        }
+        for number, step in enumerate(evidence.worth.path, 1)
+    ]
+    return Table.of(
+        rows,
+        words=["change"],
+        title="The path of the largest gains",
+        caption="points of test error against the step before; chosen by these gains, which makes "
+        "the early ones look a little larger than they are",
+    )
+
+
+def _change(experiment: Experiment, field: str) -> str:
+    ends = [experiment.arm(arm).recipe.value(field) for arm in (BASELINE, WINNER)]
+    return f"{field}: {ends[0]} to {ends[1]}"
+
+
+def _failures_counted(evidence: Evidence) -> str:
+    if not evidence.worth.failed:
+        return ""
+    return (
+        f"; with {count(evidence.worth.failed, 'seed')} of {evidence.worth.seeds} a run failed, "
+        "which counts here as in the differences over all runs"
     )
 
 

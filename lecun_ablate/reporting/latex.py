@@ -8,7 +8,13 @@ from collections.abc import Iterable
 from lecun_ablate.evidence.arms import tuning_line
 from lecun_ablate.evidence.weighing import Evidence, ended
 from lecun_ablate.plan.results import RunStatus
-from lecun_ablate.reporting.evidence_tables import correction, levels
+from lecun_ablate.reporting.evidence_tables import (
+    correction,
+    levels,
+    test_name,
+    worth_tables,
+)
+from lecun_ablate.reporting.tables import Table
 from lecun_ablate.statistics import Interval, PairResult, failure_rate
 from lecun_ablate.statistics.wording import count
 
@@ -54,10 +60,18 @@ def latex(evidence: Evidence) -> str:
     """
     macros = Macros()
     arms, compared = _arms(evidence, macros), _comparisons(evidence, macros)
+    valued = [_worth(table, macros) for table in worth_tables(evidence)]
     paragraph = _checklist(evidence, macros)
     plan = evidence.plan
     head = f"% {plan.tracking_name}: needs \\usepackage{{booktabs}}"
-    parts = [head, macros.definitions(), arms, *([compared] if compared else []), paragraph]
+    parts = [
+        head,
+        macros.definitions(),
+        arms,
+        *([compared] if compared else []),
+        *valued,
+        paragraph,
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -122,6 +136,23 @@ def _comparisons(evidence: Evidence, macros: Macros) -> str:
     return _table("llrrrrl", header, rows, note)
 
 
+def _worth(table: Table, macros: Macros) -> str:
+    """Return a table of what choices are worth, its numbers as macros."""
+    rows = []
+    for row in table.records():
+        what = next(row[column.name] for column in table.columns if column.words)
+        rows.append(
+            [
+                text(cell)
+                if name in ("choice", "change", "step")
+                else macros(table.title, what, name, value=text(cell))
+                for name, cell in row.items()
+            ]
+        )
+    columns = "".join("l" if column.words else "r" for column in table.columns)
+    return _table(columns, map(text, table.names), rows, f"{table.title}: {table.caption}")
+
+
 def _interval(macros: Macros, name: tuple[str, ...], interval: Interval | None) -> str:
     if interval is None:
         return "--"
@@ -148,15 +179,21 @@ def _checklist(evidence: Evidence, macros: Macros) -> str:
         f"{key} {value}" for origin in results.origins.environment for key, value in origin.items()
     }
     commits = sorted({str(commit) for commit in results.origins.commit if commit})
+    drawn = (
+        "" if evidence.labels is not None else ", drawn anew with the training images by each seed"
+    )
+    searched = plan.experiment.searches is not None
+    found = " and what tuning happened to find, as a random effect of the searches"
+    found, nor = (found, "") if searched else ("", ", nor what tuning happened to find")
     sentences = [
         f"Each of {count(len(evidence.arms), 'arm')} was trained with {seeds} seeds, the same for "
         f"all arms ({runs} runs), on {text(plan.data)} "
         f"(digest \\texttt{{{plan.data_digest[:12]}}}), and scored on "
-        f"{len(evidence.labels):,} test images after the last epoch",
-        "Intervals over seeds capture the random initial weights and order of the patterns on this "
-        "test set; intervals with new images capture the test images as well, as crossed random "
-        "effects. They do not capture the data set, nor what tuning happened to find",
-        text(f"Differences are paired by seed; p of a sign-flip test {correction(result)}; "
+        f"{evidence.images:,} test images after the last epoch{drawn}",
+        f"Intervals capture the random initial weights and order of the patterns on this test set"
+        f"{found}; intervals with new images capture the test images as well, as crossed random "
+        f"effects. They do not capture the data set{nor}",
+        text(f"Differences are paired by seed; p of {test_name(result)} {correction(result)}; "
              f"{levels(result)}") if result.pairs else "",
         f"Hyperparameters: {text(tuning_line(plan))}",
         f"All runs together, the {lost} that diverged or collapsed included, took {hours} hours of "

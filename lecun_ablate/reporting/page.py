@@ -15,7 +15,12 @@ from lecun_ablate import statistics
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data import Digits
 from lecun_ablate.evidence.arms import arm_table, tuning_line
-from lecun_ablate.evidence.records import comparison_record, effect_record, ends
+from lecun_ablate.evidence.records import (
+    comparison_record,
+    effect_record,
+    ends,
+    worth_records,
+)
 from lecun_ablate.evidence.sentences import answer, warning
 from lecun_ablate.evidence.weighing import Evidence, ended
 from lecun_ablate.plan.plan import Plan
@@ -25,6 +30,7 @@ from lecun_ablate.reporting.html import finished, templates
 from lecun_ablate.reporting.selection import curve_factor, shown_arms
 from lecun_ablate.reporting.tables import Table
 from lecun_ablate.statistics import PairResult, points, probability, span
+from lecun_ablate.statistics.wording import plural
 from lecun_ablate.system.text import csv_cell, markdown, markdown_line
 from lecun_ablate.tracking.files import Files
 
@@ -90,6 +96,7 @@ def build(evidence: Evidence, digits: Digits | None, stored: Files) -> dict[str,
         "failed": bool(table[list(FAILURES)].to_numpy().any()),
         "tables": _tables(evidence),
         "effects": evidence.effects,
+        "worth": evidence_tables.worth_tables(evidence),
         "figures": drawn,
         "few_epochs": figures.few_epochs(results.frame),
         "bands": figures.has_bands(shown_arms(evidence)),
@@ -97,7 +104,7 @@ def build(evidence: Evidence, digits: Digits | None, stored: Files) -> dict[str,
         "per_digit": counted.per_digit(),
         "confusion": counted.confusion(),
         "unanswered": bool(counted.counts[:, :, answers.NONE].any()),
-        "images_of": np.bincount(evidence.labels, minlength=10),
+        "images_of": np.bincount(counted.labels, minlength=10),
         "hard": _hard(counted, digits),
         "pictured": digits is not None,
         "learned": learned,
@@ -118,6 +125,8 @@ def build(evidence: Evidence, digits: Digits | None, stored: Files) -> dict[str,
         "hard_digits.csv": _csv(_hard_frame(counted)),
         **{f"{name}.svg": figures.in_a_file(picture) for name, picture in drawn.items()},
     }
+    if evidence.worth.shares:
+        files["worth.csv"] = _csv(pd.DataFrame(worth_records(evidence)))
     if evidence.effects:
         files["effects.csv"] = _csv(pd.DataFrame([effect_record(e) for e in evidence.effects]))
     return files
@@ -209,7 +218,7 @@ def _figures(evidence: Evidence, palette: dict[str, str]) -> dict[str, str]:
         )
     if plan.experiment.ladder:
         drawn["ladder"] = figures.svg(
-            figures.ladder(evidence.arms, len(evidence.labels)),
+            figures.ladder(evidence.arms, evidence.images),
             "Test images missed after each step of the ladder",
         )
     return drawn
@@ -227,7 +236,8 @@ def _facts(evidence: Evidence) -> list[str]:
         statistics.count(epochs[0], "epoch")
         if len(epochs) == 1
         else f"{' or '.join(map(str, epochs))} epochs",
-        f"{plan.data}, {len(evidence.labels):,} test images",
+        f"{plan.data}, {evidence.images:,} test images"
+        + (" drawn by each seed" if evidence.labels is None else ""),
         f"trainer {' and '.join(trainers)}",
     ]
 
@@ -264,11 +274,15 @@ def _details(
 ) -> list[tuple[str, str]]:
     """Return what else is known of a comparison, each with its name."""
     one, joint = pair.counted, pair.joint
-    seeds = statistics.count(one.n, "seed")
-    details = [("P(better)", f"{probability(one)} with one more seed, with Wilson's interval")]
+    seeds = statistics.count(one.n, one.unit)
+    details = [
+        ("P(better)", f"{probability(one)} with one more {one.unit}, with Wilson's interval")
+    ]
     if one.interval:
         bca = f"; {span(one.bca)} by the BCa bootstrap, a cross-check" if one.bca else ""
-        details.append(("over seeds", f"{span(one.interval)} by {one.interval.method}{bca}"))
+        details.append(
+            (f"over {plural(one.unit)}", f"{span(one.interval)} by {one.interval.method}{bca}")
+        )
     if pair.simultaneous:
         details.append(("all together", f"{span(pair.simultaneous)} with the other comparisons"))
     if pair.corrected is not None:
@@ -288,15 +302,15 @@ def _details(
         if detectable:
             size += f" ({100 * detectable[0]:.2f} to {100 * detectable[1]:.2f})"
         details.append(("detectable", f"a true difference of {size} by {seeds} with 80 % power"))
-    elif one.n < record["fewest_seeds"]:
+    elif one.unit == "seed" and one.n < record["fewest_seeds"]:
         fewest = statistics.count(record["fewest_seeds"], "seed")
         details.append(("detectable", f"nothing by {seeds}, however large: it takes {fewest}"))
     if one.correlation is not None and one.pairing_gain is not None:
         details.append(
             (
                 "pairing",
-                f"r = {one.correlation:.2f} over seeds; without pairing it would take "
-                f"{one.pairing_gain:.1f} times as many seeds",
+                f"r = {one.correlation:.2f} over {plural(one.unit)}; without pairing it would take "
+                f"{one.pairing_gain:.1f} times as many",
             )
         )
     return details
@@ -383,7 +397,7 @@ def _again(results: Results) -> dict[str, Any]:
 
 def _recipe_differences(plan: Plan) -> dict[str, Any]:
     """Return the recipe fields in which arms differ, with their values, and the common ones."""
-    recipes = [arm.recipe.model_dump() for arm in plan.experiment.arms]
+    recipes = [arm.described for arm in plan.experiment.arms]
     fields = list(Recipe.model_fields)
     differing = [f for f in fields if len({str(recipe[f]) for recipe in recipes}) > 1]
     return {

@@ -20,10 +20,10 @@ def estimate(prepared: Prepared, todo: Sequence[tuple[str, int]]) -> float:
     """Return about how many seconds the (arm, seed) runs of a plan will take."""
     digits = prepared.digits
     splits = {"train": digits.train, "test": digits.test}
-    recipes = {arm.name: arm.recipe for arm in prepared.plan.experiment.arms}
+    experiment = prepared.plan.experiment
     total = 0.0
     for trainer, members in by_trainer(prepared.trainers, todo):
-        wanted = [recipes[arm] for _, arm, _ in members]
+        wanted = [experiment.arm(arm).recipe_for(seed) for _, arm, seed in members]
         per_epoch = seconds_per_epoch(trainer, wanted, digits.train, splits)
         total += per_epoch * sum(recipe.epochs for recipe in wanted)
     return total

@@ -13,7 +13,7 @@ from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data import Digits
 from lecun_ablate.errors import ConfigError
 from lecun_ablate.plan.keys import run_key
-from lecun_ablate.plan.plan import SPLIT
+from lecun_ablate.plan.plan import RESAMPLED_SPLIT, SPLIT
 from lecun_ablate.plan.results import EPOCH_METRICS
 from lecun_ablate.running import stored_components
 from lecun_ablate.running.training import metrics
@@ -83,10 +83,13 @@ def reproduce(
     others = stored_components.load(store, run, trusted)
     recipe = stored_components.recipe_of(run)
     digits = datasets.load_exactly(run.params["data"], run.params["data_digest"], data_dir)
+    data = {"digest": digits.digest, "split": run.params.get("split", SPLIT)}
+    if data["split"] == RESAMPLED_SPLIT:
+        digits = digits.resampled(run.seed)
     chosen = _trainer(run, recipe, trainer)
     now = _train(chosen, Run(recipe, run.seed), digits)
     then = store.histories([run_id])
-    key = run_key(recipe, run.seed, {"digest": digits.digest, "split": SPLIT}, chosen.identity())
+    key = run_key(recipe, run.seed, data, chosen.identity())
     return Reproduction(
         run=run,
         exact=key == run.key,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -14,7 +15,6 @@ import pyarrow as pa
 import torch
 from pyarrow import parquet
 
-from lecun_ablate.config.arms import Arm
 from lecun_ablate.config.experiment import Experiment
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.digits import Digits, Split
@@ -29,7 +29,7 @@ from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.tracking.names import ANSWERS, MODULES, WEIGHTS
 from lecun_ablate.tracking.plan_run import PlanRun
 from lecun_ablate.trainers.base import EpochReport, Run, Trainer
-from lecun_ablate.trainers.choice import choose
+from lecun_ablate.trainers.choice import Chosen, choose
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,27 @@ class Prepared:
     trainers: dict[str, Trainer]  # by arm
     notices: list[str]
     only: tuple[str, ...] = ()  # arms to train now; (): all
+
+    def groups(
+        self, todo: Sequence[tuple[str, int]]
+    ) -> Iterator[tuple[Trainer, Digits, list[tuple[int, str, int]]]]:
+        """Yield every trainer with images and the runs that it trains on them.
+
+        Runs are given as (place in `todo`, arm, seed). Those whose split is drawn by their seed are
+        trained seed by seed: a trainer takes one split at a time.
+        """
+        arms = {arm.name: arm for arm in self.plan.experiment.arms}
+        known = [run for run in todo if not arms[run[0]].resampled]
+        place = {run: k for k, run in enumerate(todo)}
+        by_seed: dict[int, list[tuple[str, int]]] = defaultdict(list)
+        for arm, seed in todo:
+            if arms[arm].resampled:
+                by_seed[seed].append((arm, seed))
+        drawn = ((self.digits.resampled(seed), runs) for seed, runs in by_seed.items())
+        for digits, runs in itertools.chain([(self.digits, known)], drawn):
+            for trainer, members in by_trainer(self.trainers, runs):
+                placed = [(place[arm, of], arm, of) for _, arm, of in members]
+                yield trainer, digits, placed
 
 
 @dataclass(frozen=True)
@@ -65,15 +86,31 @@ def prepare(
     Raises ConfigError if one of the user's own components breaks its contract: each is tried on two
     patterns before anything is trained.
     """
-    recipes = {arm.name: arm.recipe for arm in experiment.arms}
-    chosen, notices = choose(recipes, trainer, device)
+    chosen, notices = _choose(experiment, trainer, device)
     for arm in experiment.arms:
-        _try_components(arm, digits.train)
-        contract.refuse_broken(arm.name, arm.recipe, digits.train)
+        for recipe in arm.recipes:
+            _try_components(arm.name, recipe, digits.train)
+            contract.refuse_broken(arm.name, recipe, digits.train)
     plan = Plan.make(experiment, digits, {name: t.identity() for name, t in chosen.items()})
     if digits.notice:
         notices.insert(0, digits.notice)
     return Prepared(plan, digits, chosen, notices)
+
+
+def _choose(experiment: Experiment, trainer: str, device: str) -> Chosen:
+    """Return the trainer of each arm: one that supports all of its recipes."""
+    recipes = {
+        f"{arm.name}, search {k}" if k > 1 else arm.name: recipe
+        for arm in experiment.arms
+        for k, recipe in enumerate(arm.recipes, 1)
+    }
+    chosen, notices = choose(recipes, trainer, device)
+    trainers = {}
+    for arm in experiment.arms:
+        own = [chosen[name] for name in recipes if name.split(", search ")[0] == arm.name]
+        fits = [one for one in own if not any(map(one.unsupported, arm.recipes))]
+        trainers[arm.name] = (fits or own)[0]
+    return trainers, notices
 
 
 def train(
@@ -87,18 +124,18 @@ def train(
     `on_run` is called with every run as soon as it has been written, before an interruption can
     come between the two.
     """
-    digits, plan = prepared.digits, plan_run.plan
-    splits = {"train": digits.train, "test": digits.test}
+    plan = plan_run.plan
     todo = plan_run.pending(prepared.only)
-    recipes = {arm.name: arm.recipe for arm in plan.experiment.arms}
+    recipes = {(a.name, seed): a.recipe_for(seed) for a in plan.experiment.arms for _, seed in todo}
     done = len(plan.keys) - len(todo)
     what = f"{len(plan.keys)} runs, {done} done before, {len(todo)} to train"
-    work = Work(what, [(arm, recipes[arm].epochs) for arm, _ in todo], "test")
+    work = Work(what, [(arm, recipes[arm, seed].epochs) for arm, seed in todo], "test")
     if progress:
         progress.begin(work)
     try:
-        for trainer, members in by_trainer(prepared.trainers, todo):
-            runs = [Run(recipes[arm], seed) for _, arm, seed in members]
+        for trainer, digits, members in prepared.groups(todo):
+            splits = {"train": digits.train, "test": digits.test}
+            runs = [Run(recipes[arm, seed], seed) for _, arm, seed in members]
             history: dict[int, list[dict[str, float]]] = defaultdict(list)
             for report in trainer.train(runs, digits.train, splits):
                 index, arm, seed = members[report.index]
@@ -106,7 +143,7 @@ def train(
                 with held_back() if report.last else nullcontext():
                     if report.last:
                         status = run_status(report, digits.train)
-                        files = _run_files(report, digits.test, recipes[arm])
+                        files = _run_files(report, digits.test, recipes[arm, seed])
                         run_id = plan_run.log(arm, seed, history.pop(index), status, files)
                         if on_run:
                             error = report.scores["test"].error
@@ -179,24 +216,24 @@ def _component_files(recipe: Recipe) -> dict[str, bytes]:
     return files
 
 
-def _try_components(arm: Arm, split: Split) -> None:
+def _try_components(arm: str, recipe: Recipe, split: Split) -> None:
     """Take one step of the reference network if an arm uses components of the user's own."""
-    own = arm.recipe.user_components
+    own = recipe.user_components
     if not own:
         return
     names = ", ".join(f"{c.kind} {c.name!r}" for c in own)
     labels = torch.tensor(split.labels[:2])
     try:
-        network = Network(arm.recipe, seed=0)
-        images = torch.tensor(split.images[:2], dtype=getattr(torch, arm.recipe.dtype))
-        learning_rates(arm.recipe, 1, 1)
-        losses = network.training_loss(augmented(arm.recipe, 0, 1, images), labels)
+        network = Network(recipe, seed=0)
+        images = torch.tensor(split.images[:2], dtype=getattr(torch, recipe.dtype))
+        learning_rates(recipe, 1, 1)
+        losses = network.training_loss(augmented(recipe, 0, 1, images), labels)
         if tuple(losses.shape) != (2,):
             shape = tuple(losses.shape)
             raise ValueError(f"the loss of 2 patterns: expected shape (2,), got {shape}")
         losses.sum().backward()
     except ConfigError as error:
-        raise ConfigError([f"arm {arm.name!r}: {problem}" for problem in error.problems]) from error
+        raise ConfigError([f"arm {arm!r}: {problem}" for problem in error.problems]) from error
     except Exception as error:
         words = f"{contract.place(error, own)}: {type(error).__name__}: {error}"
-        raise ConfigError(f"arm {arm.name!r}: {names}: {words}") from error
+        raise ConfigError(f"arm {arm!r}: {names}: {words}") from error

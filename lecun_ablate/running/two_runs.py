@@ -52,6 +52,12 @@ def compare_runs(store: Store, first_id: str, second_id: str) -> RunComparison:
             for run in (first, second)
         )
         raise LecunAblateError(f"the two runs were tested on different digits: {tested}")
+    splits = [run.params.get("split") for run in (first, second)]
+    if splits != [None, None] and (splits[0] != splits[1] or first.seed != second.seed):
+        raise LecunAblateError(
+            f"the two runs were tested on different digits: the seed of {first.name} or of "
+            f"{second.name} has drawn its test images; expected two runs with the same seed"
+        )
     labels = store.files.labels(first_id)
     one, two = store.files.predictions(first_id), store.files.predictions(second_id)
     rows = np.flatnonzero(one != two)

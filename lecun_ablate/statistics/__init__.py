@@ -7,6 +7,7 @@ the last epoch, one per seed; differences are arm minus baseline, so negative me
 from lecun_ablate.statistics.arrays import DIVERGED_ERROR, misses
 from lecun_ablate.statistics.choosing import (
     JudgedChoice,
+    choose_prudently,
     expected_best,
     finalists,
     interval_over_searches,
@@ -43,6 +44,7 @@ from lecun_ablate.statistics.paired import (
     probability_of_improvement,
     sign_flip_test,
     smallest_p,
+    t_test,
 )
 from lecun_ablate.statistics.planning import (
     PowerAnalysis,
@@ -51,6 +53,7 @@ from lecun_ablate.statistics.planning import (
     detectable_range,
     minimum_detectable_effect,
     sd_interval,
+    searches_needed,
     seeds_for_equivalence,
     seeds_needed,
     seeds_table,
@@ -65,6 +68,7 @@ from lecun_ablate.statistics.seeds import (
     chance_of_wrong_ranking,
     describe,
     split_variance,
+    split_variance_of_own_images,
 )
 from lecun_ablate.statistics.stopping import UntilNarrow
 from lecun_ablate.statistics.verdict import BOTH_DIVERGED, MARGIN, Verdict, decide, second_sentence
@@ -78,7 +82,14 @@ from lecun_ablate.statistics.wording import (
     signed,
     span,
 )
-from lecun_ablate.statistics.worth import Contribution, Share, shapley, variance_shares
+from lecun_ablate.statistics.worth import (
+    Contribution,
+    Share,
+    Step,
+    largest_gains,
+    shapley,
+    variance_shares,
+)
 
 __all__ = [
     "ALPHA",
@@ -102,6 +113,7 @@ __all__ = [
     "Runs",
     "SeedsNeeded",
     "Share",
+    "Step",
     "TwoRuns",
     "UntilNarrow",
     "VarianceSplit",
@@ -109,6 +121,7 @@ __all__ = [
     "analyse_power",
     "bca_interval",
     "chance_of_wrong_ranking",
+    "choose_prudently",
     "common",
     "compare",
     "compare_all",
@@ -134,6 +147,7 @@ __all__ = [
     "interval_over_searches",
     "interval_with_failures",
     "judge_choice",
+    "largest_gains",
     "look_level",
     "mcnemar",
     "minimum_detectable_effect",
@@ -148,6 +162,7 @@ __all__ = [
     "prudent_choice",
     "rank",
     "sd_interval",
+    "searches_needed",
     "second_sentence",
     "seed_interval",
     "seeds_for_equivalence",
@@ -161,8 +176,10 @@ __all__ = [
     "smallest_p",
     "span",
     "split_variance",
+    "split_variance_of_own_images",
     "step_down",
     "t_interval",
     "t_power",
+    "t_test",
     "variance_shares",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,15 @@ from lecun_ablate.statistics.arrays import check_fraction, check_values
 from lecun_ablate.statistics.intervals import LEVEL, Interval
 
 RESAMPLES = 400
+
+# what is chosen: errors (candidates, seeds), how often each seed counts (seeds,), and which
+# candidates they are -> the place of the chosen one among them
+Rule = Callable[[np.ndarray, np.ndarray, np.ndarray], int]
+
+
+def smallest_mean(errors: np.ndarray, weights: np.ndarray, candidates: np.ndarray) -> int:
+    """Choose the candidate with the smallest mean error."""
+    return int((errors @ weights).argmin())
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,7 @@ class JudgedChoice:
     standard_error: float  # by resampling the whole choice
     interval: Interval
     error: float  # of what is chosen, judged alike
+    error_standard_error: float
 
 
 def finalists(search: ArrayLike, number: int) -> list[int]:
@@ -45,6 +55,7 @@ def judge_choice(
     own: ArrayLike,
     number: int,
     *,
+    choose: Rule = smallest_mean,
     level: float = LEVEL,
     rng_seed: int = 0,
     resamples: int = RESAMPLES,
@@ -54,8 +65,9 @@ def judge_choice(
     `search` (trials, seeds, images) are the misses of the search, `confirmed` those of the
     `finalists` over fresh seeds, (seeds, images) by trial, `own` those of the arm's own values with
     the same fresh seeds. The whole choice is made on half of the images and half of the fresh
-    seeds: the `number` best trials of the search, then the best of these and of `own`; the other
-    half of both judges it, in all four ways. Finalists that were picked on all images would carry
+    seeds: the `number` best trials of the search, then one of these and of `own`, by the rule
+    `choose`, for which `own` is number len(confirmed); the other half of both judges it, in all
+    four ways. Finalists that were picked on all images would carry
     the luck of these images into the judgement. The standard error comes from making the choice
     again on resampled seeds and images.
 
@@ -79,9 +91,8 @@ def judge_choice(
     if min(seeds, images) < 2:
         raise ValueError(f"{seeds} fresh seeds and {images} images: expected 2 or more of each")
     scores = scores[labels]
-    difference, error = _judge(
-        scores, tables, np.ones(scores.shape[1]), np.ones(seeds), np.ones(images), number
-    )
+    equal = np.ones(scores.shape[1]), np.ones(seeds), np.ones(images)
+    difference, error = _judge(scores, tables, *equal, number, choose)
     rng = np.random.default_rng(rng_seed)
     again = np.array([
         _judge(
@@ -91,16 +102,18 @@ def judge_choice(
             _weights(rng, seeds, 2),
             _weights(rng, images, 2),
             number,
-        )[0]
+            choose,
+        )
         for _ in range(resamples)
     ])  # fmt: skip
-    standard_error = float(again.std(ddof=1))
+    standard_error, of_error = (float(s) for s in again.std(axis=0, ddof=1))
     reach = float(stats.t.ppf((1 + level) / 2, seeds - 1)) * standard_error
     return JudgedChoice(
         difference,
         standard_error,
         Interval(difference - reach, difference + reach, level, "resampled choice"),
         error,
+        of_error,
     )
 
 
@@ -120,6 +133,7 @@ def _judge(
     seeds: np.ndarray,
     images: np.ndarray,
     number: int,
+    choose: Rule,
 ) -> tuple[float, float]:
     """Return chosen minus own, and the error of the chosen, over the four ways to halve.
 
@@ -129,10 +143,12 @@ def _judge(
     by_image = np.einsum("tsi,s->ti", scores, search_seeds / search_seeds.sum())
     cells = np.empty((len(tables), 2, 2))  # mean misses per half of the seeds and of the images
     searched = np.empty((len(scores), 2))
+    by_seed = []  # per half of the images: (tables, seeds)
     for half in (0, 1):
         weight = images[half::2] / images[half::2].sum()
         searched[:, half] = by_image[:, half::2] @ weight
         of_images = tables[:, :, half::2] @ weight
+        by_seed.append(of_images)
         for part in (0, 1):
             cells[:, part, half] = of_images[:, part::2] @ (seeds[part::2] / seeds[part::2].sum())
     differences, errors = [], []
@@ -140,7 +156,8 @@ def _judge(
         best = np.argsort(searched[:, half], kind="stable")[:number]
         candidates = np.append(best, len(tables) - 1)
         for part in (0, 1):
-            chosen = candidates[cells[candidates, part, half].argmin()]
+            errors_there = by_seed[half][candidates, part::2]
+            chosen = candidates[choose(errors_there, seeds[part::2], candidates)]
             judged = cells[:, 1 - part, 1 - half]
             differences.append(judged[chosen] - judged[-1])
             errors.append(judged[chosen])
@@ -148,33 +165,68 @@ def _judge(
 
 
 def prudent_choice(
-    places: ArrayLike, errors: ArrayLike, standard_errors: ArrayLike, failures: ArrayLike
+    places: ArrayLike,
+    errors: ArrayLike,
+    standard_errors: ArrayLike,
+    failures: ArrayLike,
+    failing: ArrayLike = (),
 ) -> int:
     """Return which candidate to take: of those as good as the best, one far from failures.
 
-    Candidates lie at `places` on one axis (a learning rate's logarithm), with mean errors of their
-    sound runs, standard errors, and counts of failed runs, (candidates,) each. As good as the best
-    are those without failures whose error is within one standard error (the best one's) of the
-    smallest; among them, the one whose nearest failing candidate is farthest away, and of equals
-    the best. Without a candidate that never failed, the one that failed least often, and of equals
-    the best. Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3, for the
-    rule of one standard error. Raises ValueError for arrays that do not match.
+    Candidates lie at `places` (candidates,) on one axis, such as a learning rate's logarithm, or
+    (candidates, axes) on several; with mean errors of their sound runs, standard errors, and counts
+    of failed runs, (candidates,) each. `failing` are more places at which a run failed. As good as
+    the best are the candidates without failures whose error is within one standard error (the best
+    one's) of the smallest; among them, the one whose nearest failure is farthest away, and of
+    equals the best. Without a candidate that never failed, the one that failed least often, and of
+    equals the best. Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3, for
+    the rule of one standard error. Raises ValueError for arrays that do not match.
     """
-    places, errors = check_values(places, "places"), check_values(errors, "errors")
+    where = np.asarray(places, dtype=np.float64)
+    where = where.reshape(len(where), -1)
+    errors = check_values(errors, "errors")
     spreads, failed = check_values(standard_errors, "standard_errors"), np.asarray(failures)
-    if not len(places) == len(errors) == len(spreads) == failed.size:
+    if not len(where) == len(errors) == len(spreads) == failed.size:
         raise ValueError(
-            f"{len(places)} places, {len(errors)} errors, {len(spreads)} standard errors and "
+            f"{len(where)} places, {len(errors)} errors, {len(spreads)} standard errors and "
             f"{failed.size} counts of failures; expected one of each per candidate"
         )
     calm = np.flatnonzero(failed == failed.min())
     best = calm[errors[calm].argmin()]
-    if failed.min() > 0 or not failed.any():
+    shunned = np.asarray(failing, dtype=np.float64).reshape(-1, where.shape[1])
+    shunned = np.concatenate([where[failed > 0], shunned])
+    if failed.min() > 0 or not len(shunned):
         return int(best)
     good = calm[errors[calm] <= errors[best] + spreads[best]]
-    distances = np.abs(places[good, None] - places[failed > 0]).min(axis=1)
+    distances = np.linalg.norm(where[good, None] - shunned, axis=2).min(axis=1)
     order = np.lexsort((errors[good], -distances))
     return int(good[order[0]])
+
+
+def choose_prudently(
+    errors: ArrayLike,
+    places: ArrayLike,
+    guessing: float,
+    *,
+    weights: ArrayLike | None = None,
+    failing: ArrayLike = (),
+) -> int:
+    """Return the `prudent_choice` among candidates with errors (candidates, seeds).
+
+    A run has failed whose error reaches `guessing`. `weights` (seeds,) say how often each seed
+    counts; None: once. `places` and `failing` are those of `prudent_choice`. A candidate all of
+    whose runs failed has the mean over them.
+    """
+    table = np.asarray(errors, dtype=np.float64)
+    counts = np.ones(table.shape[1]) if weights is None else np.asarray(weights, dtype=np.float64)
+    failed = table >= guessing
+    kept = np.where(failed, 0.0, 1.0) * counts
+    kept[kept.sum(axis=1) == 0] = counts
+    number = kept.sum(axis=1)
+    means = (kept * table).sum(axis=1) / number
+    squares = (kept * (table - means[:, None]) ** 2).sum(axis=1)
+    standard = np.sqrt(squares / np.maximum(number - 1, 1) / number)
+    return prudent_choice(places, means, standard, (failed * counts).sum(axis=1), failing)
 
 
 def expected_best(errors: ArrayLike) -> np.ndarray:

@@ -16,7 +16,13 @@ from lecun_ablate.statistics.images import JointComparison, compare_jointly
 from lecun_ablate.statistics.inflation import corrected_for_call
 from lecun_ablate.statistics.intervals import Interval
 from lecun_ablate.statistics.looks import look_level
-from lecun_ablate.statistics.paired import Comparison, compare, difference_interval, smallest_p
+from lecun_ablate.statistics.paired import (
+    Comparison,
+    Unit,
+    compare,
+    difference_interval,
+    smallest_p,
+)
 from lecun_ablate.statistics.power import ALPHA
 from lecun_ablate.statistics.results import ExperimentResult, PairResult
 from lecun_ablate.statistics.runs import Runs, common
@@ -30,6 +36,7 @@ def compare_all(
     labels: ArrayLike | None = None,
     cells: Mapping[str, Mapping[str, Level]] | None = None,
     baseline_cell: Mapping[str, Level] | None = None,
+    searches: Mapping[int, int] | None = None,
     margin: float = MARGIN,
     alpha: float = ALPHA,
     look: int | None = None,
@@ -42,6 +49,12 @@ def compare_all(
     worked out as well. With `cells`, the level of every factor by arm, the effects of the factors
     join the family, over the seeds that all these arms share. `margin` is the difference in error
     that does not matter, a fraction.
+
+    `searches` maps every seed to the search whose values it was trained with, if arms were tuned by
+    several: which values a search finds is a random effect that more seeds do not average out, so
+    all intervals and tests are over the searches' means (Bouthillier et al. 2021, "Accounting for
+    Variance in Machine Learning Benchmarks", MLSys), with Holm's correction. Failures are counted
+    over the runs.
 
     `alpha` is the error of the whole family; with `look`, the number of the look at growing data,
     that of all looks together, of which this one spends `look_level`. All intervals have the level
@@ -65,9 +78,10 @@ def compare_all(
         margin=margin,
         alpha=alpha if look is None else look_level(look, alpha),
         next_alpha=alpha if look is None else look_level(look + 1, alpha),
-        holm_only=failed,
+        holm_only=failed or searches is not None,
         cells=list(cells.values()) if cells else [],
         baseline_cell=baseline_cell,
+        searches=searches,
         rng_seed=rng_seed,
     )
     over_all = _decide_family(matched, shared, rules)
@@ -119,7 +133,16 @@ class _Rules:
     holm_only: bool
     cells: Sequence[Mapping[str, Level]]  # the level of every factor, by arm; none: no factorial
     baseline_cell: Mapping[str, Level] | None
+    searches: Mapping[int, int] | None
     rng_seed: int
+
+    @property
+    def unit(self) -> Unit:
+        return "seed" if self.searches is None else "search"
+
+    def rows(self, runs: Runs) -> Runs:
+        """Return what is compared row by row: runs, or the searches' means over them."""
+        return runs if self.searches is None else runs.over_searches(self.searches)
 
 
 @dataclass(frozen=True)
@@ -148,8 +171,12 @@ def _decide_family(
     The pairs hold the seeds common to both, `shared` those common to all cells of the factorial.
     """
     level = 1 - rules.alpha
+    matched = [[rules.rows(runs) for runs in pair] for pair in matched]
+    shared = [rules.rows(runs) for runs in shared]
     compared = [
-        compare(arm.errors, base.errors, level=level, rng_seed=rules.rng_seed) if len(arm) else None
+        compare(arm.errors, base.errors, level=level, unit=rules.unit, rng_seed=rules.rng_seed)
+        if len(arm)
+        else None
         for arm, base in matched
     ]
     effects: list[Contrast] = []
@@ -161,12 +188,15 @@ def _decide_family(
         if len(arm)
     ]
     rows += [(shared[0].seeds, effect.values) for effect in effects]
-    plain = [one.p for one in compared if one] + [effect.p(rules.rng_seed) for effect in effects]
+    plain = [one.p for one in compared if one]
+    plain += [effect.p(rules.rng_seed, rules.unit) for effect in effects]
     p, correction = correct(rows, plain, holm_only=rules.holm_only, rng_seed=rules.rng_seed)
     smallest = np.array([smallest_p(len(values)) for _, values in rows])
-    if correction == "Holm":  # where numbers of seeds differ, who has many leaves more to others
+    if rules.searches is not None:  # a t test knows no smallest p
+        smallest = np.array([float(len(values) < 2) for _, values in rows])
+    elif correction == "Holm":  # where numbers of seeds differ, who has many leaves more to others
         smallest = holm(smallest)
-    fewest = fewest_for(correction, len(rows), rules.next_alpha)
+    fewest = 2 if rules.searches else fewest_for(correction, len(rows), rules.next_alpha)
     decided, k = [], 0
     for one in compared:
         if one is None:
@@ -229,14 +259,18 @@ def _pair_result(
         verdict=verdict,
         verdict_sound=sound.verdict,
         simultaneous=difference_interval(
-            arm.errors, base.errors, level=1 - rules.alpha / len(family.pairs)
+            rules.rows(arm).errors,
+            rules.rows(base).errors,
+            level=1 - rules.alpha / len(family.pairs),
         ),
         failures=compare_failures(arm.failed, base.failed),
         arm_diverged=int(arm.diverged.sum()),
         baseline_diverged=int(base.diverged.sum()),
         over_all=interval_with_failures(
             arm.errors, base.errors, arm.failed, base.failed, 1 - rules.alpha
-        ),
+        )
+        if rules.searches is None
+        else None,
         margin=rules.margin,
         corrected=corrected,
         joint=joint,
@@ -257,5 +291,11 @@ def _joint(
             raise ValueError(
                 "errors and predictions disagree: are they of the same runs and split?"
             )
+        if rules.searches is not None:
+            which = np.array([rules.searches[int(seed)] for seed in runs.seeds])
+            means = [missed[which == one].mean(axis=0) for one in np.unique(which)]
+            if len(means) < 2:
+                return None
+            missed = np.array(means)
         tables.append(missed)
     return compare_jointly(*tables, seeds=seeds, level=1 - rules.alpha, rng_seed=rules.rng_seed)

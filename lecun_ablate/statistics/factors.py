@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from lecun_ablate.statistics.arrays import DIVERGED_ERROR, ROUNDING, check_errors, check_mask
 from lecun_ablate.statistics.correction import correct
 from lecun_ablate.statistics.intervals import LEVEL, Interval, seed_interval
-from lecun_ablate.statistics.paired import sign_flip_test
+from lecun_ablate.statistics.paired import Unit, test_of
 from lecun_ablate.statistics.power import ALPHA
 from lecun_ablate.statistics.wording import count, p_value, points, span
 
@@ -34,9 +34,9 @@ class Contrast:
     baseline: tuple[Level, ...]  # the levels they stand against
     values: np.ndarray  # (seeds,) fractions of the images, negative for fewer errors
 
-    def p(self, rng_seed: int = 0) -> float:
-        """The two-sided p of the sign-flip test over seeds."""
-        return sign_flip_test(self.values, rng_seed=rng_seed)[0]
+    def p(self, rng_seed: int = 0, unit: Unit = "seed") -> float:
+        """The two-sided p of the sign-flip test over seeds, or of a t test over searches."""
+        return test_of(unit)(self.values, rng_seed)[0]
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 from lecun_ablate.statistics.arrays import (
@@ -28,6 +31,8 @@ EXACT_UP_TO = 20  # seeds that differ: 2^19 sums
 PERMUTATIONS = 99_999
 SIGNS = 2**17  # random ones held in memory at a time
 
+Unit = Literal["seed", "search"]  # what a row of paired errors is
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -36,7 +41,7 @@ class Comparison:
     Errors and differences are fractions of the images; negative means that the arm is better.
     """
 
-    n: int  # common seeds
+    n: int  # common seeds, or searches
     arm_mean: float
     baseline_mean: float
     arm_sd: float  # over seeds; 0 for a single seed
@@ -51,6 +56,7 @@ class Comparison:
     improvement_interval: Interval | None
     effect_size: float | None  # difference / sd (Cohen's d_z); None if the sd is 0 but not the mean
     correlation: float | None  # of the two arms over seeds; None below 3 seeds or without spread
+    unit: Unit = "seed"  # "search": all numbers are about the searches' means over their seeds
 
     @property
     def identical(self) -> bool:
@@ -71,7 +77,8 @@ class Comparison:
     def note(self) -> str | None:
         """What a reader must know about this comparison's limits."""
         if self.n == 1:
-            return "one seed: no interval and no test over seeds is possible"
+            several = "searches" if self.unit == "search" else "seeds"
+            return f"one {self.unit}: no interval and no test over {several} is possible"
         return None
 
 
@@ -80,18 +87,21 @@ def compare(
     baseline_errors: ArrayLike,
     *,
     level: float = LEVEL,
+    unit: Unit = "seed",
     rng_seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Comparison:
     """Compare an arm with a baseline over common seeds: row k of both is the same seed.
 
-    Errors (seeds,) are fractions of images missed. The result is the same for the same arguments,
-    random resampling included. Raises ValueError for rows that do not pair up, NaN, or errors
-    outside 0..1.
+    Errors (seeds,) are fractions of images missed. With the unit "search", rows are the means over
+    the runs that were trained with what one search has found. There are few of these, and as means
+    they are nearly normal, so p is that of a t test: 5 searches cannot reach 0.05 by sign flips.
+    The result is the same for the same arguments, random resampling included. Raises ValueError for
+    rows that do not pair up, NaN, or errors outside 0..1.
     """
     differences = paired_differences(arm_errors, baseline_errors)
     arm, baseline = check_errors(arm_errors), check_errors(baseline_errors)
-    p, exact = sign_flip_test(differences, rng_seed=rng_seed)
+    p, exact = test_of(unit)(differences, rng_seed)
     improvement, improvement_interval = probability_of_improvement(differences, level)
     return Comparison(
         n=len(differences),
@@ -102,14 +112,39 @@ def compare(
         difference=float(differences.mean()),
         sd=spread(differences),
         interval=difference_interval(arm, baseline, level=level),
-        bca=bca_interval(differences, level, rng_seed=rng_seed, resamples=resamples),
+        bca=None
+        if unit == "search"
+        else bca_interval(differences, level, rng_seed=rng_seed, resamples=resamples),
         p=p,
         exact=exact,
         improvement=improvement,
         improvement_interval=improvement_interval,
         effect_size=effect_size(differences),
         correlation=correlation(arm, baseline),
+        unit=unit,
     )
+
+
+def test_of(unit: Unit) -> Callable[[np.ndarray, int], tuple[float, bool]]:
+    """Return the test of a mean over units: (differences, rng_seed) -> (p, whether it is exact)."""
+    if unit == "search":
+        return lambda values, rng_seed: (t_test(values), False)
+    return lambda values, rng_seed: sign_flip_test(values, rng_seed=rng_seed)
+
+
+def t_test(differences: ArrayLike) -> float:
+    """Return the two-sided p of Student's test that the mean of differences (units,) is 0.
+
+    1 for a single unit, and where all differences are 0; 0 where all are the same, but not 0.
+    """
+    values = check_values(differences)
+    if len(values) < 2 or np.abs(values).max() <= ROUNDING:
+        return 1.0
+    sd = spread(values)
+    if sd == 0:
+        return 0.0
+    t = abs(float(values.mean())) / sd * math.sqrt(len(values))
+    return float(2 * stats.t.sf(t, len(values) - 1))
 
 
 def difference_interval(

@@ -53,6 +53,17 @@ def seeds_needed(
     return _fewest(enough, fewest)
 
 
+def searches_needed(
+    effect: float, sd: float, *, alpha: float = ALPHA, target: float = POWER, comparisons: int = 1
+) -> int:
+    """Return the fewest searches that show a true `effect` with power `target`, by a t test.
+
+    `sd` is that of the searches' mean differences. Holm's correction for `comparisons`.
+    """
+    level = alpha / comparisons
+    return _fewest(lambda n: t_power(effect, sd, n, alpha=level) >= target, 2)
+
+
 def seeds_for_equivalence(
     difference: float,
     margin: float,

@@ -10,7 +10,7 @@ from lecun_ablate.statistics.factors import Effect
 from lecun_ablate.statistics.failures import FailureComparison, outweighing_rate
 from lecun_ablate.statistics.images import JointComparison
 from lecun_ablate.statistics.intervals import Interval
-from lecun_ablate.statistics.paired import Comparison
+from lecun_ablate.statistics.paired import Comparison, Unit
 from lecun_ablate.statistics.planning import (
     PowerAnalysis,
     analyse_power,
@@ -135,7 +135,7 @@ class PairResult:
         one, verdict = self.sound, self.verdict_sound
         if one is None or verdict is None:
             return f"{note}; without failed runs, nothing is left to compare"
-        found = f"{points(one.difference)} {span(one.interval)} over {count(one.n, 'seed')}"
+        found = f"{points(one.difference)} {span(one.interval)} over {count(one.n, one.unit)}"
         same = f"another: {verdict.text}" if self.failures_matter else "the same"
         return f"{note}; among sound runs, the difference is {found} and the verdict {same}"
 
@@ -165,6 +165,11 @@ class ExperimentResult:
         raise KeyError(arm)
 
     @property
+    def unit(self) -> Unit:
+        """What intervals and tests are over: seeds, or searches that tuned the arms."""
+        return self.pairs[0].counted.unit if self.pairs else "seed"
+
+    @property
     def family(self) -> int:
         """How many comparisons and effects are corrected for together."""
         return len(self.pairs) + len(self.effects)
@@ -180,11 +185,18 @@ class ExperimentResult:
 
     @property
     def fewest_seeds(self) -> int:
-        """The fewest seeds with which any of the comparisons could be significant."""
+        """The fewest seeds, or searches, with which any comparison could be significant."""
+        if self.unit == "search":
+            return 2
         return fewest_for(self.correction, max(1, self.family), self.alpha)
 
     def detectable(self, pair: PairResult) -> float | None:
-        """Return the difference that a comparison's seeds show with 80 % power; None: too few."""
+        """Return the difference that a comparison's seeds show with 80 % power.
+
+        None: too few, or searches, of which more seeds are no help.
+        """
+        if self.unit == "search":
+            return None
         return minimum_detectable_effect(
             pair.counted.n,
             pair.counted.sd,
@@ -193,7 +205,9 @@ class ExperimentResult:
         )
 
     def detectable_range(self, pair: PairResult) -> tuple[float, float] | None:
-        """Return `detectable` at the ends of the sd's 95 % interval; None: too few seeds."""
+        """Return `detectable` at the ends of the sd's 95 % interval; None: as there."""
+        if self.unit == "search":
+            return None
         return detectable_range(
             pair.counted.n,
             pair.counted.sd,
@@ -227,7 +241,10 @@ class ExperimentResult:
         of_all = len(self.too_few) == len(self.pairs)
         which = "" if of_all else f" of {', '.join(pair.arm for pair in self.too_few)}"
         numbers = sorted({pair.counted.n for pair in self.too_few})
-        seeds = f"{numbers[0]} to {numbers[-1]} seeds" if numbers[1:] else count(numbers[0], "seed")
+        unit = self.unit
+        seeds = count(numbers[-1], unit)
+        if numbers[1:]:
+            seeds = f"{numbers[0]} to {seeds}"
         among = count(len(self.pairs), "comparison")
         if self.effects:
             among += f" and {count(len(self.effects), 'effect')}"
@@ -235,5 +252,5 @@ class ExperimentResult:
             f"With {seeds} and {among} no result{which} could be "
             f"significant at {self.alpha:.2g}, however large the difference: the smallest possible "
             f"p, corrected, is {min(pair.smallest_p for pair in self.too_few):.2g}. "
-            f"It takes at least {count(self.fewest_seeds, 'seed')}."
+            f"It takes at least {count(self.fewest_seeds, unit)}."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 
@@ -77,6 +78,17 @@ class Runs:
             predictions,
             self.collapsed[rows],
         )
+
+    def over_searches(self, searches: Mapping[int, int]) -> Runs:
+        """Return a row for each search that its seeds' values come from: the mean over the seeds.
+
+        `searches` maps every seed to its search, whose number takes the seed's place. Answers and
+        failures belong to single runs, and are left out.
+        """
+        which = np.array([searches[int(seed)] for seed in self.seeds], dtype=int)
+        labels = np.unique(which)
+        means = np.array([self.errors[which == label].mean() for label in labels])
+        return Runs(labels, means)
 
 
 def _mask(mask: ArrayLike | None, seeds: int, name: str) -> np.ndarray:

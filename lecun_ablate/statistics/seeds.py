@@ -94,6 +94,28 @@ def split_variance(predictions: ArrayLike, labels: ArrayLike) -> VarianceSplit:
     return VarianceSplit(n, m, total, total - rest, rest, rest_se)
 
 
+def split_variance_of_own_images(errors: ArrayLike, images: int) -> VarianceSplit:
+    """Split the variance of errors (seeds,) of which each is from `images` test images of its own.
+
+    `finite_test_set` is the mean of e (1 - e) / (images - 1), what drawing the images makes of a
+    network with the error e; `rest` is what is left: networks that are better or worse, among
+    others because of the images that they were trained on. Images drawn without replacement from a
+    pool that the other seeds draw from, too, vary a little less than that, which makes `rest` too
+    small rather than too large. Raises ValueError below 2 seeds or images.
+    """
+    errors = check_errors(errors)
+    n = len(errors)
+    if min(n, images) < 2:
+        raise ValueError(f"{n} seeds and {images} images: expected at least 2 of each")
+    drawn = errors * (1 - errors) / (images - 1)
+    total, finite = float(errors.var(ddof=1)), float(drawn.mean())
+    rest_se = None
+    if n > 2:
+        left_out = [np.delete(errors, k).var(ddof=1) - np.delete(drawn, k).mean() for k in range(n)]
+        rest_se = math.sqrt((n - 1) * np.var(left_out))
+    return VarianceSplit(n, images, total, finite, total - finite, rest_se)
+
+
 def _pair_covariance(rates: np.ndarray, total: float, n: int) -> float:
     """Return the mean over pairs of different images of the covariance of their misses."""
     m = len(rates)

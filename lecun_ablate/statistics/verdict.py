@@ -19,9 +19,15 @@ from typing import Literal
 from lecun_ablate.statistics.images import JointComparison
 from lecun_ablate.statistics.intervals import Interval
 from lecun_ablate.statistics.paired import Comparison, smallest_p
-from lecun_ablate.statistics.planning import MOST_SEEDS, POWER, seeds_for_equivalence, seeds_needed
+from lecun_ablate.statistics.planning import (
+    MOST_SEEDS,
+    POWER,
+    searches_needed,
+    seeds_for_equivalence,
+    seeds_needed,
+)
 from lecun_ablate.statistics.power import ALPHA, fewest_seeds
-from lecun_ablate.statistics.wording import at_most, count, points, span
+from lecun_ablate.statistics.wording import at_most, count, plural, points, span
 
 MARGIN = 0.005  # half a point: ten of 2,007 test images
 
@@ -60,6 +66,7 @@ def decide(
     seeds are planned (None: `alpha`). Raises ValueError for a margin <= 0.
     """
     next_alpha = alpha if next_alpha is None else next_alpha
+    unit = comparison.unit
     if margin <= 0:
         raise ValueError(f"margin is {margin}; expected a positive difference in error")
     p = comparison.p if p_adjusted is None else p_adjusted
@@ -69,7 +76,7 @@ def decide(
     if fewest is None:
         fewest = fewest_seeds(alpha=next_alpha)
     if interval is None:
-        text = f"undecided: one seed does not show the spread; {count(fewest, 'seed')} could tell"
+        text = f"undecided: one {unit} does not show the spread; {count(fewest, unit)} could tell"
         return Verdict("undecided", text, fewest - n)
     if smallest <= alpha:
         if p <= alpha and interval.excludes(0):
@@ -79,22 +86,33 @@ def decide(
             text = f"{kind} by {points(abs(comparison.difference), sign=False)} {span(interval)}"
             return Verdict(kind, text)
         if comparison.identical:
-            return Verdict("no difference", f"no difference with any of {count(n, 'seed')}")
+            return Verdict("no difference", f"no difference with any of {count(n, unit)}")
         if interval.bound <= margin:
             text = f"no difference larger than {at_most(interval.bound)}"
             return Verdict("no difference", text)
     more = max(fewest - n, _more_seeds(comparison, comparisons, margin, next_alpha))
     if n + more >= MOST_SEEDS:
-        return Verdict("undecided", "undecided: no feasible number of seeds would tell", more)
-    return Verdict("undecided", f"undecided: {count(more, 'more seed')} would probably tell", more)
+        return Verdict(
+            "undecided", f"undecided: no feasible number of {plural(unit)} would tell", more
+        )
+    return Verdict(
+        "undecided", f"undecided: {count(more, f'more {unit}')} would probably tell", more
+    )
 
 
 def _more_seeds(comparison: Comparison, comparisons: int, margin: float, alpha: float) -> int:
     """Return the seeds to add for a chance of POWER to decide, if mean and spread stay the same.
 
-    By rule 2 or by rule 3, whichever takes fewer seeds.
+    By rule 2 or by rule 3, whichever takes fewer seeds. Of searches, by rule 2 alone.
     """
     distance = abs(comparison.difference)
+    if comparison.unit == "search":
+        if distance == 0:
+            return MOST_SEEDS
+        needed_searches = searches_needed(
+            distance, comparison.sd, alpha=alpha, target=POWER, comparisons=comparisons
+        )
+        return max(1, needed_searches - comparison.n)
     needed = []
     if distance > 0:
         needed.append(

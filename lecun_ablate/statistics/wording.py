@@ -55,5 +55,10 @@ def p_value(p: float) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """Return a number with its noun: "1 seed", "12 seeds"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """Return a number with its noun: "1 seed", "12 seeds", "5 searches"."""
+    return f"{number:,} {noun if number == 1 else plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """Return the plural of a noun: "seeds", "searches"."""
+    return f"{noun}{'es' if noun.endswith('search') else 's'}"

@@ -8,9 +8,9 @@ changes neither the trials nor the winner.
 
 from __future__ import annotations
 
+import base64
 import hashlib
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from lecun_ablate.config.arms import Arm
 from lecun_ablate.config.recipe import Recipe, is_numeric
 from lecun_ablate.config.study import Alternatives, Range, SearchStudy
-from lecun_ablate.statistics import DIVERGED_ERROR
+from lecun_ablate.statistics import DIVERGED_ERROR, finalists
 from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.trainers.base import EpochReport, State
 
@@ -39,6 +39,7 @@ INDEX, RETRY_OF, ERRORS, DIVERGED, MLFLOW_RUN = (
     "diverged",
     "mlflow_run_id",
 )
+MISSES = "validation_misses"  # of the trials; MISSES/label of the study
 PROGRESS, CONFIRMED = "progress", "confirmed"  # attributes of the study
 OWN = "own"  # the label of an arm's own values if they are not among the trials
 
@@ -55,19 +56,22 @@ class Replica:
     state: State | None = None
     errors: list[float] = field(default_factory=list)  # validation error after each epoch
     diverged: bool = False
+    missed: np.ndarray | None = None  # (images,) bool, after the last epoch
+    search: int = 0  # of a study that repeats its search
 
     @property
     def error(self) -> float:
         """The validation error after the last epoch."""
         return self.errors[-1]
 
-    def take(self, report: EpochReport) -> None:
-        """Note the outcome of an epoch."""
+    def take(self, report: EpochReport, labels: np.ndarray) -> None:
+        """Note the outcome of an epoch; `labels` (images,) are those of the validation split."""
         self.diverged = report.diverged
         error = DIVERGED_ERROR if report.diverged else report.scores["validation"].error
         self.errors.append(error)
         if report.last:
             self.state = report.state
+            self.missed = report.scores["validation"].predictions != labels
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,11 @@ class ArmSearch:
         self.next: int = progress["next"]
         self._batch: dict[int, int] = {}  # the same, with the new trials
         self._replicas: dict[int, list[Replica]] = {}
+
+    @property
+    def name(self) -> str:
+        """The arm, and which of its searches this is if there are several."""
+        return self.study.label(self.arm.name)
 
     @property
     def done(self) -> bool:
@@ -176,8 +185,12 @@ class ArmSearch:
         return wanted
 
     def _replicas_of(self, values: Mapping[str, Any]) -> list[Replica]:
-        recipe = self.study.recipe(self.arm, values)
-        return [Replica(self.arm, values, recipe, s, recipe.epochs) for s in self.study.seeds]
+        return [self.replica(values, seed) for seed in self.study.seeds]
+
+    def replica(self, values: Mapping[str, Any], seed: int) -> Replica:
+        """Return a run of the arm with values and a seed, to be trained from its start."""
+        recipe, search = self.study.recipe(self.arm, values), self.study.repetition or 0
+        return Replica(self.arm, values, recipe, seed, recipe.epochs, search=search)
 
     def _next_stop(self, recipe: Recipe, epoch: int) -> int:
         pruner = self.study.pruner
@@ -298,6 +311,7 @@ class ArmSearch:
         handle = self._handle(trial)
         handle.set_user_attr(MLFLOW_RUN, log(self, ended))
         handle.set_user_attr(ERRORS, [replica.error for replica in ended.replicas])
+        handle.set_user_attr(MISSES, [_packed(replica) for replica in ended.replicas])
         handle.set_user_attr(DIVERGED, sum(replica.diverged for replica in ended.replicas))
         if ended.state == TrialState.COMPLETE:
             self.record.tell(ended.number, ended.score)
@@ -317,18 +331,34 @@ class ArmSearch:
     def best(self) -> list[FrozenTrial]:
         """Return the trials that are worth training again, the best first.
 
-        Complete ones by their scores; where a pruner has left too few of them, those that got
-        furthest, by the values that they reached there. Diverged trials are none.
+        The best on each half of the validation images, so that the other half can judge them.
+        Complete ones come before pruned ones, which fill up what is left; of these, those that got
+        furthest. Diverged trials are none. Where a trial's misses are not known, because an older
+        version of this package has trained it, the best on all images.
         """
+        sound = [t for t in self.budget().values() if not t.user_attrs[DIVERGED]]
+        number = self.study.confirm.trials
+        if sound and all(MISSES in trial.user_attrs for trial in sound):
+            return [sound[k] for k in finalists(self.searched(sound), number)]
 
         def rank(trial: FrozenTrial) -> tuple[float, float, int]:
-            pruned = trial.state == TrialState.PRUNED
-            epoch = max(trial.intermediate_values) if pruned else math.inf
             assert trial.value is not None
-            return -epoch, trial.value, trial.user_attrs[INDEX]
+            return self._behind(trial), trial.value, trial.user_attrs[INDEX]
 
-        sound = [t for t in self.budget().values() if not t.user_attrs[DIVERGED]]
-        return sorted(sound, key=rank)[: self.study.confirm.trials]
+        return sorted(sound, key=rank)[:number]
+
+    def searched(self, trials: Sequence[FrozenTrial]) -> np.ndarray:
+        """Return what trials missed, (trials, seeds, images), 1 more for each epoch pruned off."""
+        missed = [[unpacked(row) for row in t.user_attrs[MISSES]] for t in trials]
+        behind = [self._behind(trial) for trial in trials]
+        return np.array(missed) + np.array(behind)[:, None, None]
+
+    def _behind(self, trial: FrozenTrial) -> int:
+        """Return how many epochs before its last a trial was pruned; 0 for a complete one."""
+        if trial.state != TrialState.PRUNED:
+            return 0
+        epochs = self.study.recipe(self.arm, trial.params).epochs
+        return epochs - max(trial.intermediate_values)
 
     @property
     def own_label(self) -> str:
@@ -340,11 +370,43 @@ class ArmSearch:
         known = self.record.user_attrs.get(f"{CONFIRMED}/{label}", {})
         return {int(seed): error for seed, error in known.items()}
 
+    def confirmed_misses(self, label: str) -> np.ndarray | None:
+        """Return what a candidate missed, (fresh seeds, images); None where that is not known."""
+        known = self.record.user_attrs.get(f"{MISSES}/{label}", {})
+        if not all(str(seed) in known for seed in self.study.confirm_seeds):
+            return None
+        return np.array([unpacked(known[str(seed)]) for seed in self.study.confirm_seeds])
+
     @held_back()
-    def confirm(self, label: str, errors: Mapping[int, float]) -> None:
-        """Add a candidate's validation errors by fresh seed."""
-        known = self.confirmed(label) | dict(errors)
+    def confirm(self, label: str, runs: Sequence[Replica]) -> None:
+        """Add a candidate's runs over fresh seeds: their validation errors and what they missed."""
+        missed = self.record.user_attrs.get(f"{MISSES}/{label}", {})
+        packed = {str(run.seed): _packed(run) for run in runs}
+        # the errors come last: they say that the runs are there
+        self.record.set_user_attr(f"{MISSES}/{label}", missed | packed)
+        known = self.confirmed(label) | {run.seed: run.error for run in runs}
         self.record.set_user_attr(f"{CONFIRMED}/{label}", {str(s): e for s, e in known.items()})
+
+
+def _packed(run: Replica) -> str:
+    """Return which images a run missed as a text: their number, a colon, and bits in base64.
+
+    A run that diverged has no bits.
+    """
+    assert run.missed is not None
+    bits = b"" if run.diverged else np.packbits(run.missed).tobytes()
+    return f"{len(run.missed)}:{base64.b64encode(bits).decode()}"
+
+
+def unpacked(text: str) -> np.ndarray:
+    """Return what `_packed` has packed, (images,): 1.0 where an image was missed, else 0.0.
+
+    DIVERGED_ERROR on every image for a run that diverged.
+    """
+    number, bits = text.split(":")
+    if not bits:
+        return np.full(int(number), DIVERGED_ERROR)
+    return np.unpackbits(np.frombuffer(base64.b64decode(bits), np.uint8), count=int(number)) * 1.0
 
 
 def _distribution(name: str, values: Range | Alternatives) -> BaseDistribution:
@@ -364,4 +426,9 @@ def _score(replicas: list[Replica]) -> float:
 
 def searches(study: SearchStudy, records: Mapping[str, optuna.Study]) -> list[ArmSearch]:
     """Return the searches of the arms that have records, in the order of the arms."""
-    return [ArmSearch(study, arm, records[arm.name]) for arm in study.arms if arm.name in records]
+    return [
+        ArmSearch(one, arm, records[one.label(arm.name)])
+        for arm in study.arms
+        for one in study.each()
+        if one.label(arm.name) in records
+    ]

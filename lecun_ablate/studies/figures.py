@@ -24,17 +24,20 @@ def validation_error(result: SearchResult) -> Figure:
     """Draw the validation error against each searched field, with the confirmed winners.
 
     Where one numeric field is searched, a curve per arm, with a band of one sd over the seeds of
-    a trial; else a point per trial. Diverged trials are crosses.
+    a trial; else a point per trial. Diverged trials are crosses. Beside them, the expected smallest
+    error against the number of trials: whether the budget was enough.
     """
     fields = list(result.study.search)
-    figure = Figure(figsize=(max(9, 2 + 4.5 * len(fields)), 4.8), layout="constrained")
+    figure = Figure(figsize=(6.5 + 4.5 * len(fields), 4.8), layout="constrained")
     with sns.axes_style("ticks", STYLE):
-        axes = figure.subplots(1, len(fields), sharey=True, squeeze=False)[0]
-    arms = [arm.arm for arm in result.arms]
+        *axes, budget = figure.subplots(1, len(fields) + 1, sharey=True)
+    arms = list(dict.fromkeys(arm.arm for arm in result.arms))
     palette = dict(zip(arms, sns.color_palette("colorblind", len(arms)), strict=True))
     for axis, field in zip(axes, fields, strict=True):
         for arm in result.arms:
             trials = result.frame[result.frame.arm == arm.arm]
+            if arm.search is not None:
+                trials = trials[trials.search == arm.search]
             _draw_arm(axis, field, trials, palette[arm.arm], curve=_is_curve(result))
             axis.errorbar(
                 _place(arm.values[field]),
@@ -46,7 +49,7 @@ def validation_error(result: SearchResult) -> Figure:
                 markeredgecolor="black",
                 capsize=3,
                 zorder=5,
-                label=f"{arm.arm}: {100 * arm.error:.2f} %",
+                label=f"{arm.label}: {100 * arm.error:.2f} %",
             )
         values = result.study.search[field]
         if not isinstance(values, tuple) and values.log:
@@ -55,6 +58,11 @@ def validation_error(result: SearchResult) -> Figure:
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.yaxis.set_minor_formatter(_minor)
     axes[0].set_ylabel("validation error [%]")
+    for name, curve in expected_curves(result).items():
+        trials_so_far = np.arange(1, len(curve) + 1)
+        budget.plot(trials_so_far, 100 * curve, marker=".", color=palette[name], label=name)
+    budget.set(xlabel="trials", title="expected best of so many trials")
+    budget.title.set_fontsize("medium")
     figure.legend(
         *axes[-1].get_legend_handles_labels(),
         loc="outside right upper",
@@ -64,6 +72,18 @@ def validation_error(result: SearchResult) -> Figure:
     band = f"bands: sd over {len(result.study.seeds)} seeds" if _is_curve(result) else "trials"
     figure.suptitle(f"{result.study.name} on {result.data} ({band}; x: diverged)")
     return figure
+
+
+def expected_curves(result: SearchResult) -> dict[str, np.ndarray]:
+    """Return the expected smallest score of 1, 2, ... trials by arm: the mean over its searches."""
+    curves: dict[str, list[list[float]]] = {}
+    for arm in result.arms:
+        curves.setdefault(arm.arm, []).append(arm.expected_best)
+    shortest = {name: min(map(len, several)) for name, several in curves.items()}
+    return {
+        name: np.mean([curve[: shortest[name]] for curve in several], axis=0)
+        for name, several in curves.items()
+    }
 
 
 def _minor(value: float, position: int) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +15,12 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from lecun_ablate.config.study import SearchStudy
-from lecun_ablate.statistics import Comparison, compare
+from lecun_ablate.statistics import (
+    choose_prudently,
+    compare,
+    expected_best,
+    judge_choice,
+)
 from lecun_ablate.statistics.arrays import spread
 from lecun_ablate.studies.arm_search import DIVERGED, ERRORS, INDEX, MLFLOW_RUN, ArmSearch
 
@@ -28,15 +35,29 @@ class Failing:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What is gained by choosing, judged by runs that had no part in the choice."""
+
+    error: float  # of what is chosen
+    standard_error: float
+    own_error: float  # of the arm's own values
+    own_standard_error: float
+    difference: float  # chosen minus own
+    difference_standard_error: float
+    other_images: bool  # whether images that had no part in the choice judge it, as seeds do
+
+
+@dataclass(frozen=True)
 class ArmOutcome:
-    """What the search of one arm has found. Errors are fractions of the validation images."""
+    """What one search of an arm has found. Errors are fractions of the validation images."""
 
     arm: str
+    search: int | None  # which of the study's searches, from 1; None: it makes but one
     values: dict[str, Any]  # the winner's
     own_values: dict[str, Any]
     trial: int | None  # the winner's index; None: the arm's own values, which are no trial
-    # what half of the fresh seeds choose, on the other half, against the arm's own values
-    confirmed: Comparison
+    judged: Judged
+    prudent: bool  # whether the winner is not the smallest mean error, but farther from failures
     failing: list[Failing]  # of what was confirmed
     confirmed_trials: int  # how many of the best trials were trained again on them
     search_error: float | None  # the winner's score in the search; None: it was not trained there
@@ -44,23 +65,30 @@ class ArmOutcome:
     within: dict[str, tuple[float, float]]
     trials: dict[str, int]  # how many were complete, pruned, diverged, collapsed, interrupted
     importances: dict[str, float]  # of the fields, if there are several
+    expected_best: list[float]  # the expected smallest score of 1, 2, ... of the trials
 
     @property
     def error(self) -> float:
-        """The mean validation error over the fresh seeds of what the other half choose."""
-        return self.confirmed.arm_mean
+        """The validation error of what is chosen, judged by runs that had no part in that."""
+        return self.judged.error
 
     @property
     def standard_error(self) -> float:
-        """The standard error of `error` over the seeds."""
-        return self.confirmed.arm_sd / self.confirmed.n**0.5
+        """The standard error of `error`."""
+        return self.judged.standard_error
+
+    @property
+    def label(self) -> str:
+        """The arm, and which of its searches this is if there are several."""
+        return self.arm if self.search is None else f"{self.arm}, search {self.search}"
 
 
 @dataclass(frozen=True)
 class SearchResult:
     """A finished search, and a row per trial that was told COMPLETE.
 
-    Columns of `frame`: arm, index, number (Optuna's), the searched fields, validation_error (mean
+    Columns of `frame`: arm, search (from 1, only where there are several), index, number
+    (Optuna's), the searched fields, validation_error (mean
     over the seeds), validation_error_sd, diverged (seeds), collapsed (seeds), run_id (MLflow's).
     """
 
@@ -81,20 +109,16 @@ class SearchResult:
 def outcome(search: ArmSearch, guessing: float) -> ArmOutcome:
     """Return what the finished search of an arm has found: the fresh seeds choose the winner.
 
-    The smallest of several means is small partly by luck, so what counts as the error is judged by
-    seeds that did not choose: each half of them judges what the other half would have chosen
-    (Stone 1974, Journal of the Royal Statistical Society B 36). `guessing` is that of the
-    validation split.
+    Of the values that never failed and are within one standard error of the best, the winner is the
+    one farthest from values that did (`statistics.prudent_choice`). `guessing` is the error of the
+    validation split at which a run has failed.
     """
     study = search.study
     candidates = search.candidates()
-    errors = np.array(
-        [[search.confirmed(label)[seed] for seed in study.confirm_seeds] for label in candidates]
-    )
     labels = list(candidates)
-    best = int(np.argmin(errors.mean(axis=1)))
+    errors = _fresh_errors(search, candidates)
+    best = _winner(search, candidates, errors, guessing)
     winner = labels[best]
-    confirmed = compare(_held_out(errors), errors[labels.index(search.own_label)])
     budget = search.budget()
     chosen = budget.get(int(winner)) if winner.isdigit() else None
     # the value of a pruned trial is that of its last rung, which compares with no score
@@ -107,10 +131,12 @@ def outcome(search: ArmSearch, guessing: float) -> ArmOutcome:
     failed = search.record.get_trials(deepcopy=False, states=(TrialState.FAIL,))
     return ArmOutcome(
         arm=search.arm.name,
+        search=None if study.repetition is None else study.repetition + 1,
         values=candidates[winner],
         own_values=study.own_values(search.arm),
         trial=int(winner) if chosen else None,
-        confirmed=confirmed,
+        judged=_judged(search, candidates, errors, guessing),
+        prudent=best != int(errors.mean(axis=1).argmin()),
         failing=[
             Failing(candidates[label], int(failed), len(study.confirm_seeds))
             for label, failed in zip(labels, (errors >= guessing).sum(axis=1), strict=True)
@@ -127,7 +153,127 @@ def outcome(search: ArmSearch, guessing: float) -> ArmOutcome:
             "interrupted": sum(t.user_attrs[INDEX] < study.trials for t in failed),
         },
         importances=_importances(search),
+        expected_best=_expected_best(search),
     )
+
+
+def winning_values(search: ArmSearch, guessing: float) -> tuple[dict[str, Any], float]:
+    """Return the values of a finished search's winner, and their mean error over fresh seeds."""
+    candidates = search.candidates()
+    errors = _fresh_errors(search, candidates)
+    best = _winner(search, candidates, errors, guessing)
+    return list(candidates.values())[best], float(errors[best].mean())
+
+
+def _fresh_errors(search: ArmSearch, labels: Iterable[str]) -> np.ndarray:
+    """Return the validation errors of candidates, (candidates, fresh seeds)."""
+    seeds = search.study.confirm_seeds
+    return np.array([[search.confirmed(label)[seed] for seed in seeds] for label in labels])
+
+
+def _winner(
+    search: ArmSearch,
+    candidates: Mapping[str, Mapping[str, Any]],
+    errors: np.ndarray,
+    guessing: float,
+) -> int:
+    """Return which candidate wins; `errors` (candidates, fresh seeds).
+
+    Studies of older versions keep the winner that they had, the smallest mean: experiments have
+    been tuned with it.
+    """
+    if any(search.confirmed_misses(label) is None for label in candidates):
+        return int(errors.mean(axis=1).argmin())
+    study, failing = search.study, _failing(search, guessing)
+    places = _places(study, list(candidates.values()))
+    return choose_prudently(errors, places, guessing, failing=_places(study, failing))
+
+
+def _failing(search: ArmSearch, guessing: float) -> list[dict[str, Any]]:
+    """Return the values of trials of which a seed diverged or learnt nothing."""
+    return [
+        trial.params
+        for trial in search.budget().values()
+        if trial.user_attrs[DIVERGED] or _collapsed(trial, guessing)
+    ]
+
+
+def _places(study: SearchStudy, values: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Return where values lie, (values, axes): the search space is a cube with sides of 1.
+
+    Two choices of a field that is no number are 1 apart.
+    """
+    columns: list[list[float]] = []
+    for field, searched in study.search.items():
+        if isinstance(searched, tuple):
+            columns += [[math.sqrt(0.5) * (v[field] == one) for v in values] for one in searched]
+        else:
+            scale = math.log if searched.log else float
+            low, high = scale(searched.low), scale(searched.high)
+            columns.append([(scale(v[field]) - low) / (high - low) for v in values])
+    return np.array(columns, dtype=float).T.reshape(len(values), len(columns))
+
+
+def _judged(
+    search: ArmSearch,
+    candidates: Mapping[str, Mapping[str, Any]],
+    errors: np.ndarray,
+    guessing: float,
+) -> Judged:
+    """Judge the choice among candidates; `errors` (candidates, fresh seeds).
+
+    The whole choice is made on half of the fresh seeds and of the images, and judged on the others
+    (`statistics.judge_choice`). Where an older version has left no misses, each half of the fresh
+    seeds judges what the other half would have chosen, on the same images.
+    """
+    labels = list(candidates)
+    own = errors[labels.index(search.own_label)]
+    root = math.sqrt(len(own))
+    missed = {label: search.confirmed_misses(label) for label in labels}
+    best = search.best()
+    tables = [table for table in missed.values() if table is not None]
+    own_table = missed[search.own_label]
+    if not best or own_table is None or len(tables) < len(labels):
+        one = compare(_held_out(errors), own)
+        return Judged(
+            one.arm_mean,
+            one.arm_sd / root,
+            one.baseline_mean,
+            one.baseline_sd / root,
+            one.difference,
+            one.sd / root,
+            other_images=False,
+        )
+    study = search.study
+    values = [trial.params for trial in best] + [study.own_values(search.arm)]
+    places, failing = _places(study, values), _places(study, _failing(search, guessing))
+
+    def choose(errors: np.ndarray, weights: np.ndarray, which: np.ndarray) -> int:
+        return choose_prudently(errors, places[which], guessing, weights=weights, failing=failing)
+
+    confirmed = {k: missed[str(trial.user_attrs[INDEX])] for k, trial in enumerate(best)}
+    found = judge_choice(
+        search.searched(best),
+        {k: table for k, table in confirmed.items() if table is not None},
+        own_table,
+        study.confirm.trials,
+        choose=choose,
+    )
+    return Judged(
+        found.error,
+        found.error_standard_error,
+        float(own.mean()),
+        spread(own) / root,
+        found.difference,
+        found.standard_error,
+        other_images=True,
+    )
+
+
+def _expected_best(search: ArmSearch) -> list[float]:
+    """Return the expected smallest score of 1, 2, ... of the trials; a pruned one has its last."""
+    scores = [trial.value for trial in search.budget().values() if trial.value is not None]
+    return expected_best(scores).tolist() if scores else []
 
 
 def _held_out(errors: np.ndarray) -> np.ndarray:
@@ -171,12 +317,13 @@ def _within(search: ArmSearch, reach: float) -> dict[str, tuple[float, float]]:
 
 def frame(search: ArmSearch, guessing: float) -> pd.DataFrame:
     """Return a row per trial that was told COMPLETE, with the columns of SearchResult.frame."""
-    rows = []
+    rows, repetition = [], search.study.repetition
     for index, trial in _complete(search).items():
         errors = trial.user_attrs[ERRORS]
         rows.append(
             {
                 "arm": search.arm.name,
+                **({} if repetition is None else {"search": repetition + 1}),
                 "index": index,
                 "number": trial.number,
                 **trial.params,

@@ -106,6 +106,8 @@ def plan(prepared: PreparedSearch | PreparedSeeds, storage: str, fresh: bool = F
         at_most = sum(todo.values()) > 0
         study = prepared.study
         fixed = {"trials": study.trials, "seeds": len(study.seeds), "search": _space(study)}
+        if study.searches:
+            fixed = {"searches": study.searches} | fixed
         rows = {
             arm.name: fixed
             | {
@@ -196,7 +198,7 @@ def run(
 def _best(found: SearchResult) -> str:
     """Return the values that each arm is best with, in a line."""
     each = [
-        f"{arm.arm} at " + ", ".join(f"{field} {_text(v)}" for field, v in arm.values.items())
+        f"{arm.label} at " + ", ".join(f"{field} {_text(v)}" for field, v in arm.values.items())
         for arm in found.arms
     ]
     return f"best: {'; '.join(each)}"

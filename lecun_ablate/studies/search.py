@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from lecun_ablate.config.arms import Arm, arm_name
 from lecun_ablate.config.study import SearchStudy, combinations
-from lecun_ablate.data.digits import Digits, Split
+from lecun_ablate.data.digits import HOLDOUT_SEED, Digits, Split
 from lecun_ablate.plan.keys import study_key
 from lecun_ablate.running.estimate import seconds_per_epoch
 from lecun_ablate.running.progress import Progress, Work
@@ -47,6 +47,17 @@ class PreparedSearch:
     validation: Split
     trainers: dict[str, Trainer]  # by `case_name`
     notices: list[str]
+    # of the searches beyond the first, by the seed of their split
+    splits: dict[int, tuple[Split, Split]] = field(default_factory=dict)
+
+    def parts(self, search: int) -> tuple[Split, Split]:
+        """Return the images that a search trains on, and those that it is scored on."""
+        seed = self.study.each()[search].split_seed
+        if seed == HOLDOUT_SEED:
+            return self.fit, self.validation
+        if seed not in self.splits:
+            self.splits[seed] = self.digits.holdout(seed=seed)
+        return self.splits[seed]
 
     @property
     def title(self) -> str:
@@ -86,10 +97,11 @@ def _train(
     progress: Progress | None,
     ended: Callable[[Replica], None] = lambda replica: None,
 ) -> None:
-    """Train replicas, each from its current epoch to its next stop, on the fit split alone."""
-    groups: dict[int, list[int]] = defaultdict(list)
+    """Train replicas, each from its current epoch to its next stop, on its fit split alone."""
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, replica in enumerate(replicas):
-        groups[id(prepared.trainer(replica.arm, replica.values))].append(index)
+        trainer = prepared.trainer(replica.arm, replica.values)
+        groups[id(trainer), replica.search].append(index)
     runs = [Run(r.recipe, r.seed, r.state, r.until) for r in replicas]
     if progress:
         epochs = [run.last_epoch - run.first_epoch + 1 for run in runs]
@@ -100,10 +112,11 @@ def _train(
         for members in groups.values():
             first = replicas[members[0]]
             trainer = prepared.trainer(first.arm, first.values)
-            splits = {"validation": prepared.validation}
-            for report in trainer.train([runs[i] for i in members], prepared.fit, splits):
+            fit, validation = prepared.parts(first.search)
+            splits = {"validation": validation}
+            for report in trainer.train([runs[i] for i in members], fit, splits):
                 index = members[report.index]
-                replicas[index].take(report)
+                replicas[index].take(report, validation.labels)
                 if report.last:
                     ended(replicas[index])
                 if progress:
@@ -120,7 +133,7 @@ def _definitions(prepared: PreparedSearch) -> dict[str, dict[str, Any]]:
     """Return what must stay the same for every arm, its trainers included."""
     study = prepared.study
     return {
-        arm.name: study.definition(arm, prepared.digits.digest)
+        one.label(arm.name): one.definition(arm, prepared.digits.digest)
         | {
             TRAINER: {
                 case_name(study, arm, choices): prepared.trainer(arm, choices).identity().stored
@@ -128,19 +141,21 @@ def _definitions(prepared: PreparedSearch) -> dict[str, dict[str, Any]]:
             }
         }
         for arm in study.arms
+        for one in study.each()
     }
 
 
 def _finished(study: SearchStudy, records: Records) -> bool:
     found = searches(study, records)
-    return len(found) == len(study.arms) and not any(search.missing() for search in found)
+    whole = len(study.arms) * len(study.each())
+    return len(found) == whole and not any(search.missing() for search in found)
 
 
 @dataclass(frozen=True)
 class ToDo:
     """What an arm still needs: an upper bound until its trials are done, then the exact number."""
 
-    runs: int  # confirmation included
+    runs: int  # confirmation included, in all of its searches
     confirmed: int  # of the best trials, in all
 
 
@@ -148,7 +163,7 @@ def to_do(prepared: PreparedSearch, url: str, fresh: bool = False) -> dict[str, 
     """Return what each arm still needs; creates nothing. Raises ConfigError if `run` would."""
     study, data = prepared.study, prepared.digits.name
     everything = ToDo(study.most_runs(study.trials), study.most_confirmed)
-    todo = dict.fromkeys((arm.name for arm in study.arms), everything)
+    todo = {(arm.name, one.repetition): everything for arm in study.arms for one in study.each()}
     storage = None if fresh else open_storage(url)
     if storage is not None:
         with explained(url):
@@ -156,8 +171,14 @@ def to_do(prepared: PreparedSearch, url: str, fresh: bool = False) -> dict[str, 
             held.refuse_changes(study.file, data, _finished(study, held.records))
             for search in searches(study, held.records):
                 best = len(search.best()) if search.done else study.most_confirmed
-                todo[search.arm.name] = ToDo(search.missing(), best)
-    return todo
+                todo[search.arm.name, search.study.repetition] = ToDo(search.missing(), best)
+    return {
+        arm.name: ToDo(
+            sum(left.runs for (name, _), left in todo.items() if name == arm.name),
+            sum(left.confirmed for (name, _), left in todo.items() if name == arm.name),
+        )
+        for arm in study.arms
+    }
 
 
 def estimate(prepared: PreparedSearch, runs: Mapping[str, int]) -> float:
@@ -220,6 +241,10 @@ def run(
         finally:
             for search in found:
                 search.interrupt()
+
+    def guessing(search: ArmSearch) -> float:
+        return prepared.parts(search.study.repetition or 0)[1].guessing
+
     result = SearchResult(
         study=study,
         data=digits.name,
@@ -227,10 +252,8 @@ def run(
         images=(len(prepared.fit), len(prepared.validation)),
         version=version,
         trainer=_trainer_names(found),
-        arms=[outcome(search, prepared.validation.guessing) for search in found],
-        frame=pd.concat(
-            [frame(search, prepared.validation.guessing) for search in found], ignore_index=True
-        ),
+        arms=[outcome(search, guessing(search)) for search in found],
+        frame=pd.concat([frame(search, guessing(search)) for search in found], ignore_index=True),
         seconds=found[0].record.user_attrs.get(SECONDS, 0.0),
         run_id=study_run.run_id,
         experiment_id=study_run.experiment_id,
@@ -281,11 +304,10 @@ def _confirm(
     waiting: dict[int, tuple[ArmSearch, str, list[Replica]]] = {}
     for search in found:
         for label, values in search.candidates().items():
-            recipe = prepared.study.recipe(search.arm, values)
             known = search.confirmed(label)
             group = [
-                Replica(search.arm, values, recipe, seed, recipe.epochs)
-                for seed in prepared.study.confirm_seeds
+                search.replica(values, seed)
+                for seed in search.study.confirm_seeds
                 if seed not in known
             ]
             replicas += group
@@ -298,7 +320,7 @@ def _confirm(
         nonlocal began
         search, label, group = waiting.pop(id(replica))
         if not any(id(other) in waiting for other in group):
-            search.confirm(label, {other.seed: other.error for other in group})
+            search.confirm(label, group)
             now = time.monotonic()
             _add_seconds(found[0], now - began)
             began = now
@@ -328,7 +350,7 @@ def _logger(prepared: PreparedSearch, study_run: StudyRun) -> Callable[[ArmSearc
         diverged = sum(r.diverged for r in replicas)
         tags = _trial_tags(search, ended.index, ended.number, ended.state, diverged)
         values = _trial_values(prepared, search, replicas[0].values, ended.index, ended.state)
-        return study_run.log_trial(f"{search.arm.name} trial {ended.index}", tags, values, history)
+        return study_run.log_trial(f"{search.name} trial {ended.index}", tags, values, history)
 
     return log
 
@@ -348,7 +370,7 @@ def _restore(prepared: PreparedSearch, found: Sequence[ArmSearch], study_run: St
             tags = _trial_tags(search, index, trial.number, trial.state, diverged)
             values = _trial_values(prepared, search, trial.params, index, trial.state)
             study_run.log_trial(
-                f"{search.arm.name} trial {index}",
+                f"{search.name} trial {index}",
                 tags | {"trial.history": "lost"},
                 values,
                 {"score": [float(trial.value if trial.value is not None else np.nan)]},
@@ -376,14 +398,15 @@ def _trial_values(
     index: int,
     state: TrialState,
 ) -> dict[str, Any]:
-    study = prepared.study
+    study = search.study
+    draw = f", draw {study.repetition + 1}" if study.repetition else ""
     return (
         study.recipe(search.arm, values).model_dump()
         | {
             "seeds": ",".join(map(str, study.seeds)),
             "data": prepared.digits.name,
             "data_digest": prepared.digits.digest,
-            "split": SPLIT,
+            "split": SPLIT + draw,
         }
         | prepared.trainer(search.arm, values).identity().params
         | {"trial": index, "state": state.name}

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
+
+import numpy as np
 
 from lecun_ablate.config.study import Range
 from lecun_ablate.reporting.tables import Table
 from lecun_ablate.statistics import count, percent, signed
+from lecun_ablate.statistics.arrays import spread
 from lecun_ablate.studies import figures
+from lecun_ablate.studies.figures import expected_curves
 from lecun_ablate.studies.outcome import ArmOutcome, SearchResult
 from lecun_ablate.studies.report import StudyReport, heading, origin, shared_values, value_text
 
@@ -18,7 +22,7 @@ def report(result: SearchResult) -> StudyReport:
     """Return the report of a study that searches."""
     return StudyReport(
         title=heading(result),
-        tables=[_table(result)],
+        tables=[_table(result), *_over_searches(result), _budgets(result)],
         notes=_notes(result),
         origin=origin(result),
         figure=figures.validation_error(result),
@@ -50,23 +54,66 @@ def _numeric(result: SearchResult) -> list[str]:
 
 
 def _row(arm: ArmOutcome, result: SearchResult) -> list[str]:
-    one = arm.confirmed
-    root = math.sqrt(one.n)
+    one = arm.judged
     spans = [arm.within.get(field) for field in _numeric(result)]
     same = arm.values == arm.own_values
     return [
-        arm.arm,
+        arm.label,
         *(value_text(arm.values[field]) for field in result.study.search),
         *(f"{value_text(s[0])} - {value_text(s[1])}" if s else "-" for s in spans),
-        f"{percent(one.arm_mean)} +- {100 * arm.standard_error:.2f}",
+        f"{percent(one.error)} +- {100 * one.standard_error:.2f}",
         *(value_text(arm.own_values[field]) for field in result.study.search),
-        f"{percent(one.baseline_mean)} +- {100 * one.baseline_sd / root:.2f}",
-        "the same" if same else f"{signed(one.difference)} +- {100 * one.sd / root:.2f}",
+        f"{percent(one.own_error)} +- {100 * one.own_standard_error:.2f}",
+        "the same"
+        if same
+        else f"{signed(one.difference)} +- {100 * one.difference_standard_error:.2f}",
         str(arm.trials["complete"] + arm.trials["pruned"]),
         str(arm.trials["pruned"]),
         str(arm.trials["diverged"]),
         str(arm.trials["collapsed"]),
     ]
+
+
+def _over_searches(result: SearchResult) -> list[Table]:
+    """Return what the searches of an arm have in common, if there are several: a row per arm."""
+    if (result.study.searches or 1) < 2:
+        return []
+    fields = _numeric(result)
+    rows = []
+    for name in dict.fromkeys(arm.arm for arm in result.arms):
+        found = [arm for arm in result.arms if arm.arm == name]
+        values = {field: [float(arm.values[field]) for arm in found] for field in fields}
+        errors = np.array([arm.error for arm in found])
+        gains = np.array([arm.judged.difference for arm in found])
+        rows.append(
+            [
+                name,
+                str(len(found)),
+                *(f"{value_text(min(v))} - {value_text(max(v))}" for v in values.values()),
+                f"{percent(errors.mean())} +- {100 * spread(errors):.2f}",
+                f"{signed(gains.mean())} +- {100 * spread(gains):.2f}",
+                str(sum(bool(arm.failing) for arm in found)),
+            ]
+        )
+    columns = ["arm", "searches", *(f"best {field}" for field in fields)]
+    columns += ["validation error", "best - own [points]", "with failing finalists"]
+    table = Table.of_numbers(columns, rows)
+    return [replace(table, title="Over the searches", caption="mean +- sd over the searches")]
+
+
+def _budgets(result: SearchResult) -> Table:
+    """Return the expected smallest score of the first n trials, a row per arm."""
+    numbers = [2**k for k in range(20) if 2**k < result.study.trials] + [result.study.trials]
+    rows = []
+    for name, curve in expected_curves(result).items():
+        rows.append([name, *(percent(curve[n - 1]) if n <= len(curve) else "-" for n in numbers)])
+    table = Table.of_numbers(["trials", *map(str, numbers)], rows)
+    return replace(
+        table,
+        title="Would more trials have helped?",
+        caption="the expected smallest validation error among so many of the trials, drawn at "
+        "random (Dodge et al. 2019); still falling at the end: more trials would help",
+    )
 
 
 def _notes(result: SearchResult) -> list[str]:
@@ -86,15 +133,20 @@ def _notes(result: SearchResult) -> list[str]:
         else ""
     )
     trials = count(study.trials, "trial")
+    repeated = (
+        f", the whole search made {study.searches} times with other seeds of the sampler, other "
+        "seeds of the trials and another split"
+        if study.searches
+        else ""
+    )
     lines = [
         f"{trials} of each arm ({study.sampler.name}, seed {study.sampler.seed}), "
         f"{count(len(study.seeds), 'seed')} each, {horizon}{pruned}; trained on {fit:,} images of "
         f"the training split of {result.data} and scored on the {validation:,} others. "
-        "The test split was not touched.",
-        f"Errors are means +- standard errors over {study.confirm.seeds} fresh seeds, on which the "
-        f"{_confirmed(result)}, and its own values, were trained again; these seeds chose the "
-        "winner. The error is without that luck: each half of the seeds judges what the other half "
-        "would have chosen. Best - own is paired by seed.",
+        f"The test split was not touched{repeated}.",
+        f"The {_confirmed(result)}, and its own values, were trained again on "
+        f"{study.confirm.seeds} fresh seeds, which chose the winner. Errors +- standard errors are "
+        f"without the luck of that: {_judges(result)}",
         "Within 1 s.e.: from the smallest to the largest value among the trials whose score, of "
         f"{count(len(study.seeds), 'seed')}, is no more than one standard error above the "
         "winner's; not all between them scored so well.",
@@ -107,9 +159,24 @@ def _notes(result: SearchResult) -> list[str]:
     return lines
 
 
+def _judges(result: SearchResult) -> str:
+    """Return what has judged the choices, and how the winner was chosen."""
+    if not all(arm.judged.other_images for arm in result.arms):
+        return (
+            "each half of the seeds judges what the other half would have chosen, on the same "
+            "images. Best - own is paired by seed."
+        )
+    return (
+        "the whole choice is made on half of the images and half of the fresh seeds, and the other "
+        "half of both judges it; the standard error comes from making the choice again on "
+        "resampled seeds and images. Among values that never failed and are within one standard "
+        "error of the best, the winner is the one farthest from any that failed."
+    )
+
+
 def _confirmed(result: SearchResult) -> str:
     """Return how many trials of each arm were confirmed: those that were there, not those asked."""
-    numbers = {arm.arm: arm.confirmed_trials for arm in result.arms}
+    numbers = {arm.label: arm.confirmed_trials for arm in result.arms}
     if len(set(numbers.values())) > 1:
         text = f"best trials of each arm ({', '.join(f'{a} {n}' for a, n in numbers.items())})"
     else:
@@ -125,8 +192,8 @@ def _notes_on(arm: ArmOutcome, result: SearchResult) -> list[str]:
     lines = []
     if _numeric(result) and not arm.within:
         lines.append(
-            f"{arm.arm}: nothing is said to be within 1 s.e., since the winner has no score in the "
-            "search: it was pruned, diverged, or lies outside of the search space."
+            f"{arm.label}: nothing is said to be within 1 s.e., since the winner has no score in "
+            "the search: it was pruned, diverged, or lies outside of the search space."
         )
     for field in _numeric(result):
         searched = study.search[field]
@@ -134,14 +201,19 @@ def _notes_on(arm: ArmOutcome, result: SearchResult) -> list[str]:
         for end in ("low", "high"):
             if _touches(searched, end, [arm.values[field], *arm.within.get(field, ())]):
                 lines.append(
-                    f"{arm.arm}: the best {field}, or what is within 1 s.e. of it, touches the "
+                    f"{arm.label}: the best {field}, or what is within 1 s.e. of it, touches the "
                     f"{end} end of the search space ({getattr(searched, end):g}): "
                     "there may be a better one beyond it, so widen the range."
                 )
+    if arm.prudent:
+        lines.append(
+            f"{arm.label}: the winner is not the value of the smallest error, but one as good "
+            "within a standard error that lies farther from values that fail."
+        )
     if arm.failing:
         each = ", ".join(f"{f.failed} of {f.runs} at {_named(f.values)}" for f in arm.failing)
         lines.append(
-            f"{arm.arm}: of the runs over fresh seeds, these diverged or learnt nothing: {each}. "
+            f"{arm.label}: of the runs over fresh seeds, these diverged or learnt nothing: {each}. "
             "Values nearby may fail as well with seeds that were not tried: an experiment of many "
             "seeds will tell."
         )
@@ -150,7 +222,7 @@ def _notes_on(arm: ArmOutcome, result: SearchResult) -> list[str]:
         number = arm.trials["complete"] - arm.trials["diverged"]
         few = ", too few for more than a hint" if number < 10 * len(study.search) else ""
         lines.append(
-            f"Importance for {arm.arm}: {shares} (fANOVA on {count(number, 'trial')}{few}; "
+            f"Importance for {arm.label}: {shares} (fANOVA on {count(number, 'trial')}{few}; "
             "diverged ones left out)."
         )
     return lines
@@ -176,6 +248,7 @@ def _values(result: SearchResult) -> dict[str, Any]:
         "trials": result.study.trials,
         "seeds": list(result.study.seeds),
         "confirm_seeds": list(result.study.confirm_seeds),
+        "searches": result.study.searches,
         "arms": [
             asdict(arm) | {"error": arm.error, "standard_error": arm.standard_error}
             for arm in result.arms

@@ -108,6 +108,12 @@ def _notes(result: SeedResult) -> list[str]:
             f"The order of the patterns is {recipe.order!r}, so the seed governs the initial "
             "weights (and a random connectivity) alone."
         )
+    if "split" in result.study.governs:
+        lines.append(
+            f"Split: each seed draws training and test images anew from all of {result.data}, "
+            "stratified by class, while the initial weights and the order keep one seed; the rest "
+            "of its variance is which images a network was trained on."
+        )
     if any(variant.split for variant in result.variants):
         lines += [
             "Finite test set: each seed misses other images of a small test set, which on endless "

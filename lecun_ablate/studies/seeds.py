@@ -17,7 +17,7 @@ from optuna.trial import TrialState, create_trial
 from lecun_ablate.config.study import SeedStudy
 from lecun_ablate.data.digits import Digits
 from lecun_ablate.errors import LecunAblateError
-from lecun_ablate.plan.plan import Plan
+from lecun_ablate.plan.plan import RESAMPLED_SPLIT, Plan
 from lecun_ablate.plan.results import RunStatus
 from lecun_ablate.running import training
 from lecun_ablate.running.experiment import run_experiment
@@ -32,6 +32,7 @@ from lecun_ablate.statistics import (
     describe,
     seeds_table,
     split_variance,
+    split_variance_of_own_images,
 )
 from lecun_ablate.studies.arm_search import MLFLOW_RUN
 from lecun_ablate.studies.optuna_storage import explained, open_storage
@@ -176,6 +177,7 @@ def _definitions(plan: Plan) -> dict[str, dict[str, Any]]:
         arm.name: {
             "recipe": arm.recipe.stored,
             "data": plan.data_digest,
+            **({"split": RESAMPLED_SPLIT} if arm.resampled else {}),
             TRAINER: plan.trainers[arm.name].stored,
         }
         for arm in plan.experiment.arms
@@ -271,7 +273,12 @@ def _variant(what: str, runs: pd.DataFrame, digits: Digits, files: Files) -> Var
     ended = runs[~diverged]
     errors = ended.test_error.to_numpy(float)
     several = len(errors) > 1
-    predictions = np.stack([files.predictions(run_id) for run_id in ended.run_id])
+    split = None
+    if several and what == "split":
+        split = split_variance_of_own_images(errors, len(digits.test))
+    elif several:
+        predictions = np.stack([files.predictions(run_id) for run_id in ended.run_id])
+        split = split_variance(predictions, digits.test.labels)
     described = describe(errors)
     return Variant(
         governs=what,
@@ -279,7 +286,7 @@ def _variant(what: str, runs: pd.DataFrame, digits: Digits, files: Files) -> Var
         diverged=int(diverged.sum()),
         collapsed=int((ended.status == RunStatus.COLLAPSED).sum()),
         description=described,
-        split=split_variance(predictions, digits.test.labels) if several else None,
+        split=split,
         wrong_ranking=chance_of_wrong_ranking(errors, DIFFERENCE) if several else None,
         seeds_needed={c: seeds_table(described.sd, c) for c in CORRELATIONS} if several else {},
     )

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lecun_ablate.config.arms import Arm, Tuning
+from lecun_ablate.config.arms import Arm, Drawn, Tuning
 from lecun_ablate.config.command import Command
 from lecun_ablate.config.experiment import Experiment
 from lecun_ablate.config.study import SearchStudy, load_study
 from lecun_ablate.config.yaml_file import find_file
 from lecun_ablate.data.digits import Digits
 from lecun_ablate.errors import ConfigError, LecunAblateError
+from lecun_ablate.statistics import count
 from lecun_ablate.studies.arm_search import ArmSearch, searches
 from lecun_ablate.studies.optuna_storage import explained, open_storage
-from lecun_ablate.studies.outcome import ArmOutcome, outcome
+from lecun_ablate.studies.outcome import winning_values
 from lecun_ablate.studies.versions import differences, latest
 
 
@@ -58,15 +60,20 @@ def apply(
     one of the arms, NotStudied if it has not been run to its end on these data.
     """
     study = study_of(experiment)
+    _refuse_unfair(experiment, study)
     partners = _partners(experiment, study)
     command = Command.of("study", study.file).with_options({"--data": digits.name, **options})
     opened = open_storage(storage)
-    done: dict[str, ArmSearch] = {}
+    done: dict[str, list[ArmSearch]] = {}
     version = 0
     if opened is not None:
         with explained(storage):
             # the values are good for any trainer, whichever has found them
-            definitions = {arm.name: study.definition(arm, digits.digest) for arm in study.arms}
+            definitions = {
+                one.label(arm.name): one.definition(arm, digits.digest)
+                for arm in study.arms
+                for one in study.each()
+            }
             held = latest(opened, study.name, digits.name, definitions)
             version = held.version
             if held.changes:
@@ -79,19 +86,67 @@ def apply(
                         ]
                     )
                 )
-            done = {s.arm.name: s for s in searches(study, held.records) if not s.missing()}
-    waiting = [name for name, partner in partners.items() if partner not in done]
+            for search in searches(study, held.records):
+                if not search.missing():
+                    done.setdefault(search.arm.name, []).append(search)
+    whole = len(study.each())
+    waiting = [name for name, partner in partners.items() if len(done.get(partner, ())) < whole]
     if waiting:
         raise NotStudied(
             f"{study.file} has not been run to its end on {digits.name}: it has no values yet for "
             f"{', '.join(waiting)}; run it first ({command}), or let `run --tune` do so"
         )
-    guessing = digits.holdout()[1].guessing
-    arms = tuple(
-        _tuned(arm, outcome(done[partners[arm.name]], guessing), study, version, digits)
-        for arm in experiment.arms
+    guessing = {one.split_seed: digits.holdout(seed=one.split_seed)[1].guessing
+                for one in study.each()}  # fmt: skip
+    arms = []
+    for arm in experiment.arms:
+        found = [
+            _drawn(arm, search, guessing[search.study.split_seed], study, version, digits)
+            for search in done[partners[arm.name]]
+        ]
+        first = found[0]
+        several = tuple(found) if whole > 1 else ()
+        arms.append(replace(arm, recipe=first.recipe, tuning=first.tuning, drawn=several))
+    return replace(experiment, arms=tuple(arms))
+
+
+def _refuse_unfair(experiment: Experiment, study: SearchStudy) -> None:
+    """Raise ConfigError where seeds cannot be shared among a study's searches."""
+    if study.searches is None:
+        return
+    used = sorted(study.used_seeds.intersection(experiment.seeds))
+    if used:
+        raise ConfigError(
+            f"{experiment.file}: seeds: {used[0]} has searched or confirmed values in "
+            f"{study.file}: expected other seeds, such as 0 to {len(experiment.seeds) - 1}"
+        )
+    if study.searches > 1 and experiment.until:
+        raise ConfigError(
+            f"{experiment.file}: seeds.until: more seeds do not narrow what the {study.searches} "
+            f"searches of {study.file} leave open: expected a number of seeds"
+        )
+    of_each = Counter(seed % study.searches for seed in experiment.seeds)
+    if not experiment.without_seeds and len({of_each[k] for k in range(study.searches)}) > 1:
+        number = -(-len(experiment.seeds) // study.searches) * study.searches
+        raise ConfigError(
+            f"{experiment.file}: seeds: the {study.searches} searches of {study.file} share the "
+            f"seeds (seed s trains with what search s modulo {study.searches} has found): expected "
+            f"as many for each, such as {number} seeds, got "
+            f"{', '.join(str(of_each[k]) for k in range(study.searches))}"
+        )
+
+
+def shared_seeds(experiment: Experiment) -> str | None:
+    """Return what must be said of seeds with which an experiment's values were chosen, if any."""
+    study = study_of(experiment)
+    used = sorted(study.used_seeds.intersection(experiment.seeds))
+    if not used:
+        return None
+    return (
+        f"{count(len(used), 'seed')} of this experiment ({', '.join(map(str, used[:5]))}"
+        f"{', ...' if len(used) > 5 else ''}) had a part in choosing its values: `searches: 1` in "
+        f"{study.file} searches and confirms with seeds that no experiment has"
     )
-    return replace(experiment, arms=arms)
 
 
 def _partners(experiment: Experiment, study: SearchStudy) -> dict[str, str]:
@@ -130,14 +185,18 @@ def _partner(experiment: Experiment, study: SearchStudy, arm: Arm) -> str:
     )
 
 
-def _tuned(arm: Arm, found: ArmOutcome, study: SearchStudy, version: int, digits: Digits) -> Arm:
+def _drawn(
+    arm: Arm, search: ArmSearch, guessing: float, study: SearchStudy, version: int, digits: Digits
+) -> Drawn:
+    """Return an arm's recipe with the values that one search has found."""
+    values, error = winning_values(search, guessing)
     tuning = Tuning(
         study=str(study.file),
         version=version,
         data=digits.name,
-        values=found.values,
+        values=values,
         trials=study.trials,
         seeds=len(study.seeds),
-        validation_error=found.error,
+        validation_error=error,
     )
-    return replace(arm, recipe=study.recipe(arm, found.values), tuning=tuning)
+    return Drawn(study.recipe(arm, values), tuning)

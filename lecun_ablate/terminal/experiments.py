@@ -13,6 +13,7 @@ from lecun_ablate.evidence.sentences import answer, warning
 from lecun_ablate.evidence.weighing import Evidence
 from lecun_ablate.plan.plan import Plan
 from lecun_ablate.reporting import evidence_tables
+from lecun_ablate.reporting.evidence_tables import worth_tables
 from lecun_ablate.reporting.tables import Table
 from lecun_ablate.statistics import PairResult, PowerAnalysis
 from lecun_ablate.terminal.console import console, duration
@@ -85,10 +86,13 @@ def _findings(on: Console, evidence: Evidence) -> None:
         shown = table.only([COMPARED[0], *more, *COMPARED[1:3], *failed, *COMPARED[3:]])
         found = evidence.comparisons
         rules = [evidence_tables.correction(found), evidence_tables.levels(found)]
-        caption = f"points, with intervals over seeds; p {'; '.join(filter(None, rules))}"
+        over = "the searches that tuned the arms" if found.unit == "search" else "seeds"
+        caption = f"points, with intervals over {over}; p {'; '.join(filter(None, rules))}"
         print_table(on, replace(shown, caption=caption))
     if evidence.effects:
         print_table(on, evidence_tables.effects(evidence))
+    for table in worth_tables(evidence):
+        print_table(on, table)
     notes = [warning(evidence), *(pair.failure_note for pair in pairs)]
     for effect in evidence.effects:
         if effect.failure_note:
@@ -124,7 +128,7 @@ def plan(plan: Plan, todo: Sequence[tuple[str, int]], seconds: float) -> None:
             "arm": evidence_tables.marked(experiment, arm.name),
             "changes": ", ".join(f"{field}={value}" for field, value in arm.overrides.items())
             or "-",
-            "lr": f"{arm.recipe.lr:.4g}",
+            "lr": arm.rate,
             "tuned": "yes" if arm.tuning else "no",
             "epochs": str(arm.recipe.epochs),
             "trainer": plan.trainers[arm.name].name,

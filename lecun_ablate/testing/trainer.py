@@ -624,6 +624,16 @@ class ExactTrainerConformance(TrainerConformance):
             assert all_bits(make(threads=1), [runs[i]]) == [together[i]]
             assert all_bits(make(threads=3), [runs[1], runs[i], runs[i]])[1:] == [together[i]] * 2
 
+    def test_one_split_after_another_leaves_nothing_behind(self, make: Make) -> None:
+        """As where each seed draws its own training and test images: equal sizes, other content."""
+        trainer, runs = make(), [Run(Recipe(epochs=2), SEED)]
+        supported_or_skip(trainer, runs[0].recipe)
+        rows = np.arange(len(FIT))
+        parts = [FIT.take((rows * step) % len(FIT)) for step in (1, 7, 1)]
+        found = [all_bits(trainer, runs, part) for part in parts]
+        assert found[0] == found[2] != found[1]
+        assert found[1] == all_bits(make(), runs, parts[1])
+
     def test_divergence_harms_no_other_run(self, make: Make) -> None:
         sound, sick, _ = sound_and_diverging(make())
         mixed = [*itertools.chain(*zip(sound, sick, strict=True))]

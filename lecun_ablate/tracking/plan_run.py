@@ -21,7 +21,7 @@ import pandas as pd
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Run
 
 from lecun_ablate.errors import LecunAblateError
-from lecun_ablate.plan.plan import SPLIT, Plan
+from lecun_ablate.plan.plan import RESAMPLED_SPLIT, SPLIT, Plan
 from lecun_ablate.plan.results import EPOCH_METRICS, Results, RunStatus
 from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.system.provenance import environment
@@ -207,7 +207,7 @@ class PlanRun:
                 STATUS: str(status),
                 ENVIRONMENT: json.dumps(environment()),
             },
-            values=self._params(arm) | {"seed": seed},
+            values=self._params(arm, seed) | {"seed": seed},
             history=columns,
             data=self._dataset(),
             seconds=sum(columns["epoch_seconds"]),
@@ -335,14 +335,18 @@ class PlanRun:
 
     # ---- arms
 
-    def _params(self, arm: str) -> dict[str, Any]:
+    def _params(self, arm: str, seed: int | None = None) -> dict[str, Any]:
+        """Return the parameters of an arm, or of its run with a seed."""
         planned = self.plan.experiment.arm(arm)
-        tuning = planned.tuning
+        tuning, recipe = planned.tuning, planned.described
+        if seed is not None:
+            tuning, recipe = planned.tuning_for(seed), planned.recipe_for(seed).model_dump()
         return (
-            planned.recipe.model_dump()
+            recipe
             | {"tuned_by": f"{tuning.study} v{tuning.version} on {tuning.data}" if tuning else None}
             | self.plan.trainers[arm].params
             | {"data": self.plan.data, "data_digest": self.plan.data_digest}
+            | ({"split": RESAMPLED_SPLIT} if planned.resampled else {})
         )
 
     def _begin_arm(self, arm: str) -> str:

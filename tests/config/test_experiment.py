@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from lecun_ablate.config import experiment
-from lecun_ablate.config.experiment import load_experiment
+from lecun_ablate.config.experiment import load_experiment, parse_experiment
 from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.config.source import Overrides, read
 from lecun_ablate.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -335,3 +336,100 @@ def test_whatever_stands_in_a_file_it_is_an_experiment_or_a_config_error(tmp_pat
         assert experiment.arms and experiment.seeds
         assert len({arm.name for arm in experiment.arms}) == len(experiment.arms)
         assert experiment.baseline in {arm.name for arm in experiment.arms}
+
+
+ABLATE = """name: x
+ablate:
+  from: {activation: tanh}
+  to: {activation: relu, lr: 0.1, init: fan_in}
+"""
+
+
+def test_ablate_makes_every_combination_of_the_changes(write):
+    experiment = load_experiment(write(ABLATE))
+    arms = {arm.name: arm.recipe for arm in experiment.arms}
+    assert list(arms) == [
+        "baseline", "activation", "lr", "init", "activation+lr", "activation+init", "lr+init",
+        "winner",
+    ]  # fmt: skip
+    assert experiment.baseline == "baseline" and arms["baseline"] == Recipe()
+    assert arms["winner"] == Recipe(activation="relu", lr=0.1, init="fan_in")
+    assert arms["lr+init"] == Recipe(lr=0.1, init="fan_in")
+    assert experiment.comparisons == [
+        ("winner", "baseline"), ("activation", "baseline"), ("lr", "baseline"),
+        ("init", "baseline"),
+    ]  # fmt: skip
+    assert experiment.ablation.sets["lr+init"] == ("lr", "init")
+
+
+def test_ablate_leaves_out_one_change_at_a_time(write):
+    experiment = load_experiment(write(ABLATE + "  arms: leave_one_out\n"))
+    arms = {arm.name: arm.recipe for arm in experiment.arms}
+    assert list(arms) == ["baseline", "without activation", "without lr", "without init", "winner"]
+    assert arms["without lr"] == Recipe(activation="relu", init="fan_in")
+    assert experiment.comparisons == [
+        ("winner", "baseline"), ("without activation", "winner"), ("without lr", "winner"),
+        ("without init", "winner"),
+    ]  # fmt: skip
+
+
+def test_what_from_leaves_out_is_as_in_the_recipe(write):
+    file = write(
+        "name: x\nrecipe: {lr: 0.1}\nablate: {to: {lr: 0.1, activation: relu, momentum: 0.9}}\n"
+    )
+    experiment = load_experiment(file)
+    assert experiment.ablation.changes == ("activation", "momentum")
+    assert {arm.recipe.lr for arm in experiment.arms} == {0.1}
+
+
+MANY = "lr: 0.1, init: fan_in, momentum: 0.9, epochs: 9, dropout: 0.1, weight_decay: 0.1"
+
+
+def test_many_changes_are_left_out_one_at_a_time(write):
+    experiment = load_experiment(write(f"name: x\nablate: {{to: {{{MANY}}}}}\n"))
+    assert experiment.ablation.arms == "leave_one_out" and len(experiment.arms) == 8
+
+
+@pytest.mark.parametrize(
+    ("ablate", "said"),
+    [
+        (f"{{to: {{{MANY}}}, arms: all}}", "6 changes have 64 combinations: expected 5 changes"),
+        ("{to: {lr: 0.1}}", "expected two or more changes against `from`, got 1"),
+        ("{to: {lr: 0.03, activation: relu}}", "expected two or more changes"),
+        ("{from: {}}", "ablate.to: required, but missing"),
+        ("{form: {}, to: {lr: 1}}", "unknown key 'form': did you mean 'from'?"),
+        ("{to: {lr: 0.1, activation: rleu}}", "ablate.to.activation: unknown activation 'rleu'"),
+        ("{from: {lr: -1}, to: {lr: 0.1, epochs: 3}}", "ablate.from.lr: expected more than 0"),
+        ("{to: {lr: 1, epochs: 3}, arms: most}", "ablate.arms: expected 'all' or 'leave_one_out'"),
+        ("{to: {lr: 1, epochs: 3}}\nbaseline: winner", "`ablate` starts from is the baseline"),
+        ("{to: {lr: 1, epochs: 3}}\narms: [{lr: 1}]", "either arms or ablate, not both"),
+    ],
+)
+def test_what_is_wrong_with_an_ablation_is_said_with_its_line(write, ablate, said):
+    file = write(f"name: x\nablate: {ablate}\n")
+    found = problems(file)
+    assert any(said in problem and f"{file}:" in problem for problem in found), found
+
+
+def test_all_pairs_compares_every_arm_with_every_other(write):
+    file = write("name: x\narms: [{lr: 0.1}, {lr: 0.2}, {lr: 0.3}]\n")
+    overrides = Overrides(all_pairs=True)
+    every = parse_experiment(read(file, overrides), overrides)
+    assert every.compare == "all" and len(every.comparisons) == 3
+    assert str(every.command).endswith("x.yaml --all-pairs")
+    assert every.variant == "--all-pairs"
+    both = Overrides(all_pairs=True, epochs=3, seeds=2)
+    command = parse_experiment(read(file, both), both).command
+    assert command.options("--epochs", "--all-pairs") == "--all-pairs --epochs 3"
+    assert str(command.without("--all-pairs", "--epochs")).endswith("x.yaml --seeds 2")
+    file = write("name: x\nladder: [{name: a}, {lr: 0.2}]\n")
+    with pytest.raises(ConfigError, match="--all-pairs: compare: a ladder compares each step"):
+        parse_experiment(read(file, overrides), overrides)
+
+
+def test_tuned_values_are_no_good_where_the_split_is_resampled(write):
+    file = write("name: x\ndata: {name: usps, split: resampled}\ntuned: y.yaml\narms: [{lr: 1}]\n")
+    (problem,) = problems(file)
+    assert f"{file}:2: data.split: tuned values were chosen on images" in problem
+    file = write("name: x\ndata: {name: usps, split: new}\narms: [{lr: 1}]\n")
+    assert "expected 'known' or 'resampled', got 'new'" in problems(file)[0]

@@ -115,6 +115,8 @@ def test_recipe_and_epochs_override_the_experiment(write, monkeypatch):
         ("pruner: {first: 3, factor: 1}", "at least 2, got 1"),
         ("pruner: {first: 3}\nsearch: {epochs: {low: 5, high: 20}}", "epochs are searched"),
         ("sampler: grid", "expected 'tpe' or 'random', got 'grid'"),
+        ("searches: 0", "searches: expected at least 1, got 0"),
+        ("searches: 2\nseeds: [999990]", "expected seeds of trials and confirmation below that"),
         ("confirm: {seeds: 1}", "confirm.seeds: expected at least 2, got 1"),
         ("data: nonsense", "unknown data 'nonsense'"),
         ("experiment: experiments/activation.yaml", "either experiment or arms, not both"),
@@ -144,7 +146,7 @@ def test_what_is_wrong_is_said_with_its_line(write, monkeypatch, changes, said):
     [
         ("name: x\ngoverns: order\n", "order: the order 'fixed' does not depend on a seed"),
         ("name: x\ngoverns: [weights, both]\n", "weights and both are the same"),
-        ("name: x\ngoverns: everything\n", "expected 'weights', 'order' or 'both'"),
+        ("name: x\ngoverns: everything\n", "expected 'weights', 'order', 'both' or 'split'"),
         ("name: x\ngoverns: []\n", "at least 1 item"),
         ("name: x\ngoverns: both\nrecipe: {lr: 0}\n", "recipe.lr: expected more than 0"),
         ("name: x\n", "got neither"),
@@ -218,3 +220,19 @@ def test_a_users_component_is_part_of_what_a_study_is_about(write, tmp_path):
     definition = study.definition(study.arms[1], "data")
     assert list(definition["components"]) == ["activation/mine"]
     assert definition != study.definition(study.arms[1], "other data")
+
+
+def test_what_only_one_side_may_say_of_the_split_is_said(write):
+    drawn = "data: {name: usps, split: resampled}\n"
+    with pytest.raises(ConfigError, match="said by governs: add split there"):
+        load_study(write(f"name: x\n{drawn}governs: both\n"))
+    with pytest.raises(ConfigError, match="a search holds images out of the known training split"):
+        load_study(write(f"name: x\n{drawn}search: {{lr: {{low: 1, high: 2}}}}\ntrials: 2\n"))
+
+
+def test_the_split_varies_alone(write):
+    experiment = load_study(write("name: x\ngoverns: [both, split]\nseeds: 3\n")).experiment()
+    both, split = experiment.arms
+    assert not both.resampled and split.resampled
+    assert (split.recipe.init_seed, split.recipe.order_seed) == (0, 0)
+    assert (both.recipe.init_seed, both.recipe.order_seed) == (None, None)

@@ -113,3 +113,24 @@ def test_holdout_by_default_has_the_share_that_1000_images_have_of_usps():
 def test_holdout_of_a_wrong_size_is_refused(n):
     with pytest.raises(ConfigError, match=f"hold-out of {n} images.*40 training.*valid: 1 to 39"):
         random_digits(train=40).holdout(n)
+
+
+def test_a_resampled_split_pools_all_images_and_draws_the_test_images_by_seed():
+    digits = random_digits(train=170, test=50)
+    everything = np.concatenate([digits.train.images, digits.test.images]).reshape(220, -1)
+    found = [digits.resampled(seed) for seed in (0, 1, 0)]
+    for one in found:
+        assert (len(one.train), len(one.test)) == (170, 50)
+        pooled = np.concatenate([one.train.images, one.test.images]).reshape(220, -1)
+        assert np.array_equal(np.unique(pooled, axis=0), np.unique(everything, axis=0))
+        counts = np.add(digits.train.class_counts, digits.test.class_counts)
+        assert np.abs(np.array(one.test.class_counts) - counts * 50 / 220).max() < 1
+        assert one.name == digits.name
+        # the pictures keep their labels and their order
+        place = [int(np.flatnonzero((everything == image).all(axis=1))[0]) for image in pooled]
+        labels = np.concatenate([digits.train.labels, digits.test.labels])
+        assert (labels[place[:170]] == one.train.labels).all()
+        assert place[:170] == sorted(place[:170]) and place[170:] == sorted(place[170:])
+    assert found[0].digest == found[2].digest != found[1].digest
+    # a known answer, since stored runs rely on it
+    assert found[0].digest == "20474810612376a2"

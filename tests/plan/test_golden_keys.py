@@ -47,6 +47,7 @@ EXPERIMENTS = {
     "factors": "vary: {activation: [tanh, relu], lr: [0.01, 0.1]}\nseeds: [3, 1, 4]",
     "ladder": "ladder: [{name: '1989'}, {lr: 0.05}, {activation: relu}]\nseeds: 2",
     "baseline": "arms: [{lr: 0.1}, {name: b, lr: 0.2}]\nbaseline: b\nseeds: 1",
+    "resampled": "data: {name: usps, split: resampled}\narms: [{lr: 0.1}, {lr: 0.2}]\nseeds: 2",
     "single": "recipe: {epochs: 2}\nseeds: [1337]",
     "own": "components: golden.py\nvary: {activation: [tanh, golden]}\nseeds: 1",
     "other name": "vary: {activation: [tanh, relu], lr: [0.01, 0.1]}\nseeds: [3, 1, 4]",
@@ -54,6 +55,7 @@ EXPERIMENTS = {
 STUDIES = {
     "rates": "search: {lr: {low: 0.001, high: 1, log: true}}\ntrials: 4\n"
     "arms: [{activation: tanh}, {activation: relu}]",
+    "searches": "search: {lr: {low: 0.001, high: 1, log: true}}\ntrials: 4\nsearches: 2",
     "choices": "search: {lr: {low: 0.001, high: 1}, init: [fan_in, xavier]}\ntrials: 2\n"
     "seeds: 2\nbatch: 3\nsampler: random\npruner: {first: 1}\nepochs: 9",
     "own": "components: golden.py\nsearch: {activation: [tanh, golden]}\ntrials: 2",
@@ -61,6 +63,7 @@ STUDIES = {
 SEED_STUDIES = {
     "both": "governs: both\nseeds: 3",
     "all": "governs: [weights, order, both]\nrecipe: {order: shuffled}\nseeds: 2",
+    "split": "governs: [both, split]\nseeds: 2",
 }
 
 
@@ -116,8 +119,9 @@ def keys(folder: Path) -> dict[str, str]:
     for name, file in studies.items():
         study = load_study(file)
         for arm in study.arms:
-            definition = study.definition(arm, DIGEST)
-            found[f"study: {name}, arm {arm.name}"] = content_hash(definition)
+            for one in study.each():
+                definition = one.definition(arm, DIGEST)
+                found[f"study: {name}, arm {one.label(arm.name)}"] = content_hash(definition)
         key = study_key(study.name, DIGEST, "f" * 32)
         found[f"study's run: {name}"] = key
     return found

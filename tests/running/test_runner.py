@@ -16,15 +16,17 @@ import lecun_ablate
 from lecun_ablate import api
 from lecun_ablate.api import Options
 from lecun_ablate.config.experiment import load_experiment
-from lecun_ablate.data import Split
+from lecun_ablate.config.source import Overrides
+from lecun_ablate.data import Split, load
 from lecun_ablate.errors import ConfigError, LecunAblateError
+from lecun_ablate.evidence.sentences import answer
 from lecun_ablate.plan.results import EPOCH_METRICS
 from lecun_ablate.running.estimate import estimate
 from lecun_ablate.running.experiment import run_experiment
 from lecun_ablate.running.training import run_status
 from lecun_ablate.statistics import look_level
 from lecun_ablate.tracking.plan_run import PlanRun
-from lecun_ablate.tracking.store import still_to_do
+from lecun_ablate.tracking.store import Store, still_to_do
 from lecun_ablate.tracking.writer import Writer
 from lecun_ablate.trainers.base import EpochReport, Scores
 from lecun_ablate.trainers.torch_trainer import TorchTrainer
@@ -585,3 +587,70 @@ def test_estimate_is_in_seconds_for_all_runs(experiment):
     assert len(todo) == 4 and todo[:2] == [("tanh", 0), ("relu", 0)]
     assert 0 < estimate(prepared, todo[:1]) < 60
     assert estimate(prepared, []) == 0
+
+
+RESAMPLED = YAML.replace("data: tiny", "data: {name: tiny, split: resampled}")
+
+
+def test_with_a_resampled_split_each_seed_trains_all_arms_on_the_images_that_it_draws(
+    experiment, monkeypatch
+):
+    experiment.write_text(RESAMPLED)
+    train, seen = TorchTrainer.train, []
+
+    def watched(self, runs, fit, evaluate, on_epoch=None):
+        seen.append(({run.seed for run in runs}, len(runs), fit, evaluate))
+        return train(self, runs, fit, evaluate, on_epoch)
+
+    monkeypatch.setattr(TorchTrainer, "train", watched)
+    frame = run(experiment)
+    digits = load("tiny")
+    seen = [call for call in seen if len(call[2]) == 60]
+    assert [call[:2] for call in seen] == [({0}, 2), ({1}, 2)]
+    for (seed,), _, fit, evaluate in [(tuple(c[0]), *c[1:]) for c in seen]:
+        expected = digits.resampled(seed)
+        assert np.array_equal(fit.images, expected.train.images)
+        assert np.array_equal(evaluate["train"].images, expected.train.images)
+        assert np.array_equal(evaluate["test"].labels, expected.test.labels)
+    # what is stored is about these images, and can be made again
+    for row in frame.groupby(["arm", "seed"]).first().reset_index().itertuples():
+        labels = Store().files.labels(row.run_id)
+        assert np.array_equal(labels, digits.resampled(row.seed).test.labels)
+    again = api.reproduce(frame.run_id.iloc[-1])
+    assert again.exact and again.reproduced
+    page = (api.page_of(prepare(experiment).plan)).read_text()
+    assert "Digit by digit" not in page and "test images drawn by each seed" in page
+
+
+def test_runs_on_a_resampled_split_are_no_runs_on_the_known_one(experiment, no_training):
+    known = execute(experiment)
+    experiment.write_text(RESAMPLED)
+    drawn = execute(experiment)
+    assert set(known.run_id).isdisjoint(drawn.run_id)
+    assert not same_numbers(known, drawn)
+    no_training()
+    assert same_numbers(execute(experiment), drawn)
+    plans = Store().find("small"), Store().find(known.run_id.iloc[0])
+    assert plans[0].run_id != plans[1].run_id
+    assert Store().plan(plans[0]).experiment.arms[0].resampled
+    one, two = drawn.groupby("arm", sort=False).run_id.first()
+    assert api.compare(one, two).first.seed == 0
+    with pytest.raises(LecunAblateError, match=r"the seed of .* has drawn its test images"):
+        api.compare(one, known.run_id.iloc[0])
+    with pytest.raises(LecunAblateError, match="expected two runs with the same seed"):
+        api.compare(one, drawn.run_id.iloc[-1])
+
+
+def test_nothing_is_said_of_new_images_where_each_seed_has_its_own(experiment):
+    experiment.write_text(RESAMPLED.replace("seeds: 2", "seeds: 8"))
+    shown = api.evaluate(experiment, Overrides(), Options(trainer="torch", device="cpu"))
+    (pair,) = shown.evidence.comparisons.pairs
+    assert pair.joint is None
+    assert "20 test images that each seed draws from the same pool" in answer(shown.evidence)
+
+
+def test_another_data_set_keeps_the_split_asked_for(experiment):
+    experiment.write_text(RESAMPLED)
+    named = load_experiment(experiment, data="digits")
+    assert named.data.name == "digits" and named.data.split == "resampled"
+    assert all(arm.resampled for arm in named.arms)

@@ -159,3 +159,111 @@ def test_the_benchmark_of_searches_uses_them(tuning, capsys):
 def test_arrays_that_make_no_sense_are_refused_in_words(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def tuned(rng, spread, searches=5, of_each=4, arms=2):
+    """Return runs of equal arms, each tuned by searches that find values of other quality."""
+    seeds = np.arange(searches * of_each)
+    found = np.abs(rng.normal(0, spread, (arms, searches)))[:, seeds % searches]
+    runs = 0.05 + found + rng.normal(0, 0.002, (arms, len(seeds)))
+    labels = {int(seed): int(seed % searches) for seed in seeds}
+    return {f"arm{k}": st.Runs(seeds, row) for k, row in enumerate(runs)}, labels
+
+
+def test_an_arm_tuned_by_several_searches_is_compared_over_their_means():
+    arms, labels = tuned(np.random.default_rng(5), 0.003)
+    pair = st.compare_all(arms, [("arm1", "arm0")], searches=labels)["arm1"]
+    differences = arms["arm1"].errors - arms["arm0"].errors
+    means = [differences[k::5].mean() for k in range(5)]
+    expected = st.interval_over_searches(np.reshape([differences[k::5] for k in range(5)], (5, 4)))
+    assert (pair.counted.n, pair.counted.unit) == (5, "search")
+    assert pair.counted.difference == pytest.approx(differences.mean())
+    assert pair.counted.p == pytest.approx(stats.ttest_1samp(means, 0).pvalue)
+    assert pair.counted.interval.low == pytest.approx(expected.low)
+    assert pair.counted.interval.high == pytest.approx(expected.high)
+    assert pair.over_all is None
+    assert pair.failures.arm.runs == 20  # failures are counted over the runs
+
+
+def test_five_searches_can_decide_and_one_cannot():
+    """Sign flips of five means could never reach 0.05."""
+    arms, labels = tuned(np.random.default_rng(6), 0.0)
+    better = {"arm0": arms["arm0"], "arm1": st.Runs(range(20), arms["arm1"].errors - 0.02)}
+    pair = st.compare_all(better, [("arm1", "arm0")], searches=labels)["arm1"]
+    assert pair.verdict.kind == "better" and pair.p_adjusted < 0.01
+    one = st.compare_all(better, [("arm1", "arm0")], searches=dict.fromkeys(range(20), 0))
+    assert one["arm1"].verdict.text.startswith("undecided: one search does not show the spread")
+    assert "2 searches" in one.warning
+
+
+def test_undecided_arms_are_told_how_many_more_searches_would_tell():
+    arms, labels = tuned(np.random.default_rng(7), 0.01)
+    pair = st.compare_all(arms, [("arm1", "arm0")], searches=labels)["arm1"]
+    assert pair.verdict.kind == "undecided"
+    more = pair.verdict.more_seeds
+    one = pair.counted
+    enough = [st.t_power(abs(one.difference), one.sd, n) >= 0.8 for n in (4 + more, 5 + more)]
+    assert enough == [False, True]
+    assert f"{more} more searches would probably tell" in pair.verdict.text
+
+
+def test_equal_arms_that_searches_tune_are_called_in_one_of_twenty_experiments():
+    rng = np.random.default_rng(8)
+    wrong = {True: [], False: []}
+    pairs = [(f"arm{k}", "arm0") for k in (1, 2, 3)]
+    for k in range(300):
+        arms, labels = tuned(rng, 0.004, arms=4)
+        for counted in (True, False) if k < 40 else (True,):
+            found = st.compare_all(arms, pairs, searches=labels if counted else None)
+            wrong[counted].append(any(pair.called for pair in found.pairs))
+    assert np.mean(wrong[True]) <= 0.05 + 3.3 * np.sqrt(0.05 * 0.95 / 300)
+    assert np.mean(wrong[False]) > 0.25, "seeds alone take what a search found for the arm's worth"
+
+
+def test_factors_of_arms_that_searches_tune_are_judged_over_the_searches():
+    arms, labels = tuned(np.random.default_rng(9), 0.003, arms=4)
+    cells = {f"arm{k}": {"a": k // 2, "b": k % 2} for k in range(4)}
+    pairs = [(f"arm{k}", "arm0") for k in (1, 2, 3)]
+    found = st.compare_all(arms, pairs, cells=cells, searches=labels)
+    main = next(effect for effect in found.effects if effect.factors == ("a",))
+    errors = np.array([arms[f"arm{k}"].errors for k in range(4)])
+    by_seed = errors[2:].mean(axis=0) - errors[:2].mean(axis=0)
+    means = [by_seed[k::5].mean() for k in range(5)]
+    assert main.n == 5 and main.p == pytest.approx(stats.ttest_1samp(means, 0).pvalue)
+    assert found.correction == "Holm" and found.family == 6
+
+
+def test_new_images_are_weighed_with_searches_in_the_place_of_seeds():
+    rng = np.random.default_rng(10)
+    labels_of_images = np.zeros(50, dtype=np.uint8)
+    arms = {}
+    for name, rate in (("a", 0.1), ("b", 0.3)):
+        answers = (rng.random((10, 50)) < rate).astype(np.uint8)
+        arms[name] = st.Runs(range(10), answers.mean(axis=1), predictions=answers)
+    searches = {seed: seed % 5 for seed in range(10)}
+    pair = st.compare_all(arms, [("b", "a")], labels=labels_of_images, searches=searches)["b"]
+    tables = [
+        np.array([arms[name].predictions[k::5].mean(axis=0) for k in range(5)]) for name in "ba"
+    ]
+    expected = st.compare_jointly(*tables, seeds=pair.counted.interval)
+    assert pair.joint.seeds == 5
+    assert pair.joint.interval == expected.interval
+
+
+def test_places_may_have_several_axes_and_failures_of_no_candidate():
+    places, errors = [[0, 0], [0.5, 0], [0, 1]], [3.0, 2.99, 3.01]
+    assert st.prudent_choice(places, errors, [0.1] * 3, [0, 0, 0]) == 1
+    assert st.prudent_choice(places, errors, [0.1] * 3, [0, 0, 0], [[0.6, 0]]) == 2
+    assert st.prudent_choice(places, errors, [0.001] * 3, [0, 0, 0], [[0.6, 0]]) == 1
+
+
+def test_failed_runs_are_left_out_of_what_makes_a_candidate_good():
+    errors = [[0.05, 0.05, 0.05, 0.05], [0.03, 0.03, 0.03, 0.9], [0.052, 0.05, 0.05, 0.05]]
+    # the second fails; of the other two, the third is as good within its error and lies farther
+    assert st.choose_prudently(errors, [1, 2, 0], 0.8) == 0  # its spread is 0: no one is as good
+    errors[0] = [0.049, 0.051, 0.05, 0.05]
+    assert st.choose_prudently(errors, [1, 2, 0], 0.8) == 0
+    errors[2] = [0.0502] * 4
+    assert st.choose_prudently(errors, [1, 2, 0], 0.8) == 2
+    # seeds that are not drawn count for nothing
+    assert st.choose_prudently(errors, [1, 2, 0], 0.8, weights=[2, 1, 1, 0]) == 1

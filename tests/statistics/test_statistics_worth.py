@@ -227,3 +227,41 @@ def test_the_same_is_said_of_new_images_after_correction_only():
 def test_tables_that_make_no_sense_are_refused_in_words(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_the_path_of_the_largest_gains_is_the_greedy_one():
+    """b gains nothing alone, and most of all once a is there."""
+    errors = {
+        (): [0.10, 0.12],
+        ("a",): [0.08, 0.10],
+        ("b",): [0.11, 0.13],
+        ("c",): [0.09, 0.11],
+        ("a", "b"): [0.04, 0.05],
+        ("a", "c"): [0.07, 0.09],
+        ("b", "c"): [0.10, 0.12],
+        ("a", "b", "c"): [0.04, 0.04],
+    }
+    path = st.largest_gains(errors)
+    assert [step.change for step in path] == ["a", "b", "c"]
+    assert [step.effect for step in path] == pytest.approx([-0.02, -0.045, -0.005])
+    assert sum(step.effect for step in path) == pytest.approx(-0.07)
+    expected = st.seed_interval([-0.04, -0.05])
+    assert (path[1].interval.low, path[1].interval.high) == pytest.approx(
+        (expected.low, expected.high)
+    )
+
+
+def test_the_test_variance_of_own_images_is_what_drawing_them_makes():
+    """Networks whose true errors vary by a known amount, each tested on images of its own."""
+    rng = np.random.default_rng(11)
+    true = np.clip(rng.normal(0.06, 0.004, 4000), 0, 1)
+    errors = rng.binomial(2007, true) / 2007
+    found = st.split_variance_of_own_images(errors, 2007)
+    assert found.total == pytest.approx(errors.var(ddof=1))
+    assert found.finite_test_set + found.rest == pytest.approx(found.total)
+    assert found.rest == pytest.approx(0.004**2, rel=0.15)
+    assert abs(found.rest - 0.004**2) < 4 * found.rest_se
+    same = st.split_variance_of_own_images(rng.binomial(2007, 0.06, 4000) / 2007, 2007)
+    assert abs(same.rest) < 4 * same.rest_se and same.finite_share > 0.9
+    with pytest.raises(ValueError, match="expected at least 2 of each"):
+        st.split_variance_of_own_images([0.1], 100)

@@ -29,6 +29,7 @@ from lecun_ablate.studies.optuna_storage import driving, open_storage
 from lecun_ablate.studies.report import StudyReport
 from lecun_ablate.studies.runner import FinishedStudy
 from lecun_ablate.terminal import studies
+from lecun_ablate.tracking.store import Store
 
 STUDY = """
 name: rates
@@ -114,8 +115,9 @@ def test_a_study_tunes_an_experiment(files, command):
     assert not Path("studies/optuna.db").exists()
 
     status, out, _ = command("study", "studies/rates.yaml", "--dry-run", "--json")
-    # 3 trials x 2 seeds, 1 best trial x 2 seeds, and perhaps the own rate x 2 seeds, of two arms
-    assert status == 0 and json.loads(out)["todo"] == 20 and json.loads(out)["at_most"]
+    # 3 trials x 2 seeds, the best on either half of the images and perhaps the own rate x 2 seeds,
+    # of two arms
+    assert status == 0 and json.loads(out)["todo"] == 24 and json.loads(out)["at_most"]
     assert not Path("studies/optuna.db").exists() and not Path("reports").exists()
 
     status, out, err = command("run", "tuned.yaml", "--tune", "--json")
@@ -139,6 +141,66 @@ def test_a_study_tunes_an_experiment(files, command):
         assert f"{arm} at lr {lr:.4g}" in " ".join(out.split())
     status, out, _ = command("study", "studies/rates.yaml", "--dry-run", "--json")
     assert json.loads(out)["todo"] == 0
+
+
+def test_an_experiment_draws_its_values_from_all_searches_of_its_study(files, command):
+    Path("studies/rates.yaml").write_text(STUDY + "searches: 2\n")
+    Path("tuned.yaml").write_text(EXPERIMENT.replace("seeds: 2", "seeds: 4"))
+    status, out, err = command("run", "tuned.yaml", "--tune", "--json")
+    assert status == 0, err
+    table = json.loads(out)
+    studied = json.loads(Path("reports/studies/rates/tiny/study.json").read_text())
+    found = {(arm["arm"], arm["search"]): arm["values"]["lr"] for arm in studied["arms"]}
+    assert set(found) == {(arm, k) for arm in ("tanh", "relu") for k in (1, 2)}
+    frame = lecun_ablate.load_results("tuned")
+    for row in frame.groupby(["arm", "seed"]).first().reset_index().itertuples():
+        params = View().client.get_run(row.run_id).data.params
+        assert float(params["lr"]) == found[row.arm, 1 + row.seed % 2]
+    (pair,) = table["comparisons"]
+    assert pair["searches"] == 2 and pair["seeds"] is None
+    errors = frame.groupby(["arm", "seed"]).test_error.last().unstack(0)
+    means = (errors.tanh - errors.relu).groupby(errors.index % 2).mean()
+    assert pair["difference"] == pytest.approx(means.mean())
+    interval = statistics.t_interval(means, level=1 - pair["level"])
+    assert pair["difference_low"] == pytest.approx(max(-1, interval.low))
+    assert "2 searches of 3 trials" in table["tuning"].replace("studies/rates.yaml, ", "")
+    low, high = sorted(found["relu", k] for k in (1, 2))
+    ends = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+    assert f"relu at lr {ends}" in table["tuning"]
+
+    for arguments in (["show", "tuned"], ["report", "tuned", "--no-pictures"]):
+        status, out, err = command(*arguments)
+        assert status == 0, err
+    page = Path("reports/tuned/tiny/report.md").read_text()
+    assert "t test over the searches' means" in page and ends.replace(" to ", " - ") in page
+    status, out, _ = command("run", "tuned.yaml", "--dry-run", "--json")
+    assert json.loads(out)["todo"] == 0
+    status, _, err = command("power", "tuned", "--effect", "1")
+    assert status == 1 and "raise `searches` in studies/rates.yaml" in err
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        ("3", "expected as many for each, such as 4 seeds, got 2, 1"),
+        ("[0, 2]", "got 2, 0"),
+        ("[1000000, 1]", "seeds: 1000000 has searched or confirmed values in studies/rates.yaml"),
+        ("{until: {halfwidth: 0.2, at_most: 40}}", "seeds.until: more seeds do not narrow"),
+    ],
+)
+def test_seeds_that_searches_cannot_share_are_refused(files, command, seeds, said):
+    Path("studies/rates.yaml").write_text(STUDY + "searches: 2\n")
+    Path("tuned.yaml").write_text(EXPERIMENT.replace("seeds: 2", f"seeds: {seeds}"))
+    status, _, err = command("run", "tuned.yaml")
+    assert status == 2 and said in err
+
+
+def test_seeds_that_chose_an_experiments_values_are_named(files, command):
+    _, _, err = command("run", "tuned.yaml", "--dry-run")
+    assert "2 seeds of this experiment (0, 1) had a part in choosing its values" in err
+    Path("studies/rates.yaml").write_text(STUDY + "searches: 1\n")
+    _, _, err = command("run", "tuned.yaml", "--dry-run")
+    assert "had a part in" not in err
 
 
 def test_an_experiment_is_tuned_from_python(files):
@@ -201,9 +263,9 @@ def test_a_dry_run_refuses_what_a_run_would(files, command):
         "--set",
         "search.lr.high=0.2",
     )
-    assert status == 0 and json.loads(out)["todo"] == 20
+    assert status == 0 and json.loads(out)["todo"] == 24
     status, out, err = command("study", "studies/rates.yaml", "--dry-run", "--fresh")
-    assert status == 0 and "at most 20 runs to do" in out
+    assert status == 0 and "at most 24 runs to do" in out
     assert "starts version 2 of rates on tiny" in err and "leave --fresh out" in err
     status, out, _ = command("study", "studies/rates.yaml", "--dry-run")
     assert status == 0 and "\n0 runs to do" in out and len(records()) == 2
@@ -583,3 +645,31 @@ def test_a_killed_command_goes_on(files, spawner):
         for trial in record.trials:
             if "retry_of" in trial.user_attrs:
                 assert numbers[trial.user_attrs["retry_of"]].params == trial.params
+
+
+def test_a_study_of_seeds_says_how_much_the_split_alone_does(files, command):
+    Path("studies/noise.yaml").write_text(
+        SEEDS.replace("governs: [weights, order, both]", "governs: [both, split]")
+    )
+    status, out, err = command("study", "studies/noise.yaml", "--json")
+    assert status == 0, err
+    both, split = json.loads(out)["variants"]
+    assert (both["governs"], split["governs"]) == ("both", "split")
+    errors = np.array(split["errors"])
+    expected = statistics.split_variance_of_own_images(errors, 20)
+    assert split["split"]["finite_test_set"] == pytest.approx(expected.finite_test_set)
+    assert split["split"]["rest"] == pytest.approx(expected.rest)
+
+    store, digits = View(), load("tiny")
+    runs = store.search(store.experiment("noise/tiny").experiment_id, lecun_ablate__level="run")
+    seen = {"both": set(), "split": set()}
+    for run in runs:
+        arm, seed = run.data.tags["lecun_ablate.arm"], int(run.data.params["seed"])
+        labels = Store().files.labels(run.info.run_id)
+        there = digits.resampled(seed) if arm == "split" else digits
+        assert np.array_equal(labels, there.test.labels)
+        seen[arm].add(run.data.params.get("init_seed"))
+    assert seen == {"both": {None}, "split": {"0"}}
+
+    status, out, _ = command("study", "studies/noise.yaml", "--dry-run", "--json")
+    assert status == 0 and json.loads(out)["todo"] == 0

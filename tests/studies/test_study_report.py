@@ -68,9 +68,9 @@ def test_the_number_of_confirmed_trials_is_the_real_one(reported):
     """Of three trials, five cannot be confirmed."""
     short = STUDY.replace("trials: 14", "trials: 3").replace("trials: 2", "trials: 5")
     _, notes = reported(short)
-    assert "on which the 3 best trials of each arm, and its own values, were trained" in notes
+    assert "The 3 best trials of each arm, and its own values, were trained again on" in notes
     _, notes = reported(STUDY.replace("trials: 14", "trials: 3").replace("trials: 2", "trials: 1"))
-    assert "on which the best trial of each arm, and its own" in notes
+    assert "The best trial of each arm, and its own" in notes
 
 
 def test_arms_with_other_numbers_of_confirmed_trials_are_named(reported, monkeypatch):

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +16,15 @@ import pytest
 import study_world
 from mlflow_view import View
 from optuna.trial import TrialState
-from study_world import PRUNED, STUDY, drive, made_up_digits
+from study_world import PRUNED, STUDY, drive, made_up_digits, prepared
 
+from lecun_ablate.config.study import load_study
 from lecun_ablate.errors import ConfigError, LecunAblateError
+from lecun_ablate.statistics import choose_prudently, finalists, judge_choice
 from lecun_ablate.studies import search_report
+from lecun_ablate.studies.arm_search import searches
 from lecun_ablate.studies.optuna_storage import driving
-from lecun_ablate.studies.outcome import _held_out
+from lecun_ablate.studies.outcome import _held_out, outcome
 
 SQLITE = "sqlite:///studies/optuna.db"
 JOURNAL = "studies/optuna.journal"
@@ -95,7 +99,7 @@ def told(records) -> dict[str, list[tuple]]:
 
 
 def winners(result) -> list[tuple]:
-    return [(a.arm, a.values, a.trial, a.confirmed.arm_mean, a.within) for a in result.arms]
+    return [(a.arm, a.values, a.trial, a.error, a.judged.difference, a.within) for a in result.arms]
 
 
 def test_every_arm_has_its_budget_and_the_batches_of_all_arms_are_trained_together(look):
@@ -159,22 +163,130 @@ def test_fresh_seeds_choose_the_winner(look):
         best = sorted(record.trials, key=lambda t: (t.value, t.number))[:2]
         assert set(confirmed) == {str(t.number) for t in best} | {"0"}
         means = {label: np.mean(errors) for label, errors in confirmed.items()}
-        assert means[str(arm.trial)] == min(means.values())
+        least = min(confirmed, key=lambda label: means[label])
+        reach = np.std(confirmed[least], ddof=1) / 3**0.5
+        good = [label for label in means if means[label] <= means[least] + reach]
+        # of those as good as the best, the one farthest from rates that diverge: the smallest rate
+        rates = {str(t.number): t.params["lr"] for t in record.trials}
+        assert str(arm.trial) == min(good, key=rates.get)
+        assert arm.prudent == (str(arm.trial) != least)
         lr = arm.values["lr"]
         world = [round(study_world.error(arm.arm, lr, s, 9) * held) / held for s in (2, 3, 4)]
         assert confirmed[str(arm.trial)] == world
-        own = [round(study_world.error(arm.arm, 0.03, s, 9) * held) / held for s in (2, 3, 4)]
-        # no seed judges its own choice: the middle one chooses for the outer two
-        first = {label: errors[1] for label, errors in confirmed.items()}
-        second = {label: errors[0] + errors[2] for label, errors in confirmed.items()}
-        one, two = confirmed[min(first, key=first.get)], confirmed[min(second, key=second.get)]
-        fresh = [one[0], two[1], one[2]]
-        assert arm.error == pytest.approx(np.mean(fresh))
-        assert arm.standard_error == pytest.approx(np.std(fresh, ddof=1) / 3**0.5)
-        assert arm.confirmed.difference == pytest.approx(np.mean(fresh) - np.mean(own))
-        assert arm.confirmed.sd == pytest.approx(np.std(np.subtract(fresh, own), ddof=1))
         low, high = arm.within["lr"]
         assert low <= lr <= high
+
+
+def missed(arm: str, lr: float, seeds: Sequence[int]) -> np.ndarray:
+    """Return what the made-up trainer misses, (seeds, images): the first images of the split."""
+    held = len(made_up_digits().holdout()[1])
+    wrong = [round(study_world.error(arm, lr, seed, 9) * held) for seed in seeds]
+    return (np.arange(held) < np.array(wrong)[:, None]) * 1.0
+
+
+def test_no_seed_and_no_image_judges_a_choice_that_it_had_a_part_in(look):
+    result, records, _ = look
+    for arm in result.arms:
+        record = records[arm.arm]
+        rates = {t.user_attrs["index"]: t.params["lr"] for t in record.trials}
+        lost = [lr for lr in rates.values() if lr >= study_world.DIVERGES]
+        sound = [k for k in sorted(rates) if rates[k] not in lost]
+        searched = np.array([missed(arm.arm, rates[k], (0, 1)) for k in sound])
+        best = [sound[k] for k in finalists(searched, 2)]
+        fresh = {k: missed(arm.arm, rates[k], (2, 3, 4)) for k in best}
+
+        def choose(errors, weights, which, rates=[rates[k] for k in best] + [0.03], lost=lost):
+            places = np.log([rates[k] for k in which])
+            return choose_prudently(
+                errors, places, 0.8, weights=weights, failing=np.log(lost) if lost else ()
+            )
+
+        expected = judge_choice(
+            np.array([missed(arm.arm, rates[k], (0, 1)) for k in best]),
+            {place: fresh[k] for place, k in enumerate(best)},
+            missed(arm.arm, 0.03, (2, 3, 4)),
+            2,
+            choose=choose,
+        )
+        assert arm.judged.other_images
+        assert arm.error == pytest.approx(expected.error)
+        assert arm.standard_error == pytest.approx(expected.error_standard_error)
+        assert arm.judged.difference == pytest.approx(expected.difference)
+        assert arm.judged.difference_standard_error == pytest.approx(expected.standard_error)
+        assert arm.judged.own_error == pytest.approx(missed(arm.arm, 0.03, (2, 3, 4)).mean())
+
+
+def test_a_study_that_an_older_version_has_finished_keeps_its_winner(look):
+    """Its trials have no misses: seeds alone judge, and the smallest mean wins, as it did."""
+    _, records, _ = look
+    study = load_study(Path("studies/small.yaml"))
+    for search in searches(study, records):
+        known = {
+            name: value
+            for name, value in search.record.user_attrs.items()
+            if not name.startswith("validation_misses")
+        }
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(search.record), "user_attrs", known)
+            confirmed = {label: search.confirmed(label) for label in search.candidates()}
+            found = outcome(search, 0.8)
+        means = {label: np.mean(list(errors.values())) for label, errors in confirmed.items()}
+        assert str(found.trial) == min(means, key=means.get)
+        table = np.array([[errors[s] for s in (2, 3, 4)] for errors in confirmed.values()])
+        assert found.error == pytest.approx(_held_out(table).mean())
+        assert not found.judged.other_images and not found.prudent
+
+
+REPEATED = STUDY.replace("trials: 14", "trials: 6\nsearches: 3")
+
+
+def test_searches_differ_in_sampler_seeds_and_split_and_leave_the_seeds_of_experiments(place):
+    result, records, trainer = drive(place(REPEATED), JOURNAL)
+    labels = [f"{arm}, search {k}" for arm in ("tanh", "relu") for k in (1, 2, 3)]
+    assert sorted(records) == sorted(labels)
+    assert [arm.label for arm in result.arms] == labels
+    rates = {name: [t.params["lr"] for t in record.trials] for name, record in records.items()}
+    for arm in ("tanh", "relu"):
+        assert len({tuple(rates[f"{arm}, search {k}"]) for k in (1, 2, 3)}) == 3
+    assert all(of_one[0] == 0.03 for of_one in rates.values())
+    # arms share the random trials within a search
+    assert rates["tanh, search 2"][:4] == rates["relu, search 2"][:4]
+    used = [{run.seed for runs in trainer.calls for run in runs}]
+    assert used == [{1_000_000 * k + seed for k in (1, 2, 3) for seed in range(5)}]
+    study = load_study(Path("studies/small.yaml"))
+    assert study.used_seeds == used[0]
+    held = [prepared(Path("studies/small.yaml")).parts(k)[1].images for k in range(3)]
+    assert not any(np.array_equal(held[0], other) for other in held[1:])
+    assert np.array_equal(held[0], made_up_digits().holdout()[1].images)
+    assert len(result.frame) == 2 * 3 * 6 and set(result.frame.search) == {1, 2, 3}
+    report = search_report.report(result)
+    over = next(table for table in report.tables if table.title == "Over the searches")
+    assert over.column("arm") == ["tanh", "relu"] and over.column("searches") == ["3", "3"]
+    low, high = over.column("best lr")[0].split(" - ")
+    of_tanh = [arm.values["lr"] for arm in result.arms if arm.arm == "tanh"]
+    assert [float(low), float(high)] == pytest.approx([min(of_tanh), max(of_tanh)], rel=0.01)
+
+
+def test_more_searches_go_on_with_those_that_there_are(place):
+    first = drive(place(REPEATED.replace("searches: 3", "searches: 1")), JOURNAL)
+    more = drive(place(REPEATED), JOURNAL)
+    before = {name: told({name: record})[name] for name, record in first[1].items()}
+    assert {name: told(more[1])[name] for name in before} == before
+    trained = {run.seed // 1_000_000 for runs in more[2].calls for run in runs}
+    assert trained == {2, 3}
+
+
+def test_the_report_says_whether_more_trials_would_have_helped(look):
+    result, _, _ = look
+    report = search_report.report(result)
+    table = next(table for table in report.tables if "more trials" in table.title)
+    assert table.names == ["trials", "1", "2", "4", "8", "14"]
+    for row, arm in zip(table.rows, result.arms, strict=True):
+        scores = result.frame[result.frame.arm == arm.arm].validation_error
+        assert row[1] == f"{100 * scores.mean():.2f} %" and row[-1] == f"{100 * scores.min():.2f} %"
+    *_, budget = report.figure.axes
+    assert [len(line.get_xdata()) for line in budget.get_lines()] == [14, 14]
+    assert budget.get_lines()[1].get_ydata()[-1] == pytest.approx(100 * scores.min())
 
 
 def test_the_best_rates_are_found(place):
@@ -290,7 +402,9 @@ def test_runs_that_learn_nothing_are_counted_and_named(place, monkeypatch):
         assert (rows.collapsed == (rows.lr > 0.12)).all() and not rows.diverged.any()
         assert arm.trials["collapsed"] == (rows.lr > 0.12).sum() > 0
         assert [(f.failed, f.runs) for f in arm.failing] == [(1, 3)] * len(arm.failing)
-        assert len(arm.failing) == 2 and all(f.values["lr"] > 0.05 for f in arm.failing)
+        assert len(arm.failing) == arm.confirmed_trials and all(
+            f.values["lr"] > 0.05 for f in arm.failing
+        )
         assert f"{arm.arm}: of the runs over fresh seeds, these diverged or learnt nothing" in notes
 
 
@@ -305,7 +419,7 @@ def test_a_pruned_winner_has_no_score_and_no_interval(place, monkeypatch):
         )
         assert arm.search_error is None and arm.within == {}
         assert arm.error == pytest.approx(
-            np.mean([late("", 0.002, s, 9) for s in (2, 3, 4)]), abs=1e-3
+            np.mean([late("", 0.002, s, 9) for s in (2, 3, 4)]), abs=0.005
         )
 
 
