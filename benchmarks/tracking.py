@@ -33,6 +33,7 @@ from lecun_ablate.data.digits import Digits, Split
 from lecun_ablate.network.initial import SHAPES
 from lecun_ablate.plan.plan import Plan
 from lecun_ablate.plan.results import EPOCH_METRICS, RunStatus
+from lecun_ablate.reporting.conclusion import conclude
 from lecun_ablate.running.experiment import run_experiment
 from lecun_ablate.running.training import Prepared
 from lecun_ablate.tracking.plan_run import PlanRun
@@ -85,7 +86,9 @@ def experiment_seconds(trainer: Trainer, runs: int, recipe: Recipe) -> float:
         Writer.opened(f"sqlite:///{Path(folder, 'mlflow.db')}") as writer,
     ):
         began = time.perf_counter()
-        run_experiment(Prepared(plan, digits, {"one": trainer}, []), writer, print)
+        with PlanRun.opened(writer, plan, print) as plan_run:
+            prepared = Prepared(plan, digits, {"one": trainer}, [])
+            conclude(run_experiment(prepared, plan_run), writer.files, plan_run)
         return time.perf_counter() - began
 
 

@@ -19,6 +19,7 @@ from lecun_ablate.data.digits import Digits
 from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.plan.plan import RESAMPLED_SPLIT, Plan
 from lecun_ablate.plan.results import RunStatus
+from lecun_ablate.reporting.conclusion import conclude
 from lecun_ablate.running import training
 from lecun_ablate.running.experiment import run_experiment
 from lecun_ablate.running.progress import Progress
@@ -39,6 +40,7 @@ from lecun_ablate.studies.optuna_storage import explained, open_storage
 from lecun_ablate.studies.versions import DEFINITION, TRAINER, Records, latest, open_version
 from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.tracking.files import Files
+from lecun_ablate.tracking.plan_run import PlanRun
 from lecun_ablate.tracking.store import still_to_do
 from lecun_ablate.tracking.writer import Writer
 from lecun_ablate.trainers.base import Identity
@@ -204,7 +206,9 @@ def _train(
             _record(records[run.arm], run.seed, run.test_error, run.status, run.run_id)
 
     try:
-        results = run_experiment(prepared.runs, writer, warnings.warn, progress, on_run).results
+        with PlanRun.opened(writer, prepared.runs.plan, warnings.warn) as plan_run:
+            results = run_experiment(prepared.runs, plan_run, progress, on_run)
+            conclude(results, writer.files, plan_run)
     finally:
         if trained:
             first = next(iter(records.values()))

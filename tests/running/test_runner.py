@@ -21,6 +21,7 @@ from lecun_ablate.data import Split, load
 from lecun_ablate.errors import ConfigError, LecunAblateError
 from lecun_ablate.evidence.sentences import answer
 from lecun_ablate.plan.results import EPOCH_METRICS
+from lecun_ablate.reporting.conclusion import conclude
 from lecun_ablate.running.estimate import estimate
 from lecun_ablate.running.experiment import run_experiment
 from lecun_ablate.running.training import run_status
@@ -59,8 +60,12 @@ def prepare(file, **options):
 
 def execute(file, **options):
     """Do as run does, but write no report: that takes most of the time."""
-    with Writer.opened() as writer:
-        return run_experiment(prepare(file, **options), writer, warnings.warn).results.frame
+    return conclude_all(prepare(file, **options), warnings.warn).results.frame
+
+
+def conclude_all(prepared, notice):
+    with Writer.opened() as writer, PlanRun.opened(writer, prepared.plan, notice) as plan_run:
+        return conclude(run_experiment(prepared, plan_run), writer.files, plan_run)
 
 
 @pytest.fixture
@@ -222,8 +227,7 @@ def parents(name="small/tiny"):
 def test_fewer_seeds_lose_nothing(experiment):
     three = run(experiment, seeds=3)
     said = []
-    with Writer.opened() as writer:
-        shown = run_experiment(prepare(experiment, seeds=1), writer, said.append)
+    shown = conclude_all(prepare(experiment, seeds=1), said.append)
     assert said == ["2 more seeds have been run before: all 3 are shown"]
     assert shown.results.frame.equals(three)
     assert str(shown.plan.experiment.command).endswith("small.yaml --seeds 3")
