@@ -244,11 +244,15 @@ class Registry:
         The name defaults to that of the function or class. Raises NameTaken if another component
         has it.
         """
+        caller = sys._getframe(1)
+        line = f"{caller.f_code.co_filename}:{caller.f_lineno}"
+        if kind not in self._components:
+            raise ConfigError(f"{line}: unknown kind of component {kind!r}: {nearest(kind, KINDS)}")
         components = self._of(kind)
 
         def enter(thing: Any) -> Any:
             key = name or getattr(thing, "__name__", None)
-            origin, file, digest = self._origin(thing)
+            origin, file, digest = self._origin(thing, line)
             loading = self._loading if file else None
             if not isinstance(key, str):
                 raise ConfigError(
@@ -292,13 +296,16 @@ class Registry:
 
         return enter
 
-    def _origin(self, thing: Any) -> tuple[str, Path | None, str | None]:
-        """Return a component's origin (for messages), file and digest."""
+    def _origin(self, thing: Any, line: str) -> tuple[str, Path | None, str | None]:
+        """Return a component's origin (for messages), file and digest.
+
+        `line` is the file and the line that register it.
+        """
         module = getattr(thing, "__module__", None) or "this session"
         if module.startswith("lecun_ablate."):
             return module, None, None
         if self._loading is not None:
-            return str(self._loading.path), self._loading.path, self._loading.digest
+            return line, self._loading.path, self._loading.digest
         try:  # defined in an interactive session or a script
             lines, first = inspect.getsourcelines(thing)
         except (OSError, TypeError):

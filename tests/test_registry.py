@@ -94,12 +94,12 @@ def test_a_file_is_loaded_once_and_again_when_it_changed(tmp_path):
         (
             "from lecun_ablate import register\n"
             "@register('activation', 'tanh')\ndef f(x):\n    return x",
-            "'tanh' is already built in",
+            r"mine.py:2: activation 'tanh' is already built in",
         ),
         (
             "from lecun_ablate import register\n"
             "for _ in range(2):\n    @register('activation', 'twice')\n    def f(x): return x",
-            "'twice' is already registered",
+            r"mine.py:3: activation 'twice' is already registered by .*mine.py:3",
         ),
         (
             "import sys\nsys.exit(0)",
@@ -107,7 +107,15 @@ def test_a_file_is_loaded_once_and_again_when_it_changed(tmp_path):
         ),
         (
             "from lecun_ablate import register\nregister('activation')(3)",
-            r"mine.py: activation without a name",
+            r"mine.py:2: activation without a name",
+        ),
+        (
+            "from lecun_ablate import register\n\n@register('activaton')\ndef f(x):\n    return x",
+            r"mine.py:3: unknown kind of component 'activaton': did you mean 'activation'",
+        ),
+        (
+            "from lecun_ablate import register\n\n@register('activation')\ndef f():\n    return 1",
+            r"mine.py:3: activation 'f' has the wrong arguments: expected activation\(x\), got f\(\)",
         ),
     ],
 )

@@ -6,7 +6,6 @@ that depend on what is trained beside it. Nobody could reproduce them, and no er
 
 from __future__ import annotations
 
-import inspect
 import random
 import traceback
 from collections.abc import Sequence
@@ -89,7 +88,7 @@ def _try(arm: str, recipe: Recipe, few: Split, own: Sequence[Component]) -> None
             "parameters.sub_(...) or the like; what it returns is not used"
         )
     if problem:
-        raise ConfigError(f"arm {arm!r}: {_names(own)}: {_origin(own[0])}: {problem}")
+        raise ConfigError(f"arm {arm!r}: {_names(own)}: {own[0].origin}: {problem}")
 
 
 def _train(recipe: Recipe, few: Split, seeds: Sequence[int]) -> list[dict[str, np.ndarray]]:
@@ -136,18 +135,8 @@ def _names(own: Sequence[Component]) -> str:
     return ", ".join(dict.fromkeys(f"{c.kind} {c.name!r}" for c in own))
 
 
-def _origin(component: Component) -> str:
-    """Return the file and the line at which a component begins."""
-    thing = component.function
-    thing = thing if inspect.isroutine(thing) else type(thing)
-    try:
-        return f"{component.file or component.origin}:{inspect.getsourcelines(thing)[1]}"
-    except (OSError, TypeError):
-        return component.origin
-
-
 def place(error: BaseException, own: Sequence[Component]) -> str:
     """Return the line of the user's file at which an error was raised, or where it begins."""
     files = {str(c.file) for c in own if c.file}
     lines = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in files]
-    return f"{lines[-1].filename}:{lines[-1].lineno}" if lines else _origin(own[0])
+    return f"{lines[-1].filename}:{lines[-1].lineno}" if lines else own[0].origin

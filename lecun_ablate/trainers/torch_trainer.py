@@ -428,7 +428,7 @@ class _Group:
         weights = tuple(self.weights.shape)
         shapes = (weights, (weights[0], 1))
         for slot, value in self.state.items():
-            it = f"optimizer {self.optimizer.name!r}: state[{slot!r}]"
+            it = f"{self.optimizer.origin}: optimizer {self.optimizer.name!r}: state[{slot!r}]"
             if not isinstance(slot, str) or "/" in slot or slot in (AVERAGE, CURVATURE):
                 raise ConfigError(
                     f"{it}: expected a name without a slash, and neither {AVERAGE!r} nor "

@@ -61,7 +61,7 @@ BROKEN = {
         "optimizer: mine",
         "@register('optimizer')\ndef mine(p, g, state, lr, momentum):\n"
         "    state['t'] = torch.tensor(1.0)\n    p.sub_(lr * g)\n",
-        "state['t']: expected a number, or a tensor of shape (replicas, 1) = (2, 1)",
+        "state['t']: expected a number, or a tensor of shape (replicas, weights), here (2",
     ),
     "another shape": (
         "activation: mine",
