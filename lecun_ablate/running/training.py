@@ -224,16 +224,33 @@ def _try_components(arm: str, recipe: Recipe, split: Split) -> None:
     names = ", ".join(f"{c.kind} {c.name!r}" for c in own)
     labels = torch.tensor(split.labels[:2])
     try:
+        _try_activations(recipe)
         network = Network(recipe, seed=0)
         images = torch.tensor(split.images[:2], dtype=getattr(torch, recipe.dtype))
         learning_rates(recipe, 1, 1)
         losses = network.training_loss(augmented(recipe, 0, 1, images), labels)
         if tuple(losses.shape) != (2,):
-            shape = tuple(losses.shape)
-            raise ValueError(f"the loss of 2 patterns: expected shape (2,), got {shape}")
+            loss, got = recipe.component("loss"), tuple(losses.shape)
+            raise ConfigError(
+                f"{loss.origin}: loss {loss.name!r} of 2 patterns: expected shape (2,), got {got}"
+            )
         losses.sum().backward()
     except ConfigError as error:
         raise ConfigError([f"arm {arm!r}: {problem}" for problem in error.problems]) from error
     except Exception as error:
         words = f"{contract.place(error, own)}: {type(error).__name__}: {error}"
         raise ConfigError(f"arm {arm!r}: {names}: {words}") from error
+
+
+def _try_activations(recipe: Recipe) -> None:
+    """Raise ConfigError if an activation does not return a value for each of its argument's."""
+    sums = torch.linspace(-1, 1, 24, dtype=getattr(torch, recipe.dtype)).view(2, 3, 4)
+    for field in ("activation", "output_activation"):
+        component = recipe.component(field)
+        values = component(sums.clone())
+        if not isinstance(values, torch.Tensor) or values.shape != sums.shape:
+            got = tuple(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
+            raise ConfigError(
+                f"{component.origin}: activation {component.name!r}: expected a tensor of its "
+                f"argument's shape, here {tuple(sums.shape)}, got {got}"
+            )

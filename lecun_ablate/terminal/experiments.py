@@ -32,7 +32,16 @@ SAID_BELOW = {
     "trainer": "trainer {}",
 }
 # what a person needs at 80 columns; the report has the rest
-COMPARED = ("arm", "difference", "over seeds", "p", "verdict")
+COMPARED = (
+    "arm",
+    "against",  # if there are several
+    "seeds",  # if they differ
+    "difference",
+    "over seeds",
+    "among sound runs",  # if a run failed
+    "p",
+    "verdict",
+)
 
 
 def results(evidence: Evidence, link: str, ui: str | None) -> None:
@@ -81,9 +90,10 @@ def _findings(on: Console, evidence: Evidence) -> None:
     pairs = evidence.comparisons.pairs
     if pairs:
         table = evidence_tables.comparisons(evidence)
-        more = [name for name in ("against", "seeds") if len(set(table.column(name))) > 1]
-        failed = ["among sound runs"] if any(pair.failed for pair in pairs) else []
-        shown = table.only([COMPARED[0], *more, *COMPARED[1:3], *failed, *COMPARED[3:]])
+        spare = {name for name in ("against", "seeds") if len(set(table.column(name))) == 1}
+        if not any(pair.failed for pair in pairs):
+            spare.add("among sound runs")
+        shown = table.only([name for name in COMPARED if name not in spare])
         found = evidence.comparisons
         rules = [evidence_tables.correction(found), evidence_tables.levels(found)]
         over = "the searches that tuned the arms" if found.unit == "search" else "seeds"

@@ -57,6 +57,16 @@ BROKEN = {
         "@register('activation')\ndef mine(x):\n    return torch.tensor(numpy.tanh(x.numpy()))\n",
         "activation 'mine'",
     ),
+    "an activation of another shape": (
+        "activation: mine",
+        "@register('activation')\ndef mine(x):\n    return x[..., :1]\n",
+        "of its argument's shape, here (2, 3, 4), got (2, 3, 1)",
+    ),
+    "a loss of another shape": (
+        "loss: mine",
+        "@register('loss')\ndef mine(outputs, targets):\n    return (outputs - targets) ** 2\n",
+        "loss 'mine' of 2 patterns: expected shape (2,), got (2, 10)",
+    ),
     "a state that cannot be divided": (
         "optimizer: mine",
         "@register('optimizer')\ndef mine(p, g, state, lr, momentum):\n"
