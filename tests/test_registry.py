@@ -115,7 +115,7 @@ def test_a_file_is_loaded_once_and_again_when_it_changed(tmp_path):
         ),
         (
             "from lecun_ablate import register\n\n@register('activation')\ndef f():\n    return 1",
-            r"mine.py:3: activation 'f' has the wrong arguments: expected activation\(x\), got f\(\)",
+            r"mine.py:3: activation 'f' has the wrong arguments: .*got f\(\)",
         ),
     ],
 )

@@ -16,7 +16,9 @@ from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.network.initial import PARAMETERS
 
 HERE = Path(__file__).parent
+NAMES = HERE.parent / "native" / "names.hpp"
 SOURCES = (
+    NAMES,
     HERE.parent / "native" / "formulas.hpp",
     HERE / "elementary.hpp",
     HERE / "step.hpp",
@@ -29,18 +31,24 @@ PAIRS = (
     96,
     144,
 )  # of connected planes, for which a block may have room: as the paper has it, or all
-# what the functions of formulas.hpp cover; the names are those of components
-ACTIVATIONS = ("tanh", "scaled_tanh", "lisht", "sigmoid", "relu", "leaky_relu", "softsign", "gelu",
-               "silu", "identity")  # fmt: skip
-# those of method.hpp; the names are those of components
-OPTIMIZERS = ("sgd", "nesterov", "adam", "adamw", "rmsprop", "lion", "sdlm")
-LOSSES = ("mse", "half_sum_squares", "cross_entropy")
 SCALARS = {"float32": "float", "float64": "double"}
 # shared memory of a block in bytes, with room for all pairs and without velocities; kernels.cu
 # checks it
 TRAINING_BYTES = {"float32": 61_872, "float64": 123_248}
 MASK_BYTES = 384  # for two patterns
 EVALUATION_BYTES = {"float32": 60_464, "float64": 117_648}
+
+
+def _names(of: str) -> tuple[str, ...]:
+    """Return the names of components for which the kernels have code, from their one list."""
+    listed = re.search(rf"#define {of}\(X\)((?:\s|\\|X\(\w+\))+)", NAMES.read_text())
+    assert listed, of
+    return tuple(re.findall(r"X\((\w+)\)", listed.group(1)))
+
+
+ACTIVATIONS = _names("LECUN_ACTIVATIONS")
+LOSSES = _names("LECUN_LOSSES")
+OPTIMIZERS = _names("LECUN_OPTIMIZERS")
 
 
 @dataclass(frozen=True)

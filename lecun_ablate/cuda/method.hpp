@@ -10,8 +10,6 @@
 
 namespace lecun_ablate {
 
-enum class Optimizer { sgd, nesterov, adam, adamw, rmsprop, lion, sdlm };
-
 // What a run is told of its method, read from global memory. What an optimizer has no use for is 0.
 template <class T>
 struct Method {

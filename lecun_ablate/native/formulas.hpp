@@ -18,6 +18,8 @@
 // written so that NaN propagates, since a network that has diverged must show it.
 #pragma once
 
+#include "names.hpp"
+
 #if defined(__CUDACC__)
 #define LECUN_FORMULA __host__ __device__ inline
 #else
@@ -25,12 +27,6 @@
 #endif
 
 namespace lecun_ablate {
-
-enum class Activation {
-    tanh, scaled_tanh, lisht, sigmoid, relu, leaky_relu, softsign, gelu, silu, identity
-};
-
-enum class Loss { mse, half_sum_squares, cross_entropy };
 
 constexpr int kOutputs = 10;
 

@@ -29,8 +29,6 @@ struct Patterns {
 // order of initial.SHAPES, each in row-major order.
 constexpr int kParameters = 10960;
 
-enum class Optimizer { sgd, nesterov, adam, adamw, rmsprop, lion, sdlm };
-
 // What a step does with the mean gradient of a batch. The formulas and the defaults are those of
 // lecun_ablate/components/optimizers.py; an optimizer ignores what it has no use for.
 struct Method {

@@ -28,12 +28,10 @@ using Images = Array<const T, nb::shape<-1, 16, 16>>;
 using Indices = Vector<const std::int64_t>;
 
 // In the order of the enums.
-const std::vector<std::string> kActivations = {"tanh", "scaled_tanh", "lisht",    "sigmoid",
-                                               "relu", "leaky_relu",  "softsign", "gelu",
-                                               "silu", "identity"};
-const std::vector<std::string> kOptimizers = {"sgd",     "nesterov", "adam", "adamw",
-                                              "rmsprop", "lion",     "sdlm"};
-const std::vector<std::string> kLosses = {"mse", "half_sum_squares", "cross_entropy"};
+#define LECUN_NAME(name) #name,
+const std::vector<std::string> kActivations = {LECUN_ACTIVATIONS(LECUN_NAME)};
+const std::vector<std::string> kOptimizers = {LECUN_OPTIMIZERS(LECUN_NAME)};
+const std::vector<std::string> kLosses = {LECUN_LOSSES(LECUN_NAME)};
 
 void expect(bool condition, const std::string& what) {
     if (!condition) throw std::invalid_argument(what);

@@ -367,18 +367,12 @@ private:
 
     template <bool slopes>
     static Activate activation(Activation kind) {
+#define LECUN_CASE(name) \
+    case Activation::name: return activate_all<Activation::name, slopes>;
         switch (kind) {
-            case Activation::tanh: return activate_all<Activation::tanh, slopes>;
-            case Activation::scaled_tanh: return activate_all<Activation::scaled_tanh, slopes>;
-            case Activation::lisht: return activate_all<Activation::lisht, slopes>;
-            case Activation::sigmoid: return activate_all<Activation::sigmoid, slopes>;
-            case Activation::relu: return activate_all<Activation::relu, slopes>;
-            case Activation::leaky_relu: return activate_all<Activation::leaky_relu, slopes>;
-            case Activation::softsign: return activate_all<Activation::softsign, slopes>;
-            case Activation::gelu: return activate_all<Activation::gelu, slopes>;
-            case Activation::silu: return activate_all<Activation::silu, slopes>;
-            case Activation::identity: break;
+            LECUN_ACTIVATIONS(LECUN_CASE)
         }
+#undef LECUN_CASE
         return activate_all<Activation::identity, slopes>;
     }
 
