@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from conftest import DATA
+from cuda_on_cpu import COMPILER, Cpu
 
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.usps import read_folder
 from lecun_ablate.trainers import native
 from lecun_ablate.trainers.base import Run
+from lecun_ablate.trainers.cuda import CudaTrainer
 from lecun_ablate.trainers.native import NativeTrainer
 from lecun_ablate.trainers.torch_trainer import TorchTrainer
 
@@ -109,3 +111,18 @@ def test_the_native_trainer_gives_the_known_answers(name):
 def test_the_torch_trainer_gives_the_known_answers(name):
     recipe, answers = ANSWERS[name]
     check(TorchTrainer(threads=1), recipe, answers)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+@pytest.mark.parametrize("name", ANSWERS)
+def test_the_cuda_kernels_give_the_known_answers(name):
+    recipe, answers = ANSWERS[name]
+    check(CudaTrainer(Cpu()), recipe, answers)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ANSWERS)
+def test_the_cuda_trainer_gives_the_known_answers(name):
+    recipe, answers = ANSWERS[name]
+    check(CudaTrainer(), recipe, answers)
