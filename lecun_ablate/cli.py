@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 PROGRAM = "python -m lecun_ablate"
+SCRIPT = "lecun-ablate"  # the same as one word, which a shell can complete
 
 app = typer.Typer(
     help="Fair, paired, reproducible ablations of LeCun's 1989 zip-code network.",
@@ -632,10 +633,16 @@ def _main(arguments: list[str]) -> int:
         _json_output.reset(token)
 
 
+def _program(arguments: list[str]) -> str:
+    """Return the name by which the program was called; a shell completes only SCRIPT."""
+    completion = {"--show-completion", "--install-completion"} & set(arguments)
+    return SCRIPT if completion or Path(sys.argv[0]).name == SCRIPT else PROGRAM
+
+
 def _command(arguments: list[str]) -> int:
     try:
         # typer returns the status of a command that exits, and 130 for a KeyboardInterrupt
-        status = int(app(arguments, prog_name=PROGRAM, standalone_mode=False) or 0)
+        status = int(app(arguments, prog_name=_program(arguments), standalone_mode=False) or 0)
         if status == INTERRUPTED:
             kept = ""
             if arguments[0] in ("run", "study"):

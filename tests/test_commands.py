@@ -1,7 +1,10 @@
 """The commands around an experiment: list, export, compare by name, delete, init, open."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -254,3 +257,19 @@ def test_no_colour_where_none_is_wanted(monkeypatch, capsys):
     console.notice("mind this")
     said = capsys.readouterr().err
     assert "mind this" in said and not re.search(r"\x1b\[[\d;]*3\d", said)
+
+
+def test_a_shell_completes_commands():
+    """As bash asks for it."""
+    script = Path(sys.executable).with_name("lecun-ablate")
+    if not script.exists():
+        pytest.skip("the package is not installed")
+    asked = {"COMP_WORDS": "lecun-ablate exp", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [script],
+        env=os.environ | asked | {"_LECUN_ABLATE_COMPLETE": "complete_bash"},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["export"], done.stderr

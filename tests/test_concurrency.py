@@ -1,4 +1,4 @@
-"""Many commands and MLflow's own server at once on one store: refused or right, never a traceback."""
+"""Many commands and MLflow's own server at once on one store: refused or right, no traceback."""
 
 import os
 import random

@@ -144,7 +144,8 @@ def _beside(database: Path) -> Iterator[Finding]:
         yield Finding(
             f"{artifacts} has the files of {len(unknown)} runs that the store does not know: "
             f"{', '.join(sorted(unknown)[:3])}{', ...' if len(unknown) > 3 else ''}",
-            "a kill leaves single ones; if there are many, a database was lost: put back a copy",
+            "`run` their experiments again: that takes back what is whole; if there are many, a "
+            "database was lost: a copy of it put back has all",
         )
     unfinished = [
         file

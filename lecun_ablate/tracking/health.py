@@ -87,12 +87,15 @@ def refuse_unwritable(database: Path) -> None:
         raise LecunAblateError(f"{database}: cannot be written: {error}; {help}") from None
 
 
-def unknown_runs(database: Path) -> set[str]:
-    """Return the seed runs whose files lie beside a database that does not know them."""
+def unknown_runs(database: Path) -> dict[str, Path]:
+    """Return the seed runs whose files lie beside a database that does not know them.
+
+    They are run ids, each with its folder of artifacts.
+    """
     beside = runs_with_files(database)
     with contextlib.closing(read_only(database)) as connection:
         known = {run_id for (run_id,) in connection.execute("SELECT run_uuid FROM runs")}
-    return beside - known
+    return {run_id: folder for run_id, folder in beside.items() if run_id not in known}
 
 
 def read_only(database: Path, immutable: bool = False) -> sqlite3.Connection:
@@ -101,10 +104,13 @@ def read_only(database: Path, immutable: bool = False) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{quote(str(database))}?mode=ro{more}", uri=True, timeout=20)
 
 
-def runs_with_files(database: Path) -> set[str]:
-    """Return the ids of the seed runs whose files lie beside a database, known to it or not."""
+def runs_with_files(database: Path) -> dict[str, Path]:
+    """Return the seed runs whose files lie beside a database, known to it or not.
+
+    They are run ids, each with its folder of artifacts.
+    """
     weights = artifact_folder(database).glob("*/*/artifacts/weights.npz")
-    return {file.parents[1].name for file in weights}
+    return {file.parents[1].name: file.parent for file in sorted(weights)}
 
 
 def _left(database: Path) -> str:

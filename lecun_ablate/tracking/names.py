@@ -38,6 +38,7 @@ LONGEST_NOTE = 5000  # characters of it that MLflow takes for an experiment
 
 # artifacts
 PLAN_FILE = "plan.json"
+RUN_FILE = "run.json"  # of a seed run beside an SQLite file: see kept_run
 MODULES = "modules"  # the folder of what a run's own components import
 WEIGHTS, ANSWERS = "weights.npz", "test_predictions.parquet"  # of every seed run
 

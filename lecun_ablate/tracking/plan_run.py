@@ -26,10 +26,11 @@ from lecun_ablate.plan.results import EPOCH_METRICS, Results, RunStatus
 from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.system.provenance import environment
 from lecun_ablate.system.text import markdown
-from lecun_ablate.tracking import views
+from lecun_ablate.tracking import kept_run, views
 from lecun_ablate.tracking.address import artifact_folder
 from lecun_ablate.tracking.ended_run import EndedRun, params
 from lecun_ablate.tracking.health import runs_with_files, unknown_runs
+from lecun_ablate.tracking.kept_run import KeptRun
 from lecun_ablate.tracking.names import (
     ANSWER,
     ARM,
@@ -85,7 +86,6 @@ class PlanRun:
     def __init__(self, writer: Writer, plan: Plan, notice: Callable[[str], None]):
         """Look up what the store has of a plan; `notice` is told what a user must know of it."""
         self._writer = writer
-        self._name_what_is_unknown(notice)
         self.experiment_id = writer.ensure_experiment(plan.tracking_name)
         writer.sweep(self.experiment_id)
         self._refuse_if_run_elsewhere(plan)
@@ -122,6 +122,7 @@ class PlanRun:
             for arm in plan_run.plan.experiment.arms:
                 with held_back():
                     plan_run.arms[arm.name] = plan_run._begin_arm(arm.name)
+            plan_run._take_back(notice)
             yield plan_run
             status = "FINISHED"
         except Exception:
@@ -131,8 +132,8 @@ class PlanRun:
             begun = [*plan_run.arms.values(), plan_run.run_id]
             writer.end([run_id for run_id in begun if run_id], status)
 
-    def _name_what_is_unknown(self, notice: Callable[[str], None]) -> None:
-        """Say so, if the files of more runs lie beside a database than it knows.
+    def _take_back(self, notice: Callable[[str], None]) -> None:
+        """Write the rows of this plan's runs whose files lie beside a database that lost them.
 
         A kill leaves the files of single runs behind; more come from a database that was lost.
         """
@@ -140,13 +141,49 @@ class PlanRun:
         if database is None:
             return
         unknown, all_runs = unknown_runs(database), runs_with_files(database)
-        if len(unknown) > len(all_runs) // 2:
+        taken = 0
+        if self._writer.connection.has_known_tables:
+            missing = {self.plan.keys[which]: which for which in self.plan.pending(self._finished)}
+            for run_id, folder in unknown.items():
+                found = kept_run.read(folder)
+                which = missing.get(found.key or "") if found else None
+                if found and which and self._taken_back(found, which, run_id, folder):
+                    del missing[self.plan.keys[which]]
+                    taken += 1
+        if taken:
+            self._finished = self._writer.store.finished(self.experiment_id)[0]
             notice(
-                f"{artifact_folder(database)} has the files of {len(unknown)} "
-                f"run{'' if len(unknown) == 1 else 's'} that the store does not know: if "
-                f"{database} was lost or emptied, stop now and put back a copy of it; what is "
-                "missing is trained again"
+                f"{taken} finished run{'' if taken == 1 else 's'} that the store had lost "
+                f"{'is' if taken == 1 else 'are'} taken back from {artifact_folder(database)}"
             )
+        left = len(unknown) - taken
+        if left > len(all_runs) // 2:
+            notice(
+                f"{artifact_folder(database)} has the files of {left} "
+                f"run{'' if left == 1 else 's'} that the store does not know: if {database} was "
+                "lost or emptied, running their experiments again takes back those that are whole; "
+                "a copy of it put back has all"
+            )
+
+    def _taken_back(
+        self, found: KeptRun, which: tuple[str, int], run_id: str, folder: Path
+    ) -> bool:
+        arm, _ = which
+        tags = {PARENT: self.arms[arm], ARM: arm, PLAN: self.plan.key}
+        tags[views.used(self.plan.key)] = arm
+        run = EndedRun(
+            self.experiment_id,
+            name=found.name,
+            tags=found.tags | tags,
+            values=found.values,
+            history=found.history,
+            data=self._dataset(),
+            seconds=found.seconds,
+            ended=found.ended,
+        )
+        return set(EPOCH_METRICS) <= set(found.history) and not self._writer.take_back(
+            run, run_id, folder
+        )
 
     def _replace(self, unusable: Mapping[str, UnusableRun], notice: Callable[[str], None]) -> None:
         """Delete runs that others take the place of, and say so."""

@@ -32,7 +32,17 @@ from lecun_ablate.system.provenance import git_commit
 from lecun_ablate.tracking.address import address, artifact_folder, database_path, folder_uri
 from lecun_ablate.tracking.ended_run import EndedRun, insert_run, params
 from lecun_ablate.tracking.health import refuse_damaged, refuse_unwritable
-from lecun_ablate.tracking.names import COMMIT, EXPERIMENT_NAME, LEVEL, NAME, OWNER, Level, title
+from lecun_ablate.tracking.kept_run import kept
+from lecun_ablate.tracking.names import (
+    COMMIT,
+    EXPERIMENT_NAME,
+    LEVEL,
+    NAME,
+    OWNER,
+    RUN_FILE,
+    Level,
+    title,
+)
 from lecun_ablate.tracking.new_store import create
 from lecun_ablate.tracking.sqlite import close, follow_moved_artifacts, sync_less
 from lecun_ablate.tracking.store import Store
@@ -221,6 +231,8 @@ class Writer:
         run_id = uuid.uuid4().hex
         folder = append_to_uri_path(self._folders[run.experiment_id], run_id, "artifacts")
         self.connection.remember(run.info(run_id, folder))
+        if level is Level.RUN:
+            contents = {**contents, RUN_FILE: kept(run)}
         # first, since the run counts as soon as it is inserted
         self.files.put(run_id, contents, durable=False)
         place = self.files.place(run_id)  # may be beside a copy
@@ -230,6 +242,20 @@ class Writer:
         if self._sync is not None:
             self._sync.written()
         return run_id
+
+    @writes
+    def take_back(self, run: EndedRun, run_id: str, folder: Path) -> str | None:
+        """Write the row of a run whose files are in a folder; return why not, if they are damaged.
+
+        Only where the store `has_known_tables`.
+        """
+        info = run.info(run_id, folder_uri(folder))
+        self.connection.remember(info)
+        misses, error = (run.history[name][-1] for name in ("test_misses", "test_error"))
+        damage = self.files.damage(run_id, int(misses), error)
+        if damage is None:
+            insert_run(self.client, run, info)
+        return damage
 
     def _write_by_client(self, run: EndedRun, contents: Contents) -> str:
         tags = self._owned() | dict(run.tags)

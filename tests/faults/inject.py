@@ -8,6 +8,7 @@ and one more start. Prints a JSON object per trial.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -58,19 +59,15 @@ def register_data() -> None:
         return Digits("tiny", split(60, 1), split(20, 2), "made up")
 
 
-def import_everything() -> None:
-    """Import what the commands do, so that a fork has nothing left to import."""
-    import alembic.command
-    import mlflow.store.tracking.sqlalchemy_store
-    import optuna.storages
-
-    import lecun_ablate.reporting.page
-    import lecun_ablate.running.experiment
-    import lecun_ablate.studies.runner
-    import lecun_ablate.terminal.experiments
-    import lecun_ablate.terminal.progress
-    import lecun_ablate.terminal.studies
-    import lecun_ablate.tracking.writer
+def warm_up(folder: Path, which: str) -> None:
+    """Run the command once in this process, so that a fork has nothing left to import."""
+    folder.mkdir(parents=True)
+    (folder / f"{which}.yaml").write_text(FILES[which])
+    here = Path.cwd()
+    os.chdir(folder)
+    assert command(which) == 0
+    table(which)
+    os.chdir(here)
 
 
 def in_a_fork(folder: Path, log: Path, work) -> int:
@@ -179,9 +176,10 @@ class Trials:
 
 def main(place: str, which: str, sample: str) -> None:
     """Try every call, or a number of them that are drawn with a fixed seed."""
-    import_everything()
     register_data()
     which, _, fresh = which.partition("-")
+    with contextlib.redirect_stdout(sys.stderr):
+        warm_up(Path(place, "warm"), which)
     trials = Trials(Path(place), which, fresh == "fresh")
     counts = trials.trial("open", 0, 0, False)["counts"]
     todo = [

@@ -2,12 +2,14 @@
 
 import errno
 import itertools
+import json
 import os
 import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from mlflow_view import View
 from sqlalchemy.exc import OperationalError, PendingRollbackError
@@ -17,6 +19,7 @@ from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.tracking import connection, health
 from lecun_ablate.tracking.explain import reason, way_out
 from lecun_ablate.tracking.health import refuse_damaged
+from lecun_ablate.tracking.sqlite import close
 from lecun_ablate.tracking.writer import Writer
 
 YAML = """
@@ -91,13 +94,50 @@ def test_a_damaged_database_is_said_to_be_and_left_as_it_is(done, command, damag
     assert database.read_bytes() == before
 
 
-def test_what_lies_beside_a_new_store_is_named_before_training(done, command):
-    Path("mlflow.db").unlink()
+def lose_the_database(empty_store):
+    close(View().client)  # or else this process goes on with the old file
+    for file in Path().glob("mlflow.db*"):
+        file.unlink()
+    shutil.copy(empty_store, "mlflow.db")
+
+
+def test_runs_whose_database_is_lost_are_taken_back_from_their_files(done, command, empty_store):
+    before = lecun_ablate.load_results("pair")
+    lose_the_database(empty_store)
     status, _, err = command(*RUN)
-    assert status == 0
+    assert status == 0, err
+    assert "2 finished runs that the store had lost are taken back from" in err
+    assert "2 done before, 0 to train" in err
+    pd.testing.assert_frame_equal(lecun_ablate.load_results("pair"), before)  # run ids, too
+    assert "taken back" not in command(*RUN)[2], "not once more"
+    assert "nothing is wrong" in command("doctor")[1]
+    run_id = before.run_id.iloc[0]
+    view = View()
+    run = view.client.get_run(run_id)
+    parent = view.client.get_run(run.data.tags["mlflow.parentRunId"])
+    assert parent.data.tags["lecun_ablate.level"] == "arm"
+    assert run.data.params["seed"] == str(before.seed.iloc[0])
+    assert run.inputs.dataset_inputs[0].dataset.name == "tiny"
+    assert "is reproduced, bit for bit" in command("reproduce", run_id)[1]
+
+
+def test_only_runs_that_are_whole_are_taken_back(done, command, empty_store):
+    """What is damaged is named before anything is trained, and trained again."""
+    before = lecun_ablate.load_results("pair")
+    lose_the_database(empty_store)
+    one, other = sorted(file.parent for file in Path("mlruns").rglob("run.json"))
+    content = json.loads((one / "run.json").read_text())
+    content["history"]["test_misses"][-1] += 1
+    (one / "run.json").write_text(json.dumps(content))
+    (other / "run.json").write_text("{}")
+    status, _, err = command(*RUN)
+    assert status == 0 and "taken back" not in err
     assert "has the files of 2 runs that the store does not know" in err
-    assert err.index("does not know") < err.index("to train")
+    assert err.index("does not know") < err.index("2 to train")
     assert "does not know" not in command(*RUN)[2], "not once more"
+    columns = [c for c in before.columns if c not in ("run_id", "epoch_seconds")]
+    found = lecun_ablate.load_results("pair")
+    pd.testing.assert_frame_equal(found[columns], before[columns])
 
 
 def test_what_was_written_is_in_the_file_itself(done):
