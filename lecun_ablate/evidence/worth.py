@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 from lecun_ablate.config.experiment import Experiment
 from lecun_ablate.statistics import (
@@ -46,7 +49,7 @@ def worth(experiment: Experiment, arms: Mapping[str, Runs], level: float) -> Wor
     if levels is None:
         return Worth()
     shared = common(*(arms[name] for name in levels))
-    seeds, failed = len(shared[0]), int(sum(runs.failed for runs in shared).astype(bool).sum())
+    seeds, failed = len(shared[0]), int(np.any([runs.failed for runs in shared], axis=0).sum())
     if not seeds:
         return Worth()
     if experiment.searches:
@@ -55,7 +58,9 @@ def worth(experiment: Experiment, arms: Mapping[str, Runs], level: float) -> Wor
     shares = variance_shares(list(levels.values()), rows, level=level)
     if ablation is None or not whole:
         return Worth(tuple(shares), seeds=seeds, failed=failed)
-    errors = {ablation.sets[arm]: row for arm, row in zip(levels, rows, strict=True)}
+    errors: dict[Collection[str], ArrayLike] = {
+        ablation.sets[arm]: row for arm, row in zip(levels, rows, strict=True)
+    }
     return Worth(
         tuple(shares),
         tuple(shapley(errors, level=level)),

@@ -55,11 +55,11 @@ class Prepared:
         for arm, seed in todo:
             if arms[arm].resampled:
                 by_seed[seed].append((arm, seed))
-        for seed, runs in [(None, known), *by_seed.items()]:
-            digits = self.digits if seed is None else self.digits.resampled(seed)
+        parts: list[tuple[int | None, list[tuple[str, int]]]] = [(None, known), *by_seed.items()]
+        for drawn_by, runs in parts:
+            digits = self.digits if drawn_by is None else self.digits.resampled(drawn_by)
             for trainer, members in by_trainer(self.trainers, runs):
-                placed = [(place[arm, of], arm, of) for _, arm, of in members]
-                yield trainer, digits, placed
+                yield trainer, digits, [(place[arm, seed], arm, seed) for _, arm, seed in members]
 
 
 @dataclass(frozen=True)
