@@ -334,3 +334,14 @@ def test_which_arms_failures_would_outweigh_depends_on_the_verdict():
         assert pair.verdict.kind == kind
         # 20 points of the 85 from 5 % to 90 %
         assert "while no run fails (at most 32 % do; 24 % would outweigh it)" in pair.conclusion
+
+
+def test_a_single_seed_has_shares_without_intervals():
+    cells = [{"a": a, "b": b} for a in (0, 1) for b in (0, 1)]
+    # effects of +-1, +-2 and +-0.5 points on every cell: variances 1, 4 and 0.25
+    errors = [[0.05 + 0.01 * (x + 2 * y + 0.5 * x * y)] for x in (-1, 1) for y in (-1, 1)]
+    found = {share.factors: share for share in st.variance_shares(cells, errors)}
+    assert found["a",].share == pytest.approx(1 / 5.25)
+    assert found["b",].share == pytest.approx(4 / 5.25)
+    assert found["a", "b"].share == pytest.approx(0.25 / 5.25)
+    assert all(share.interval is None for share in found.values())
