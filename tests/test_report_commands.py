@@ -446,3 +446,47 @@ def test_all_arms_compared_with_each_other(workplace, command, tiny):
         options = {"power": ("--effect", "0.25"), "export": ("--latex",)}.get(again, ())
         status, _, err = command(again, "every", *options)
         assert status == 0, err
+
+
+@pytest.mark.usefixtures("tiny")
+def test_all_pairs_ranks_the_arms_and_trains_nothing_again(workplace, command):
+    Path("three.yaml").write_text(
+        "name: three\ndata: tiny\nrecipe: {epochs: 1}\nseeds: 2\n"
+        "vary: {activation: [tanh, relu, sigmoid]}\n"
+    )
+    assert command("run", "three.yaml")[0] == 0
+    status, out, err = command("run", "three.yaml", "--all-pairs", "--json")
+    assert status == 0, err
+    found = json.loads(out)["comparisons"]
+    assert [(one["arm"], one["baseline"]) for one in found] == [
+        ("relu", "tanh"), ("sigmoid", "tanh"), ("sigmoid", "relu")
+    ]  # fmt: skip
+    assert "6 runs, 6 done before, 0 to train" in err
+    assert Path("reports/three/tiny/all-pairs/report.html").is_file()
+    status, out, _ = command("show", "three", "--json")
+    assert status == 0 and len(json.loads(out)["comparisons"]) == 2
+
+
+@pytest.mark.usefixtures("tiny")
+def test_an_ablation_runs_through_the_whole_job(workplace, command):
+    Path("between.yaml").write_text(
+        "name: between\ndata: tiny\nrecipe: {epochs: 1}\nseeds: 3\n"
+        "ablate: {from: {activation: tanh}, to: {activation: relu, lr: 0.1}}\n"
+    )
+    status, out, err = command("run", "between.yaml", "--json")
+    assert status == 0, err
+    found = json.loads(out)
+    frame = lecun_ablate.load_results("between")
+    errors = frame.groupby(["arm", "seed"]).test_error.last().unstack(0)
+    assert set(errors) == {"baseline", "activation", "lr", "winner"}
+    worth = {one["choice"]: one for one in found["worth"] if one["what"] == "contribution"}
+    whole = (errors.winner - errors.baseline).mean()
+    assert sum(one["value"] for one in worth.values()) == pytest.approx(whole)
+    by_hand = (errors.lr - errors.baseline + errors.winner - errors.activation).mean() / 2
+    assert worth["lr"]["value"] == pytest.approx(by_hand)
+    page = Path("reports/between/tiny/report.md").read_text()
+    assert "What each change contributes" in page and "lr: 0.03 to 0.1" in page
+    status, out, _ = command("show", "between")
+    assert status == 0 and "What each change contributes" in out
+    assert command("report", "between", "--latex")[0] == 0
+    assert "What each change contributes" in Path("reports/between/tiny/report.tex").read_text()

@@ -146,7 +146,9 @@ def correction(result: ExperimentResult) -> str:
 
 def test_name(result: ExperimentResult) -> str:
     """Return the test that p-values come from."""
-    return "a sign-flip test" if result.unit == "seed" else "a t test over the searches' means"
+    if result.unit == "search":
+        return "a t test over the searches' means"
+    return "a sign-flip permutation test"
 
 
 def levels(result: ExperimentResult) -> str:

@@ -88,6 +88,10 @@ def build(evidence: Evidence, digits: Digits | None, stored: Files) -> dict[str,
         "margin": points(plan.experiment.margin / 100, sign=False),
         "levels": evidence_tables.levels(evidence.comparisons),
         "correction": evidence_tables.correction(evidence.comparisons),
+        "tested": evidence_tables.test_name(evidence.comparisons).removeprefix("a "),
+        "over": "the means of the searches that tuned the arms"
+        if evidence.comparisons.unit == "search"
+        else "seeds",
         "colour": {arm: figures.page_colour(colour) for arm, colour in palette.items()},
         "shown": shown_arms(evidence),
         "factor": curve_factor(evidence),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -57,11 +56,11 @@ class Prepared:
         for arm, seed in todo:
             if arms[arm].resampled:
                 by_seed[seed].append((arm, seed))
-        drawn = ((self.digits.resampled(seed), runs) for seed, runs in by_seed.items())
-        for digits, runs in itertools.chain([(self.digits, known)], drawn):
+        parts: list[tuple[int | None, list[tuple[str, int]]]] = [(None, known), *by_seed.items()]
+        for drawn_by, runs in parts:
+            digits = self.digits if drawn_by is None else self.digits.resampled(drawn_by)
             for trainer, members in by_trainer(self.trainers, runs):
-                placed = [(place[arm, of], arm, of) for _, arm, of in members]
-                yield trainer, digits, placed
+                yield trainer, digits, [(place[arm, seed], arm, seed) for _, arm, seed in members]
 
 
 @dataclass(frozen=True)

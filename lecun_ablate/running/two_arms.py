@@ -10,6 +10,7 @@ import numpy as np
 
 from lecun_ablate import statistics
 from lecun_ablate.errors import LecunAblateError, nearest
+from lecun_ablate.plan.plan import Plan
 from lecun_ablate.plan.results import RunStatus
 from lecun_ablate.statistics import PairResult, Runs
 from lecun_ablate.tracking.store import Store
@@ -80,14 +81,22 @@ def run_id(store: Store, name: str) -> str:
 def compare_arms(store: Store, first: str, second: str) -> ArmComparison:
     """Compare two arms, given as EXPERIMENT:ARM, over the seeds that both have.
 
-    Raises LecunAblateError if they share no seed, or were tested on other digits.
+    Over the searches that tuned one or both of them, if there were several. Raises LecunAblateError
+    if they share no seed, were tested on other digits, or by numbers of searches that do not match.
     """
-    runs = [_runs(store, name) for name in (first, second)]
-    (one, data, digest), (two, other, other_digest) = runs
-    if digest != other_digest:
+    (one, plan), (two, other) = (_runs(store, name) for name in (first, second))
+    tested = [_tested_on(p, name) for p, name in ((plan, first), (other, second))]
+    if tested[0] != tested[1]:
         raise LecunAblateError(
-            f"the two arms were tested on different digits: {first} on {data} (digest {digest}), "
-            f"{second} on {other} (digest {other_digest})"
+            f"the two arms were tested on different digits: {first} on {tested[0]}, "
+            f"{second} on {tested[1]}"
+        )
+    searches = {len(p.experiment.arm(name.split(":")[1]).drawn)
+                for p, name in ((plan, first), (other, second))} - {0}  # fmt: skip
+    if len(searches) > 1:
+        raise LecunAblateError(
+            f"{first} and {second} were tuned by {min(searches)} and {max(searches)} searches: "
+            "expected the same number, so that seeds pair up"
         )
     seeds = np.intersect1d(one.seeds, two.seeds)
     if not len(seeds):
@@ -95,8 +104,15 @@ def compare_arms(store: Store, first: str, second: str) -> ArmComparison:
             f"{first} and {second} have no seed in common: {_seeds(one)} and {_seeds(two)}"
         )
     both = {first: one, second: two}
-    (result,) = statistics.compare_all(both, [(first, second)]).pairs
-    return ArmComparison(first, second, data, seeds.tolist(), result)
+    number = max(searches, default=0)
+    of_seed = {int(seed): int(seed) % number for seed in seeds} if number else None
+    (result,) = statistics.compare_all(both, [(first, second)], searches=of_seed).pairs
+    return ArmComparison(first, second, plan.data, seeds.tolist(), result)
+
+
+def _tested_on(plan: Plan, name: str) -> str:
+    drawn = ", drawn by each seed" if plan.experiment.arm(name.split(":")[1]).resampled else ""
+    return f"{plan.data} (digest {plan.data_digest}{drawn})"
 
 
 def _seeds(runs: Runs) -> str:
@@ -113,10 +129,10 @@ def _final(store: Store, name: str) -> Any:
     return rows
 
 
-def _runs(store: Store, name: str) -> tuple[Runs, str, str]:
-    """Return the runs of an arm, with the name and the digest of their data."""
+def _runs(store: Store, name: str) -> tuple[Runs, Plan]:
+    """Return the runs of an arm, with their plan."""
     rows = _final(store, name).sort_values("seed")
     plan = store.plan(store.find(name.split(":", maxsplit=1)[0]))
     diverged = (rows.status == RunStatus.DIVERGED).to_numpy(bool)
     runs = Runs(rows.seed.to_numpy(), rows.test_error.to_numpy(), diverged, None)
-    return runs, plan.data, plan.data_digest
+    return runs, plan

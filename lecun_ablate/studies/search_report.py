@@ -246,8 +246,8 @@ def _values(result: SearchResult) -> dict[str, Any]:
     return shared_values(result) | {
         "images": {"fit": result.images[0], "validation": result.images[1]},
         "trials": result.study.trials,
-        "seeds": list(result.study.seeds),
-        "confirm_seeds": list(result.study.confirm_seeds),
+        "seeds": [seed for one in result.study.each() for seed in one.seeds],
+        "confirm_seeds": [seed for one in result.study.each() for seed in one.confirm_seeds],
         "searches": result.study.searches,
         "arms": [
             asdict(arm) | {"error": arm.error, "standard_error": arm.standard_error}

@@ -628,6 +628,8 @@ def test_with_a_resampled_split_each_seed_trains_all_arms_on_the_images_that_it_
 
 def test_runs_on_a_resampled_split_are_no_runs_on_the_known_one(experiment, no_training):
     known = execute(experiment)
+    experiment.write_text(YAML.replace("name: small", "name: known"))
+    execute(experiment)
     experiment.write_text(RESAMPLED)
     drawn = execute(experiment)
     assert set(known.run_id).isdisjoint(drawn.run_id)
@@ -641,6 +643,8 @@ def test_runs_on_a_resampled_split_are_no_runs_on_the_known_one(experiment, no_t
     assert api.compare(one, two).first.seed == 0
     with pytest.raises(LecunAblateError, match=r"the seed of .* has drawn its test images"):
         api.compare(one, known.run_id.iloc[0])
+    with pytest.raises(LecunAblateError, match="on different digits: small:tanh on tiny"):
+        api.compare("small:tanh", "known:tanh")
     with pytest.raises(LecunAblateError, match="expected two runs with the same seed"):
         api.compare(one, drawn.run_id.iloc[-1])
 

@@ -265,3 +265,83 @@ def test_the_test_variance_of_own_images_is_what_drawing_them_makes():
     assert abs(same.rest) < 4 * same.rest_se and same.finite_share > 0.9
     with pytest.raises(ValueError, match="expected at least 2 of each"):
         st.split_variance_of_own_images([0.1], 100)
+
+
+def test_more_changes_than_can_be_weighed_are_refused():
+    names = "abcdefghi"
+    with pytest.raises(ValueError, match="9 changes; expected 1 to 8"):
+        st.shapley({tuple(names): [0.1], (): [0.2]})
+
+
+def test_effects_without_the_seeds_that_failed_stand_beside():
+    rng = np.random.default_rng(12)
+    cells = [{"a": a, "b": b} for a in (0, 1) for b in (0, 1)]
+    errors = 0.05 + 0.003 * rng.normal(size=(4, 8))
+    failed = np.zeros(8, bool)
+    failed[[2, 5]] = True
+    errors[3, failed] = 0.9
+    found = st.factorial(cells, errors, failed=failed)
+    sound = st.factorial(cells, errors[:, ~failed])
+    for effect, alone in zip(found, sound, strict=True):
+        assert (effect.failed, effect.n, effect.sound.n) == (2, 8, 6)
+        assert effect.sound.effect == pytest.approx(alone.effect)
+        assert effect.sound.p == alone.p and effect.sound.interval == alone.interval
+    assert all(effect.sound is None for effect in st.factorial(cells, errors))
+    everything = st.factorial(cells, errors, failed=np.ones(8, bool))
+    assert all(effect.sound is None and effect.failed == 8 for effect in everything)
+
+
+def test_the_share_of_the_finite_test_set_is_a_fraction():
+    split = st.VarianceSplit(200, 2007, 0.1159, 0.0819, 0.034, 0.0119)
+    assert split.finite_share == pytest.approx(0.0819 / 0.1159)
+    assert st.VarianceSplit(9, 9, 0.1, 0.2, -0.1, None).finite_share == 1.0
+    assert st.VarianceSplit(9, 9, 0.1, -0.2, 0.3, None).finite_share == 0.0
+    assert st.VarianceSplit(9, 9, 0.0, 0.0, 0.0, None).finite_share == 0.0
+
+
+def test_numbers_have_two_decimals_unless_asked():
+    assert st.signed(-0.00456) == "-0.46" and st.signed(0.00456, 1) == "+0.5"
+
+
+def test_seeds_that_are_no_row_are_refused():
+    for seeds in (3, [[1, 2]]):
+        with pytest.raises(ValueError, match="expected a row of different seeds"):
+            st.Runs(seeds, [0.1, 0.2])
+
+
+def test_without_answers_nothing_is_said_of_new_images():
+    rng = np.random.default_rng(13)
+    runs = 0.05 + 0.001 * rng.normal(size=(2, 12))
+    arms = {"a": st.Runs(range(12), runs[0]), "b": st.Runs(range(12), runs[1] - 0.02)}
+    pair = st.compare_all(arms, [("b", "a")])["b"]
+    assert pair.called and pair.joint is None and not pair.holds_for_new_images
+    answers = (rng.random((2, 12, 300)) < np.array([[[0.4]], [[0.1]]])).astype(np.uint8)
+    arms = {
+        name: st.Runs(range(12), table.mean(axis=1), predictions=table)
+        for name, table in zip("ab", answers, strict=True)
+    }
+    pair = st.compare_all(arms, [("b", "a")], labels=np.zeros(300, np.uint8))["b"]
+    assert pair.called and pair.p_joint_adjusted < 0.001 and pair.holds_for_new_images
+
+
+def test_which_arms_failures_would_outweigh_depends_on_the_verdict():
+    """Better: the arm's own; worse: those of the baseline. Either has the smaller error."""
+    rng = np.random.default_rng(14)
+    low, high = 0.05 + 0.0005 * rng.normal(size=(2, 8)) + np.array([[0], [0.2]])
+    few, many = st.Runs(range(8), low), st.Runs(range(8), high)
+    for arms, kind in (({"x": few, "base": many}, "better"), ({"x": many, "base": few}, "worse")):
+        pair = st.compare_all(arms, [("x", "base")])["x"]
+        assert pair.verdict.kind == kind
+        # 20 points of the 85 from 5 % to 90 %
+        assert "while no run fails (at most 32 % do; 24 % would outweigh it)" in pair.conclusion
+
+
+def test_a_single_seed_has_shares_without_intervals():
+    cells = [{"a": a, "b": b} for a in (0, 1) for b in (0, 1)]
+    # effects of +-1, +-2 and +-0.5 points on every cell: variances 1, 4 and 0.25
+    errors = [[0.05 + 0.01 * (x + 2 * y + 0.5 * x * y)] for x in (-1, 1) for y in (-1, 1)]
+    found = {share.factors: share for share in st.variance_shares(cells, errors)}
+    assert found["a",].share == pytest.approx(1 / 5.25)
+    assert found["b",].share == pytest.approx(4 / 5.25)
+    assert found["a", "b"].share == pytest.approx(0.25 / 5.25)
+    assert all(share.interval is None for share in found.values())

@@ -175,6 +175,9 @@ def test_an_experiment_draws_its_values_from_all_searches_of_its_study(files, co
     assert "t test over the searches' means" in page and ends.replace(" to ", " - ") in page
     status, out, _ = command("run", "tuned.yaml", "--dry-run", "--json")
     assert json.loads(out)["todo"] == 0
+    two = api.compare("tuned:tanh", "tuned:relu").result
+    assert two.counted.unit == "search" and two.counted.n == 2
+    assert two.counted.difference == pytest.approx(pair["difference"])
     status, _, err = command("power", "tuned", "--effect", "1")
     assert status == 1 and "raise `searches` in studies/rates.yaml" in err
 
