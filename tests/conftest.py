@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import socket
+import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -112,3 +115,26 @@ def spawner():
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
         forkserver.ensure_running()
     return context
+
+
+@pytest.fixture
+def postgres():
+    """The address of a throw-away PostgreSQL server, started by scripts/postgres.sh."""
+    pytest.importorskip("psycopg", reason="pip install lecun-ablate[postgres]")
+    script = Path(__file__).parents[1] / "scripts" / "postgres.sh"
+    folder = tempfile.mkdtemp(prefix="postgres")  # where the server's own user may go
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = subprocess.run(
+        [script, "start", folder, str(port)], capture_output=True, text=True, check=False
+    )
+    if "is not installed" in started.stderr:
+        shutil.rmtree(folder)
+        pytest.skip(started.stderr.strip())
+    try:
+        assert started.returncode == 0, started.stderr
+        yield started.stdout.strip()
+    finally:
+        subprocess.run([script, "stop", folder], check=False)
+        shutil.rmtree(folder, ignore_errors=True)

@@ -60,8 +60,9 @@ class Connection:
 
     @property
     def has_known_tables(self) -> bool:
-        """Whether the store is an SQLite file whose tables we may use without MLflow's client."""
-        return self.database is not None and tables_are_known(self.client)
+        """Whether the store is a database whose tables we may use without MLflow's client."""
+        postgres = self.uri.startswith("postgresql")
+        return (self.database is not None or postgres) and tables_are_known(self.client)
 
     @property
     def where(self) -> str:

@@ -1,4 +1,4 @@
-"""MLflow's store in an SQLite file: what we do to its tables behind MLflow's back, and when.
+"""MLflow's store in a database: what we do to its tables behind MLflow's back, and when.
 
 Writing a run through MLflow's client takes ten times as long as inserting its rows, and reading
 it five times as long. But the tables are private to MLflow, so only those that the tests have

@@ -29,7 +29,13 @@ from lecun_ablate.system.disk import GroupSync
 from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.system.lock import alive, held, identity, server_place, told
 from lecun_ablate.system.provenance import git_commit
-from lecun_ablate.tracking.address import address, artifact_folder, database_path, folder_uri
+from lecun_ablate.tracking.address import (
+    address,
+    artifact_folder,
+    database_path,
+    folder_path,
+    folder_uri,
+)
 from lecun_ablate.tracking.ended_run import EndedRun, insert_run, params
 from lecun_ablate.tracking.health import refuse_damaged, refuse_unwritable
 from lecun_ablate.tracking.kept_run import kept
@@ -222,19 +228,21 @@ class Writer:
     @writes
     def write(self, run: EndedRun, level: Level, contents: Contents) -> str:
         """Write a run that has ended, whole, and return its id."""
-        run = replace(run, tags=_common_tags(run.name, level) | dict(run.tags))
-        if not self.connection.has_known_tables:
-            return self._write_by_client(run, contents)
+        run = replace(run, tags=_common_tags(run.name, level) | self._owned() | dict(run.tags))
         if run.experiment_id not in self._folders:
             experiment = self.client.get_experiment(run.experiment_id)
             self._folders[run.experiment_id] = experiment.artifact_location
+        # MLflow puts files only into runs that exist
+        elsewhere = urlsplit(folder_path(self._folders[run.experiment_id])).scheme
+        if elsewhere or not self.connection.has_known_tables:
+            return self._write_by_client(run, contents)
         run_id = uuid.uuid4().hex
         folder = append_to_uri_path(self._folders[run.experiment_id], run_id, "artifacts")
         self.connection.remember(run.info(run_id, folder))
         if level is Level.RUN:
             contents = {**contents, RUN_FILE: kept(run)}
         # first, since the run counts as soon as it is inserted
-        self.files.put(run_id, contents, durable=False)
+        self.files.put(run_id, contents, durable=self._sync is None)
         place = self.files.place(run_id)  # may be beside a copy
         info = run.info(run_id, place if urlsplit(place).scheme else folder_uri(Path(place)))
         self.connection.remember(info)
@@ -258,8 +266,7 @@ class Writer:
         return damage
 
     def _write_by_client(self, run: EndedRun, contents: Contents) -> str:
-        tags = self._owned() | dict(run.tags)
-        created = self.client.create_run(run.experiment_id, run.started, tags, run.name)
+        created = self.client.create_run(run.experiment_id, run.started, dict(run.tags), run.name)
         run_id = str(created.info.run_id)
         self.connection.remember(created.info)
         self.log_metrics(run_id, run.metrics, params(run.values))

@@ -2,9 +2,6 @@
 
 import shutil
 import signal
-import socket
-import subprocess
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -720,29 +717,6 @@ def test_a_kill_after_any_write_is_survived(place, spawner, writes):
 
 
 # ---- a server
-
-
-@pytest.fixture
-def postgres():
-    """The address of a throw-away PostgreSQL server, started by scripts/postgres.sh."""
-    pytest.importorskip("psycopg", reason="pip install lecun-ablate[postgres]")
-    script = Path(ROOT, "scripts/postgres.sh")
-    folder = tempfile.mkdtemp(prefix="postgres")  # where the server's own user may go
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = subprocess.run(
-        [script, "start", folder, str(port)], capture_output=True, text=True, check=False
-    )
-    if "no PostgreSQL here" in started.stderr:
-        shutil.rmtree(folder)
-        pytest.skip(started.stderr.strip())
-    try:
-        assert started.returncode == 0, started.stderr
-        yield started.stdout.strip()
-    finally:
-        subprocess.run([script, "stop", folder], check=False)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_study_on_postgresql_survives_a_kill(place, postgres, spawner):
