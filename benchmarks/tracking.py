@@ -6,10 +6,11 @@
 
 Writes seed runs of realistic size (23 epochs of 7 metrics, the recipe as params, the weights and
 the answers on the test split as artifacts) to a store in a temporary folder, and prints the total
-time. --tracking-uri writes to another store, in an experiment of its own; --client through MLflow's
-client, as to a server or to a database whose tables are unknown. --profile also shows where the time is spent. --overlapped runs a whole experiment instead,
-with the cuda trainer on a device that computes nothing. That leaves the work of the host, from
-drawing the first weights to writing the last run.
+time, and the time to find them again. --tracking-uri writes to another store, a new one; --client
+through MLflow's client, as to a server or to a database whose tables are unknown. --profile also
+shows where the time is spent. --overlapped runs a whole experiment instead, with the cuda trainer
+on a device that computes nothing. That leaves the work of the host, from drawing the first weights
+to writing the last run.
 """
 
 from __future__ import annotations
