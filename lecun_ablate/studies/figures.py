@@ -33,6 +33,10 @@ def validation_error(result: SearchResult) -> Figure:
         *axes, budget = figure.subplots(1, len(fields) + 1, sharey=True)
     arms = list(dict.fromkeys(arm.arm for arm in result.arms))
     palette = dict(zip(arms, sns.color_palette("colorblind", len(arms)), strict=True))
+    labels = {}  # one per arm: that of its first search, with the mean over all of them
+    for name in arms:
+        found = [arm for arm in result.arms if arm.arm == name]
+        labels[id(found[0])] = f"{name}: {100 * np.mean([arm.error for arm in found]):.2f} %"
     for axis, field in zip(axes, fields, strict=True):
         for arm in result.arms:
             trials = result.frame[result.frame.arm == arm.arm]
@@ -49,7 +53,7 @@ def validation_error(result: SearchResult) -> Figure:
                 markeredgecolor="black",
                 capsize=3,
                 zorder=5,
-                label=f"{arm.label}: {100 * arm.error:.2f} %",
+                label=labels.get(id(arm), "_"),
             )
         values = result.study.search[field]
         if not isinstance(values, tuple) and values.log:

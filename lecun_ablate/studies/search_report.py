@@ -154,6 +154,11 @@ def _notes(result: SearchResult) -> list[str]:
     ]
     for arm in result.arms:
         lines += _notes_on(arm, result)
+    if prudent := [arm.label for arm in result.arms if arm.prudent]:
+        lines.append(
+            f"Not the smallest error, but as good within a standard error and farther from values "
+            f"that fail, is the winner of: {'; '.join(prudent)}."
+        )
     if result.notice:
         lines.append(f"NOTICE: {result.notice}")
     return lines
@@ -177,7 +182,10 @@ def _judges(result: SearchResult) -> str:
 def _confirmed(result: SearchResult) -> str:
     """Return how many trials of each arm were confirmed: those that were there, not those asked."""
     numbers = {arm.label: arm.confirmed_trials for arm in result.arms}
-    if len(set(numbers.values())) > 1:
+    low, high = min(numbers.values()), max(numbers.values())
+    if result.study.searches and low < high:
+        text = f"{low} to {high} best trials of each arm in each search"
+    elif low < high:
         text = f"best trials of each arm ({', '.join(f'{a} {n}' for a, n in numbers.items())})"
     else:
         number = next(iter(numbers.values()))
@@ -205,11 +213,6 @@ def _notes_on(arm: ArmOutcome, result: SearchResult) -> list[str]:
                     f"{end} end of the search space ({getattr(searched, end):g}): "
                     "there may be a better one beyond it, so widen the range."
                 )
-    if arm.prudent:
-        lines.append(
-            f"{arm.label}: the winner is not the value of the smallest error, but one as good "
-            "within a standard error that lies farther from values that fail."
-        )
     if arm.failing:
         each = ", ".join(f"{f.failed} of {f.runs} at {_named(f.values)}" for f in arm.failing)
         lines.append(

@@ -3,13 +3,15 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_up import IMAGES, results
 from scipy import stats
 
+from lecun_ablate.config.arms import Drawn, Tuning
 from lecun_ablate.config.experiment import Until
 from lecun_ablate.errors import LecunAblateError
-from lecun_ablate.evidence.arms import arm_table
+from lecun_ablate.evidence.arms import arm_table, tuning_line
 from lecun_ablate.evidence.records import arm_summary, comparison_record, effect_record
 from lecun_ablate.evidence.sentences import answer, warning
 from lecun_ablate.evidence.weighing import seeds_to_add, weigh
@@ -350,3 +352,74 @@ def test_every_comparison_must_be_narrow():
 
 def test_other_experiments_add_no_seeds():
     assert seeds_to_add(results({"base": BASE, "other": BASE})[0]) == 0
+
+
+def test_a_single_arm_is_described_in_words():
+    found = evidence({"only": [20, 24, 22]})
+    low, high = stats.t.interval(0.95, 2, 0.11, np.std([0.1, 0.12, 0.11], ddof=1) / 3**0.5)
+    assert answer(found) == (
+        "only misses 11.00 % of the test digits on average over 3 seeds "
+        f"(95 % interval {100 * low:.2f} to {100 * high:.2f})."
+    )
+    status = {("only", 0): "diverged", ("only", 2): "diverged"}
+    alone = answer(evidence({"only": [20, 24, 22]}, status=status))
+    assert alone == ("only misses 12.00 % of the test digits with seed 1; 2 more runs diverged.")
+
+
+def test_of_many_arms_with_one_verdict_four_are_named():
+    rng = np.random.default_rng(1)
+    wild = {f"arm{k}": rng.integers(15, 26, 12).tolist() for k in range(7)}
+    words = answer(evidence({"base": BASE, **wild}))
+    named = words.split("undecided: ")[1].split(".")[0]
+    assert named.endswith(" and 3 more") and named.count("arm") == 4
+
+
+def test_three_arms_are_listed_with_commas_and_one_and():
+    worse = {f"arm{k}": [count + 9 + k for count in BASE] for k in range(3)}
+    words = answer(evidence({"base": BASE, **worse}))
+    names = [words.index(f"arm{k} by") for k in (2, 1, 0)]
+    assert names == sorted(names) and "], arm1 by" in words and "] and arm0 by" in words
+
+
+def test_arms_are_compared_once_they_have_seeds_in_common():
+    found, store = results({"base": BASE, "late": BASE})
+    frame = found.frame
+    apart = ((frame.arm == "base") & (frame.seed < 4)) | ((frame.arm == "late") & (frame.seed >= 4))
+    assert weigh(replace(found, frame=frame[apart]), store).comparisons.pairs == ()
+    whole = weigh(found, store).comparisons
+    assert [(pair.arm, pair.counted.n) for pair in whole.pairs] == [("late", 12)]
+
+
+def test_the_table_of_arms_and_the_line_on_tuning_name_the_rates():
+    def tuned(rate):
+        return Tuning("rates.yaml", 1, "digits", {"lr": rate}, 16, 2, 0.03)
+
+    found, store = results({"base": BASE, "other": BASE})
+    rates = {"base": (0.01, 0.03), "other": (0.02, 0.02)}
+    arms = []
+    for arm in found.plan.experiment.arms:
+        recipes = [arm.recipe.model_copy(update={"lr": rate}) for rate in rates[arm.name]]
+        drawn = tuple(Drawn(one, tuned(one.lr)) for one in recipes)
+        arms.append(replace(arm, recipe=recipes[0], tuning=drawn[0].tuning, drawn=drawn))
+    once = [replace(arm, drawn=()) for arm in arms]
+    for made, expected, line in (
+        (
+            once,
+            [(0.01, "0.01"), (0.02, "0.02")],
+            "base at lr 0.01, other at lr 0.02; tuned by rates",
+        ),
+        (
+            arms,
+            [(None, "0.01 - 0.03"), (None, "0.02")],
+            "base at lr 0.01 to 0.03, other at lr 0.02; tuned by 2 searches of rates.yaml",
+        ),
+    ):
+        experiment = replace(found.plan.experiment, arms=tuple(made))
+        plan = replace(found.plan, experiment=experiment)
+        table = arm_table(plan, found.final).to_dict("records")
+        shown = [(None if pd.isna(row["lr"]) else row["lr"], row["rate"]) for row in table]
+        assert shown == expected
+        assert tuning_line(plan).startswith(line)
+        pair = comparison_record(weigh(replace(found, plan=plan), store), weigh(
+            replace(found, plan=plan), store).comparisons.pairs[0])  # fmt: skip
+        assert (pair["seeds"], pair["searches"]) == ((12, None) if made is once else (None, 2))

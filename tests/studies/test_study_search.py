@@ -259,6 +259,9 @@ def test_searches_differ_in_sampler_seeds_and_split_and_leave_the_seeds_of_exper
     report = search_report.report(result)
     over = next(table for table in report.tables if table.title == "Over the searches")
     assert over.column("arm") == ["tanh", "relu"] and over.column("searches") == ["3", "3"]
+    (legend,) = report.figure.legends
+    shown = [text.get_text().split(":")[0] for text in legend.get_texts()]
+    assert shown == ["tanh", "relu"]
     low, high = over.column("best lr")[0].split(" - ")
     of_tanh = [arm.values["lr"] for arm in result.arms if arm.arm == "tanh"]
     assert [float(low), float(high)] == pytest.approx([min(of_tanh), max(of_tanh)], rel=0.01)
