@@ -10,7 +10,7 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -369,7 +369,12 @@ def _study_options(experiment: Experiment, options: Options) -> Mapping[str, obj
 @contextmanager
 def _importing(module: str) -> Iterator[None]:
     """Import a module on another thread while the block runs."""
-    thread = threading.Thread(target=import_module, args=(module,))
+
+    def work() -> None:
+        with suppress(Exception):  # whoever needs the module will meet it again
+            import_module(module)
+
+    thread = threading.Thread(target=work)
     thread.start()
     try:
         yield

@@ -16,7 +16,7 @@ import pytest
 
 import lecun_ablate
 
-WORKERS, COMMANDS = 3, 14  # commands of each worker
+WORKERS, COMMANDS = 3, 12  # commands of each worker
 EXPERIMENT = """
 name: {name}
 data: digits
@@ -50,7 +50,8 @@ CHOICES = [
 ]
 # what may be said by a command that comes at the wrong moment
 REFUSED = re.compile(
-    r"is in use|no experiment|holds none|no results here|no such (arm|seed)|have no seed in common|"
+    r"is in use|no experiment|no run has finished yet|holds none|no results here|"
+    r"no such (arm|seed)|have no seed in common|"
     r"is marked RUNNING|has the files of|to be trained|unfinished"
 )
 

@@ -23,6 +23,7 @@ from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.system import disk
 from lecun_ablate.system.lock import held, server_place
 from lecun_ablate.system.passwords import without_passwords
+from lecun_ablate.tracking.explain import reason, way_out
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -102,8 +103,11 @@ def explained(url: str) -> Iterator[None]:
     except (StorageInternalError, SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
         if isinstance(error, RuntimeError | ValueError) and not _of_storage(error):
             raise
-        first = str(error).strip().split("\n")[0]
-        raise LecunAblateError(without_passwords(f"Optuna storage {url}: {first}")) from error
+        what = str(error).strip().split("\n")[0]
+        if isinstance(error, StorageInternalError) and error.__cause__:
+            why = reason(error)  # Optuna itself supposes that the data were wrong
+            what = f"{why}; {way_out(why, server=not url.startswith('sqlite'))}"
+        raise LecunAblateError(without_passwords(f"Optuna storage {url}: {what}")) from error
 
 
 def _of_storage(error: BaseException) -> bool:

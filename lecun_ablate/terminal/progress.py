@@ -137,7 +137,8 @@ class LineProgress:
             return
         since, counted = self._first
         rate = (tally.epochs_done - counted) / (now - since) if now > since else 0
-        left = f"{duration((tally.epochs - tally.epochs_done) / rate)} left" if rate else "started"
+        todo = tally.epochs - tally.epochs_done
+        left = f"{duration(todo / rate if todo else 0)} left" if rate or not todo else "started"
         errors = ""
         if self._work.split:
             each = "; ".join(

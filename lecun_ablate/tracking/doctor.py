@@ -49,7 +49,8 @@ def examine(uri: str | None = None) -> list[Finding]:
         found += _orphans(store, experiment.experiment_id)
         found += _plans(store, experiment.experiment_id)
     if database is not None:
-        found += _beside(database)
+        with store.connection.explained("cannot be read"):
+            found += _beside(database)
     return found
 
 

@@ -140,7 +140,8 @@ class PlanRun:
         database = self._writer.connection.database
         if database is None:
             return
-        unknown, all_runs = unknown_runs(database), runs_with_files(database)
+        with self._writer.connection.explained("cannot be read"):
+            unknown, all_runs = unknown_runs(database), runs_with_files(database)
         taken = 0
         if self._writer.connection.has_known_tables:
             missing = {self.plan.keys[which]: which for which in self.plan.pending(self._finished)}

@@ -1,12 +1,15 @@
 """Optuna's storages: one lock whatever the address, and no password anywhere."""
 
+import sqlite3
 import sys
 from pathlib import Path
 
 import pytest
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import OperationalError
 
 from lecun_ablate.errors import LecunAblateError
-from lecun_ablate.studies.optuna_storage import _lock_of, file_of, open_storage
+from lecun_ablate.studies.optuna_storage import _lock_of, explained, file_of, open_storage
 from lecun_ablate.system.lock import exclusive
 from lecun_ablate.system.passwords import without_passwords, without_user
 
@@ -100,6 +103,17 @@ def test_passwords_are_masked(text, masked):
 )
 def test_links_have_no_user(address, link):
     assert without_user(address) == link
+
+
+def test_a_failed_commit_is_told_by_what_failed():
+    """Optuna says of every commit that fails that its data may be invalid."""
+    orig = sqlite3.OperationalError("disk I/O error")
+    with pytest.raises(LecunAblateError) as told, explained("sqlite:///x.db"):
+        try:
+            raise OperationalError("INSERT", {}, orig) from orig
+        except OperationalError as error:
+            raise StorageInternalError("due to invalid data in the commit") from error
+    assert str(told.value).startswith("Optuna storage sqlite:///x.db: disk I/O error; the disk")
 
 
 def test_what_is_no_address_is_refused_without_its_password(workplace):
