@@ -24,6 +24,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -193,11 +194,7 @@ def epoch_of(
 
     def epoch(n: int, splits: dict[str, Split]) -> float:
         fit = part(whole["train"], n / TRAIN)
-        for epochs in TIMED:
-            runs = runs_of(dtype, replicas, epochs, state)
-            if found := epoch_seconds(moments(trainer, runs, fit, splits)):
-                return found
-        raise RuntimeError("the runs were never all at work: an epoch's time is not known")
+        return one_epoch(trainer, lambda e: runs_of(dtype, replicas, e, state), fit, splits)
 
     few, *_ = images
     evaluation = epoch(few, whole) - (first := epoch(few, {}))
@@ -206,6 +203,19 @@ def epoch_of(
     many = images[1]
     last = epoch(many, {})
     return last + (TRAIN - many) * (last - first) / (many - few), evaluation
+
+
+def one_epoch(
+    trainer: Trainer,
+    runs: Callable[[int], list[Run]],
+    fit: Split,
+    splits: dict[str, Split],
+) -> float:
+    """Return the seconds of an epoch of `runs(epochs)`, from as few epochs as tell."""
+    for epochs in TIMED:
+        if found := epoch_seconds(moments(trainer, runs(epochs), fit, splits)):
+            return found
+    raise RuntimeError("the runs were never all at work: an epoch's time is not known")
 
 
 def ingredients() -> None:
@@ -217,8 +227,8 @@ def ingredients() -> None:
     print("|---|---:|---:|", flush=True)
     plain = None
     for name, fields in INGREDIENTS.items():
-        runs = runs_of("float32", replicas, TIMED, state, **fields)
-        epoch = epoch_seconds(moments(trainer, runs, fit, {}))
+        own = partial(runs_of, "float32", replicas, state=state, **fields)
+        epoch = one_epoch(trainer, own, fit, {})
         plain = plain or epoch
         print(f"| {name} | {epoch * 1e3:.0f} | {epoch / plain:.2f} |", flush=True)
 
