@@ -28,12 +28,10 @@ struct Operations : Base {
     // x * y, rounded before anything is added to it, as in PyTorch; so a seam stays in its place
     ALWAYS_INLINE static Number product(Number x, Number y) {
         Number z = x * y;
-#if defined(__SSE2__)
-        asm("" : "+v"(z));
-#elif defined(__aarch64__)
+#if defined(__aarch64__)
         asm("" : "+w"(z));
 #endif
-        return z;
+        return hide(z);
     }
     ALWAYS_INLINE static Number sign(Number x) { return number(x > Number{}) - number(x < Number{}); }
     ALWAYS_INLINE static Number maximum(Number x, Number y) {

@@ -38,11 +38,12 @@ def trace(function: Function, dtype: torch.dtype) -> GraphModule:
 
     with quiet():
         try:
-            return make_fx(
+            graph: GraphModule = make_fx(
                 torch.func.functionalize(value_and_slope, remove="mutations_and_views"),
                 decomposition_table=_decompositions(),
                 tracing_mode="fake",  # without values, so that no branch on one can go unnoticed
             )(torch.zeros(SHAPE, dtype=dtype))
+            return graph
         except Exception as error:
             if "DataDependent" in type(error).__name__:
                 raise Refused("it branches on the values of its argument") from None

@@ -132,6 +132,9 @@ class _Translation:
         self.constants: set[float] = set()
 
     def formula(self) -> Formula:
+        for node in self.graph.graph.nodes:
+            if getattr(node.meta.get("val"), "dtype", self.dtype).is_complex:
+                raise Refused(f"it computes with complex numbers: aten.{_name(node)}")
         (output,) = (node for node in self.graph.graph.nodes if node.op == "output")
         value, slope = map(self._number, _arguments(output)[0])
         body = "\n".join([*self.lines, f"return {{{value}, {slope}}};"])
@@ -190,8 +193,6 @@ class _Translation:
             chosen = name == "where" or name in FILLED  # such as 1 or -1, which are exact
             if made.dtype.is_floating_point or not chosen:
                 raise Refused(f"it computes in {made.dtype}: aten.{name}".replace("torch.", ""))
-        if made.dtype.is_complex:
-            raise Refused(f"it computes with complex numbers: aten.{name}")
 
     def _expression(self, name: str, node: Node) -> str:
         arguments = _arguments(node)
@@ -221,6 +222,8 @@ class _Translation:
             if node.kwargs.get("value", 1) != 1 or node.kwargs.get("rounding_mode"):
                 raise Refused(f"aten.{name} with {dict(node.kwargs)} has no translation")
             return NUMBERS[name].format(*map(self._number, arguments))
+        if name == "_local_scalar_dense":
+            raise Refused("it reads a value out of a tensor, as `item()` does")
         if any(word in name for word in RANDOM):
             raise Refused(f"it draws random numbers: aten.{name}")
         if name.strip("_").removeprefix("log_") in REDUCING:
