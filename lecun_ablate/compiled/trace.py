@@ -31,7 +31,7 @@ def trace(function: Function, dtype: torch.dtype) -> GraphModule:
     _try_out(function, dtype)
 
     def value_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:
-        value, pull = torch.func.vjp(function, x)
+        value, pull, *_ = torch.func.vjp(function, x)
         return value, pull(torch.ones_like(value))[0]
 
     from torch.fx.experimental.proxy_tensor import make_fx

@@ -1,5 +1,6 @@
 """A user's own activations on the native trainer: traced, translated, compiled, checked."""
 
+import json
 import os
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from lecun_ablate.trainers import native
 from lecun_ablate.trainers.base import Run
 from lecun_ablate.trainers.choice import choose
 from lecun_ablate.trainers.native import NativeTrainer
+from lecun_ablate.trainers.speeds import refusals
 from lecun_ablate.trainers.torch_trainer import TorchTrainer
 
 if native.availability():
@@ -360,6 +362,50 @@ def test_the_torch_trainer_takes_over_with_the_reason(name, enter, capsys):
     chosen, _ = choose(recipes, "mixed", "cpu")
     assert [chosen[arm].name for arm in recipes] == ["native", "torch"]
     assert capsys.readouterr() == ("", "")
+
+
+def test_for_each_component_it_is_told_which_trainers_are_fast(enter):
+    assert refusals(enter("own", ACTIVATIONS["mish"]))["native"] is None
+    assert "cuda trainer" in refusals(enter("own2", ACTIVATIONS["mish"]))["cuda"]
+    assert "aten.mean" in refusals(enter("own3", BAD["mean"][0]))["native"]
+    loss = registry.register("loss", "own4")(lambda y, t: (y - t).abs().mean(-1))
+    assert "no loss 'own4'" in refusals(registry.get("loss", "own4"))["native"], loss
+    registry.register("order", "own5")(torch.arange)
+    assert refusals(registry.get("order", "own5")) == {"native": None, "cuda": None}
+    assert refusals(registry.get("activation", "tanh")) == {"native": None, "cuda": None}
+
+
+def test_an_experiment_is_resumed_and_reproduced(tmp_path, monkeypatch):
+    """The compiler is in the keys that resuming and reproducing compute again."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom lecun_ablate import register\n\n\n@register('activation')\n"
+        "def kept_mine(x):\n    return (x + torch.sqrt(x * x + 4)) / 2\n"
+    )
+    (tmp_path / "own.yaml").write_text(
+        "name: own\ncomponents: mine.py\ndata: digits\nseeds: 2\nrecipe: {epochs: 1, lr: 0.01}\n"
+        "vary: {activation: [tanh, kept_mine]}\n"
+    )
+
+    def command(*words):
+        line = [sys.executable, "-m", "lecun_ablate", *words]
+        return subprocess.run(line, capture_output=True, text=True, check=True).stdout
+
+    command("run", "own.yaml")
+    plan = json.loads(command("run", "own.yaml", "--dry-run", "--json"))
+    assert plan["todo"] == 0
+    import mlflow
+
+    mlflow.set_tracking_uri("sqlite:///mlflow.db")
+    runs = mlflow.search_runs(search_all_experiments=True)
+    runs = runs[runs["params.activation"].notna() & runs["params.seed"].notna()]
+    assert set(runs["params.trainer"]) == {"native"}
+    compilers = runs.set_index("run_id")["params.compiler"]
+    assert compilers.notna().sum() == 2
+    assert set(compilers.dropna()) == {build.Compiler.find().version}
+    (own_run, *_), (other, *_) = (compilers[compilers.notna() == c].index for c in (True, False))
+    for run in (own_run, other):
+        assert "reproduced" in command("reproduce", run)
 
 
 def test_without_a_compiler_the_notice_says_what_to_install(enter, monkeypatch):
