@@ -66,7 +66,7 @@ struct Operations : Base {
     LECUN_EACH(atan, atan)
     LECUN_EACH(atanh, atanh)
     LECUN_EACH(ceil, ceil)
-    LECUN_EACH(cos, cos)
+    LECUN_EACH(cos_each, cos)
     LECUN_EACH(cosh, cosh)
     LECUN_EACH(erf, erf)
     LECUN_EACH(erfc, erfc)
@@ -75,12 +75,51 @@ struct Operations : Base {
     LECUN_EACH(log10, log10)
     LECUN_EACH(log2, log2)
     LECUN_EACH(nearest, nearbyint)
-    LECUN_EACH(sin, sin)
+    LECUN_EACH(sin_each, sin)
     LECUN_EACH(sinh, sinh)
     LECUN_EACH(sqrt, sqrt)
     LECUN_EACH(tan, tan)
     LECUN_EACH(trunc, trunc)
 #undef LECUN_EACH
+
+    ALWAYS_INLINE static Number sin(Number x) {
+        return small(x) ? quadrant(x, T(0)) : sin_each(x);
+    }
+    ALWAYS_INLINE static Number cos(Number x) {
+        return small(x) ? quadrant(x, T(1)) : cos_each(x);
+    }
+
+    // Whether all lanes are small enough to be reduced by pi / 2 in three parts; NaN is.
+    ALWAYS_INLINE static bool small(Number x) {
+        const Mask large = abs(x) > number(T(Base::kDouble ? 1e5 : 4096));
+        typename Base::Int any = 0;
+        for (int i = 0; i < lanes; ++i) any |= large[i];
+        return !any;
+    }
+
+    // sin(x + shift pi / 2), by Cody and Waite's reduction and the polynomials of fdlibm's k_sin.c
+    // and k_cos.c. The parts of pi / 2 are short enough that their products with n are exact.
+    ALWAYS_INLINE static Number quadrant(Number x, T shift) {
+        constexpr T rounder = Base::kDouble ? T(6755399441055744.0) : T(12582912.0);
+        const Number shifted = hide(x * T(0.63661977236758134308) + rounder);
+        const Number n = shifted - rounder;
+        constexpr T high = Base::kDouble ? T(1.57079632673412561417e+00) : T(1.5703125);
+        constexpr T middle = Base::kDouble ? T(6.07710050630396597660e-11)
+                                           : T(4.837512969970703125e-4);
+        constexpr T low = Base::kDouble ? T(2.02226624879595063154e-21) : T(7.54978995489188216e-8);
+        const Number r = x - n * high - n * middle - n * low, z = r * r;
+        constexpr T s[] = {T(-1.66666666666666324348e-01), T(8.33333333332248946124e-03),
+                           T(-1.98412698298579493134e-04), T(2.75573137070700676789e-06),
+                           T(-2.50507602534068634195e-08), T(1.58969099521155010221e-10)};
+        constexpr T c[] = {T(4.16666666666666019037e-02),  T(-1.38888888888741095749e-03),
+                           T(2.48015872894767294178e-05),  T(-2.75573143513906633035e-07),
+                           T(2.08757232129817482790e-09),  T(-1.13596475577881948265e-11)};
+        const Number sine = r + r * z * Base::polynomial(z, s);
+        const Number cosine = T(1) - (T(0.5) * z - z * z * Base::polynomial(z, c));
+        const Mask turn = (Mask)(shifted + shift);  // its low bits count the quarters
+        const Number found = (turn & 1) != 0 ? cosine : sine;
+        return (turn & 2) != 0 ? -found : found;
+    }
 
     static Number pow(Number x, Number y) {
         for (int i = 0; i < lanes; ++i) x[i] = std::pow(x[i], y[i]);

@@ -170,6 +170,24 @@ def test_compiled_activations_are_those_of_pytorch(name, instruction_set, enter)
         np.testing.assert_allclose(found, expected, rtol=3e-5, atol=1e-5)
 
 
+@each("instruction_set", INSTRUCTION_SETS)
+@each("name", ["sin", "cos", "log", "log1p", "expm1"])
+def test_elementary_functions_at_large_and_small_numbers(name, instruction_set, enter):
+    """To an epsilon or two of the result, or of 1 for sin and cos: those of NumPy in float64."""
+    function = {"log": lambda x: torch.log(x * x + 1e-3), "log1p": lambda x: torch.log1p(x.abs())}
+    made = compiled(enter("own", function.get(name, getattr(torch, name))), instruction_set)
+    sizes = np.geomspace(1e-9, 1e6 if name in ("sin", "cos") else 300, 5000)
+    x = np.concatenate([sizes, -sizes])
+    if name == "expm1":
+        x = x[np.abs(x) < 80]
+    exact = {"log": lambda x: np.log(x * x + 1e-3), "log1p": lambda x: np.log1p(np.abs(x))}
+    for dtype in ("float32", "float64"):
+        near = x.astype(dtype)
+        expected = exact.get(name, getattr(np, name))(near.astype(float))
+        size = np.abs(expected) if name in ("log1p", "expm1") else np.maximum(np.abs(expected), 1)
+        assert (np.abs(made(near)[0] - expected) / size).max() <= 2 * np.finfo(dtype).eps
+
+
 @each("name", BAD)
 def test_what_is_no_elementwise_function_is_refused_with_the_reason(name, enter):
     function, reason = BAD[name]
