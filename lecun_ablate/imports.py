@@ -66,7 +66,7 @@ def _names(source: bytes, package: str) -> Iterator[str]:
     """Yield the names of modules, or of what is in them, that a source imports."""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return  # running it will say so
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -120,6 +120,16 @@ def spawner():
 @pytest.fixture
 def postgres():
     """The address of a throw-away PostgreSQL server, started by scripts/postgres.sh."""
+    yield from _postgres()
+
+
+@pytest.fixture(scope="module")
+def one_postgres():
+    """The same, for all tests of a module."""
+    yield from _postgres()
+
+
+def _postgres():
     pytest.importorskip("psycopg", reason="pip install lecun-ablate[postgres]")
     script = Path(__file__).parents[1] / "scripts" / "postgres.sh"
     folder = tempfile.mkdtemp(prefix="postgres")  # where the server's own user may go

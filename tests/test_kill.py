@@ -213,7 +213,10 @@ def exact(report) -> list:
 
 
 @pytest.mark.parametrize("method", KEPT)
-@pytest.mark.parametrize("trainer", MAKE)
+@pytest.mark.parametrize(
+    "trainer",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "cuda")) for name in MAKE],
+)
 def test_moments_averages_and_curvature_survive_a_kill(tmp_path, trainer, method):
     call = f"import test_kill; test_kill.train_and_save({trainer!r}, {method!r}, {str(tmp_path)!r})"
     process = subprocess.Popen(

@@ -33,8 +33,7 @@ WORKS = {
     "a clock that jumps back": f"LD_PRELOAD=$CLOCK {RUN}",
 }
 REFUSES = {
-    "hardly any files": (f"ulimit -n 13; {RUN}", r"[Tt]oo many open files|unable to open"),
-    "fewer files": (f"ulimit -n 10; {RUN}", r"[Tt]oo many open files|unable to open"),
+    "hardly any files": (f"ulimit -n 10; {RUN}", r"[Tt]oo many open files|unable to open"),
     "hardly any memory": (f"ulimit -v 450000; {RUN}", r"memory|cannot allocate|failed to map"),
     "no file may grow": (f"ulimit -f 100; {RUN}", r"too large|full|I/O error"),
 }

@@ -63,8 +63,10 @@ def test_the_seed_study(monkeypatch):
     monkeypatch.chdir(ROOT)
     study = load_study("studies/seeds.yaml")
     assert isinstance(study, SeedStudy) and study.seeds == tuple(range(200))
-    (arm,) = study.experiment().arms
-    assert arm.recipe == load_experiment("experiments/activation.yaml").arm("tanh").recipe
+    both, split = study.experiment().arms
+    tanh = load_experiment("experiments/activation.yaml").arm("tanh").recipe
+    assert both.recipe == tanh and not both.resampled
+    assert split.resampled and (split.recipe.init_seed, split.recipe.order_seed) == (0, 0)
 
 
 def test_what_the_seed_governs(write):

@@ -180,6 +180,8 @@ def main(place: str, which: str, sample: str) -> None:
     """Try every call, or a number of them that are drawn with a fixed seed."""
     register_data()
     which, _, fresh = which.partition("-")
+    if fresh:  # with more cores, another process creates the store, and its calls do not fail
+        os.environ["OMP_NUM_THREADS"] = "1"
     with contextlib.redirect_stdout(sys.stderr):
         warm_up(Path(place, "warm"), which)
     trials = Trials(Path(place), which, fresh == "fresh")

@@ -121,7 +121,8 @@ def test_what_a_seed_run_holds(experiment):
     steps = [p.step for p in store.client.get_metric_history(found.info.run_id, "test_error")]
     assert steps == [1, 2, 3]
     assert found.info.status == "FINISHED"
-    assert found.inputs.dataset_inputs[0].dataset.digest == params["data_digest"]
+    (data,) = store.client.get_run(found.info.run_id).inputs.dataset_inputs
+    assert data.dataset.digest == params["data_digest"]
     weights = store.files.weights(found.info.run_id)
     assert sum(w.size for w in weights.values()) == 10960
     assert weights["h1_weight"].dtype == np.float32

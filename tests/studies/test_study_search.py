@@ -659,7 +659,10 @@ def killed(context, folder: Path, file: Path, storage: str, writes: int) -> bool
     return process.exitcode != 0
 
 
-@pytest.mark.parametrize(("text", "storage"), [(PRUNED, SQLITE), (STUDY, JOURNAL)])
+@pytest.mark.parametrize(
+    ("text", "storage"),
+    [pytest.param(PRUNED, SQLITE, marks=pytest.mark.slow), (STUDY, JOURNAL)],
+)
 def test_kills_change_neither_the_trials_nor_the_winner(place, spawner, text, storage):
     file = place(text.replace("trials: 14", "trials: 8"))
     expected, records, _ = drive(file, "studies/undisturbed.journal")

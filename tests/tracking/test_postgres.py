@@ -11,8 +11,8 @@ from lecun_ablate.tracking.writer import Writer
 
 
 @pytest.fixture
-def server(postgres, workplace):
-    return postgres
+def server(one_postgres, workplace):
+    return one_postgres
 
 
 def test_a_run_is_written_and_read_as_mlflow_itself_would(server, monkeypatch):
@@ -55,4 +55,4 @@ def test_an_experiment_is_the_same_as_in_a_file(server, tiny):
     assert there[numbers].equals(in_file[numbers])
     again = lecun_ablate.run("pair.yaml", trainer="torch", device="cpu", tracking_uri=server)
     assert again.equals(there)
-    assert Store(server).experiment_names() == ["pair/tiny"]
+    assert "pair/tiny" in Store(server).experiment_names()

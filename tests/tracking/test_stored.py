@@ -112,7 +112,7 @@ def test_runs_are_compared_and_reproduced(stored, command):
 def test_the_report_is_written(stored, command):
     status, out, err = command("report", "small", "--components", "mine.py")
     assert status == 0, err
-    page = Path(out.strip()).read_text()
+    page = Path(out.splitlines()[0]).read_text()
     assert "Which activation learns the stripes?" in page and "data:image/png" in page
 
 
