@@ -523,7 +523,18 @@ def components(
     from lecun_ablate import api
     from lecun_ablate.terminal import listings
 
-    listings.components(api.components(kind, file or ()))
+    found = api.components(kind, file or ())
+    refusals = {}
+    if file:  # else there is nothing but built-in components, and the trainers are slow to import
+        from lecun_ablate.trainers.speeds import refusals as refusals_of
+
+        refusals = {
+            one: refusals_of(one)
+            for members in found.values()
+            for one in members
+            if not one.builtin and one.kind != "data"
+        }
+    listings.components(found, refusals)
 
 
 # ---- from the command line to api

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 options=(-std=c++20 -O2 -ffp-contract=fast -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi
-    -DVECTOR_BYTES=16 scripts/kernel_steps.cpp lecun_ablate/native/kernel.cpp)
+    -DVECTOR_BYTES=16 -DOPTIONS=\"\" scripts/kernel_steps.cpp lecun_ablate/native/kernel.cpp)
 
 g++ "${options[@]}" -DKERNEL=baseline -DVECTOR_REGISTERS=16 -o "$folder/x86"
 aarch64-linux-gnu-g++ -static "${options[@]}" -DKERNEL=neon -DVECTOR_REGISTERS=32 -o "$folder/arm"

@@ -164,6 +164,7 @@ constexpr Functions<T> kFunctions = {train<T>,         train_by<T>,           cu
 #define SYMBOL_OF(kernel) kernel##_kernel
 #define EXPAND_SYMBOL(kernel) SYMBOL_OF(kernel)
 
-const Kernel EXPAND_SYMBOL(KERNEL) = {EXPAND_NAME(KERNEL), kFunctions<float>, kFunctions<double>};
+const Kernel EXPAND_SYMBOL(KERNEL) = {EXPAND_NAME(KERNEL), VECTOR_BYTES, OPTIONS,
+                                      kFunctions<float>, kFunctions<double>};
 
 }  // namespace lecun_ablate

@@ -8,9 +8,16 @@
 
 namespace lecun_ablate {
 
+// An activation of the user's, from lecun_ablate/compiled: void (T* values, T* slopes, int vectors,
+// T unused), for the vectors and the dtype of the kernel that calls it. Both null for a built-in.
+struct Compiled {
+    const void *value, *with_slope;
+};
+
 // The parts of a recipe that the kernel needs.
 struct Choices {
     Activation hidden, output;
+    Compiled own_hidden, own_output;  // instead of `hidden` and `output`, if not null
     Loss loss;
     double learning_rate, momentum, padding;
     double leak, output_leak;       // the slopes of leaky_relu below 0
@@ -79,6 +86,8 @@ struct Functions {
 
 struct Kernel {
     const char* instruction_set;
+    int vector_bytes;      // of the longest vectors
+    const char* options;   // of the compiler, separated by spaces
     Functions<float> float32;
     Functions<double> float64;
 };

@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -75,13 +76,24 @@ const Functions<T>& functions(const std::string& instruction_set) {
     throw std::invalid_argument("this CPU or this build has no instruction set " + instruction_set);
 }
 
+// The addresses of a user's compiled activation: of its values alone, and with slopes.
+using Addresses = std::pair<std::uintptr_t, std::uintptr_t>;
+
+Compiled compiled(const std::optional<Addresses>& at) {
+    if (!at) return {nullptr, nullptr};
+    expect(at->first && at->second, "the addresses of two functions");
+    return {reinterpret_cast<const void*>(at->first), reinterpret_cast<const void*>(at->second)};
+}
+
 Choices make_choices(const std::string& activation, const std::string& output_activation,
+                     const std::optional<Addresses>& own, const std::optional<Addresses>& own_output,
                      const std::string& loss, double lr, double momentum, double padding, double leak,
                      double output_leak, Array<const double, nb::shape<10, kOutputs>> targets,
                      Array<const bool, nb::shape<12, 12>> connected) {
-    Choices choices = {parse<Activation>(kActivations, activation),
-                       parse<Activation>(kActivations, output_activation),
-                       parse<Loss>(kLosses, loss), lr, momentum, padding, leak,
+    Choices choices = {own ? Activation::identity : parse<Activation>(kActivations, activation),
+                       own_output ? Activation::identity
+                                  : parse<Activation>(kActivations, output_activation),
+                       compiled(own), compiled(own_output), parse<Loss>(kLosses, loss), lr, momentum, padding, leak,
                        output_leak, {}, {}};
     std::copy_n(targets.data(), targets.size(), choices.targets);
     std::copy_n(connected.data(), connected.size(), choices.connected);
@@ -234,12 +246,15 @@ NB_MODULE(_native, m) {
              [](Choices* self, const std::string& activation, const std::string& output_activation,
                 const std::string& loss, double lr, double momentum, double padding, double leak,
                 double output_leak, Array<const double, nb::shape<10, kOutputs>> targets,
-                Array<const bool, nb::shape<12, 12>> connected) {
-                 new (self) Choices(make_choices(activation, output_activation, loss, lr, momentum,
-                                                 padding, leak, output_leak, targets, connected));
+                Array<const bool, nb::shape<12, 12>> connected,
+                const std::optional<Addresses>& own, const std::optional<Addresses>& own_output) {
+                 new (self) Choices(make_choices(activation, output_activation, own, own_output,
+                                                 loss, lr, momentum, padding, leak, output_leak,
+                                                 targets, connected));
              },
              "activation"_a, "output_activation"_a, "loss"_a, "lr"_a, "momentum"_a, "padding"_a,
-             "leak"_a, "output_leak"_a, "targets"_a, "connected"_a);
+             "leak"_a, "output_leak"_a, "targets"_a, "connected"_a,
+             "own"_a = nb::none(), "own_output"_a = nb::none());
     nb::class_<Method>(m, "Method", "What a step does with the gradient of a batch.")
         .def("__init__",
              [](Method* self, const std::string& optimizer, double momentum, double beta1,
@@ -252,8 +267,14 @@ NB_MODULE(_native, m) {
              "optimizer"_a, nb::kw_only(), "momentum"_a, "beta1"_a, "beta2"_a, "eps"_a, "decay"_a,
              "mu"_a, "gamma"_a, "running"_a, "weight_decay"_a, "average"_a, "dropout"_a);
     std::vector<std::string> instruction_sets;
-    for (const Kernel* kernel : usable_kernels())
+    nb::dict vector_bytes, options;
+    for (const Kernel* kernel : usable_kernels()) {
         instruction_sets.push_back(kernel->instruction_set);
+        vector_bytes[kernel->instruction_set] = kernel->vector_bytes;
+        options[kernel->instruction_set] = kernel->options;
+    }
+    m.attr("VECTOR_BYTES") = vector_bytes;
+    m.attr("OPTIONS") = options;  // of the compiler
     m.attr("INSTRUCTION_SETS") = nb::cast(instruction_sets);
 #if defined(__clang__)
     m.attr("COMPILER") = __VERSION__;

@@ -51,10 +51,10 @@ public:
           leak_(T(choices.leak)),
           output_leak_(T(choices.output_leak)),
           loss_(choices.loss),
-          hidden_(activation<false>(choices.hidden)),
-          hidden_with_slopes_(activation<true>(choices.hidden)),
-          output_(activation<false>(choices.output)),
-          output_with_slopes_(activation<true>(choices.output)) {
+          hidden_(activation<false>(choices.hidden, choices.own_hidden)),
+          hidden_with_slopes_(activation<true>(choices.hidden, choices.own_hidden)),
+          output_(activation<false>(choices.output, choices.own_output)),
+          output_with_slopes_(activation<true>(choices.output, choices.own_output)) {
         for (int i = 0; i < 10 * kOutputs; ++i) targets_[i] = T(choices.targets[i]);
         open_windows(choices.connected);
     }
@@ -366,7 +366,8 @@ private:
     }
 
     template <bool slopes>
-    static Activate activation(Activation kind) {
+    static Activate activation(Activation kind, const Compiled& own) {
+        if (own.value) return (Activate)(slopes ? own.with_slope : own.value);
 #define LECUN_CASE(name) \
     case Activation::name: return activate_all<Activation::name, slopes>;
         switch (kind) {

@@ -140,6 +140,51 @@ struct VectorMath {
         return e / (e + T(2));
     }
 
+    // exp(x) - 1, accurate near 0
+    ALWAYS_INLINE static Number expm1(Number x) {
+        const Reduced r = reduce(at_most(at_least(x, T(-40)), T(40)));
+        const Number scale = power_of_two(r.n);
+        const Number near = scale * expm1_reduced(r.rest) + (scale - T(1));
+        return x > Number{} + T(40) ? exp(x) - T(1) : near;
+    }
+
+    // The natural logarithm: x = 2^n m, and log m = 2 atanh(s) by the polynomial of fdlibm's e_log.c.
+    ALWAYS_INLINE static Number log(Number x) {
+        constexpr int bits = Float<T>::kMantissaBits;
+        constexpr T tiny = kDouble ? T(2.2250738585072014e-308) : T(1.17549435e-38f);
+        constexpr T lift = T(Int(1) << (kDouble ? 54 : 25));
+        const Number zero = {}, huge = zero + T(__builtin_inf());
+        const Mask subnormal = x < zero + tiny;
+        const Number lifted = subnormal ? x * lift : x;
+        // subtracting the bits of sqrt(1/2) rounds the exponent so that m is in [0.707, 1.414)
+        constexpr T half_root = T(0.70710678118654752440);
+        const Mask offset = (Mask)(lifted) - (Mask)(zero + half_root);
+        const Mask exponent = offset >> bits;  // arithmetic
+        const Number m = (Number)((Mask)(lifted) - (exponent << bits));
+        const Number n = __builtin_convertvector(exponent, Number) -
+                         (subnormal ? zero + T(kDouble ? 54 : 25) : zero);
+        const Number f = m - T(1), s = f / (f + T(2)), z = s * s;
+        constexpr T c[] = {T(6.666666666666735130e-01), T(3.999999999940941908e-01),
+                           T(2.857142874366239149e-01), T(2.222219843214978396e-01),
+                           T(1.818357216161805012e-01), T(1.531383769920937332e-01),
+                           T(1.479819860511658591e-01)};
+        const Number square = T(0.5) * f * f;
+        constexpr T high = kDouble ? T(6.93147180369123816490e-01) : T(0.693359375);
+        constexpr T low = kDouble ? T(1.90821492927058770002e-10) : T(-2.12194440e-4);
+        const Number log_m = f - (square - (s * (square + z * polynomial(z, c)) + n * low));
+        const Number found = n * high + log_m;
+        const Number special = x == zero ? -huge : (x < zero ? zero + T(__builtin_nan("")) : x);
+        return (x > zero) & (x < huge) ? found : special;  // infinity and NaN stay
+    }
+
+    // log(1 + x), accurate near 0: Kahan's correction of what 1 + x rounds off
+    ALWAYS_INLINE static Number log1p(Number x) {
+        const Number u = hide(x + T(1)), kept = u - T(1);
+        const Number corrected = log(u) + (x - kept) / u;
+        const Mask plain = (kept == x) | (u == Number{}) | (x > Number{} + (kDouble ? T(1e300) : T(1e30)));
+        return x == Number{} ? x : (plain ? log(u) : corrected);
+    }
+
     static T exp_one(T x) { return exp(Number{} + x)[0]; }
     static T log_one(T x) { return T(__builtin_log(double(x))); }
 

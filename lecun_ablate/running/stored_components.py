@@ -92,12 +92,14 @@ def _needed(run: SeedRun, digests: Mapping[Path, str], missing: Mapping[str, str
     # with built-in components in their places, so that the rest can be read
     fields = recipe_of(run, without=missing).model_dump() | dict(missing)
     try:
-        trainer = {
+        trainer: dict[str, Any] = {
             "name": run.params["trainer"],
             "device": run.params["device"],
             "instruction_set": run.params["instruction_set"],
             "numerics": int(run.params["numerics"]),
         }
+        if "compiler" in run.params:
+            trainer["compiler"] = run.params["compiler"]
         data = {"digest": run.params["data_digest"], "split": SPLIT}
     except (KeyError, ValueError) as error:
         raise ConfigError(f"run {run.run_id}: its params are not those of a run: {error}") from None

@@ -65,8 +65,14 @@ def findings(found: Examination) -> None:
         print(f"{found.where}: {number} findings")
 
 
-def components(found: Mapping[str, Sequence[Component]]) -> None:
-    """Print the components of each kind with a line each, and what the kind is called with."""
+def components(
+    found: Mapping[str, Sequence[Component]],
+    refusals: Mapping[Component, Mapping[str, str | None]],
+) -> None:
+    """Print the components of each kind with a line each, and what the kind is called with.
+
+    Below those in `refusals`, print which trainers run them at full speed, and why others do not.
+    """
     for kind, members in found.items():
         print(f"{kind}({', '.join(KINDS[kind].arguments)}): {KINDS[kind].contract}")
         width = max((len(c.name) for c in members), default=0)
@@ -75,4 +81,14 @@ def components(found: Mapping[str, Sequence[Component]]) -> None:
             print(f"  {component.name:{width}}  {component.summary}{origin}")
             for parameter in component.parameters.values():
                 print(f"  {'':{width}}    {parameter}")
+            if component in refusals:
+                reasons = refusals[component]
+                fast = [name for name, reason in reasons.items() if reason is None]
+                words = f"at full speed on {' and '.join(fast)}" if fast else "on torch alone"
+                print(f"  {'':{width}}    runs {words}")
+                for name, reason in reasons.items():
+                    if reason is not None:
+                        print(f"  {'':{width}}    not on {name}: {visible(reason)}")
         print()
+    if refusals:
+        print("Built-in components run at full speed on native and cuda; all run on torch.")

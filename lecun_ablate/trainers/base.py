@@ -20,6 +20,8 @@ class Identity:
     device: str  # "cpu" or "cuda"
     instruction_set: str  # of the CPU or the GPU: rounding depends on it
     numerics: int  # raised by hand whenever a change makes the trainer's golden test fail
+    # the version of what compiles the user's own activations; "" where none is compiled
+    compiler: str = ""
 
     def __str__(self) -> str:
         return f"{self.name} ({self.device}, {self.instruction_set})"
@@ -27,7 +29,10 @@ class Identity:
     @property
     def stored(self) -> dict[str, Any]:
         """The identity as plain values, in the form that keys and stores hold."""
-        return asdict(self)
+        values = asdict(self)
+        if not self.compiler:  # the keys of runs of built-in components are older than this field
+            del values["compiler"]
+        return values
 
     @property
     def params(self) -> dict[str, Any]:
@@ -37,7 +42,7 @@ class Identity:
             "device": self.device,
             "instruction_set": self.instruction_set,
             "numerics": self.numerics,
-        }
+        } | ({"compiler": self.compiler} if self.compiler else {})
 
 
 AVERAGE, CURVATURE = "average", "curvature"  # the slots of a state that no optimizer may use

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.errors import ConfigError, nearest
@@ -56,24 +56,40 @@ def choose(recipes: Mapping[str, Recipe], trainer: str = "auto", device: str = "
         if device == "cuda" and not native.availability():
             notice += " For a small experiment, the native trainer may be faster: --device cpu."
         return dict.fromkeys(recipes, fallback), [notice]
-    fast: Trainer = native.NativeTrainer() if fastest == "native" else cuda.CudaTrainer()
+    fast: list[Trainer] = (
+        [native.NativeTrainer(), native.NativeTrainer(own_activations=True)]
+        if fastest == "native"
+        else [cuda.CudaTrainer()]
+    )
     return _supported(recipes, trainer, fast, fallback)
 
 
 def _supported(
-    recipes: Mapping[str, Recipe], trainer: str, fast: Trainer, fallback: Trainer
+    recipes: Mapping[str, Recipe], trainer: str, fast: Sequence[Trainer], fallback: Trainer
 ) -> Chosen:
-    """Return the fast trainer, or where it does not support an arm what `trainer` asks for then."""
-    reasons = {arm: reason for arm, r in recipes.items() if (reason := fast.unsupported(r))}
+    """Return the first of the fast trainers that supports each arm.
+
+    Where none does, return what `trainer` asks for then. The fast ones have one name: they differ
+    in whether they compile components of the user's own.
+    """
+    chosen: dict[str, Trainer] = {}
+    reasons: dict[str, str] = {}
+    for arm, recipe in recipes.items():
+        for one in fast:
+            if not (reason := one.unsupported(recipe)):
+                chosen[arm] = one
+                break
+        else:
+            reasons[arm] = reason or ""
     if not reasons:
-        return dict.fromkeys(recipes, fast), []
-    if trainer == fast.name:
+        return chosen, []
+    if trainer == fast[0].name:
         raise ConfigError(
             [f"--trainer {trainer}: arm {arm!r}: {reason}" for arm, reason in reasons.items()]
         )
     words = "; ".join(f"{arm}: {reason}" for arm, reason in reasons.items())
     if trainer == "mixed":
-        chosen = {arm: fallback if arm in reasons else fast for arm in recipes}
+        chosen |= dict.fromkeys(reasons, fallback)
         return chosen, [f"Some arms run on the torch trainer ({words})."]
     return dict.fromkeys(recipes, fallback), [
         f"All arms run on the torch trainer, so that they are compared on the same one ({words})."

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from lecun_ablate.compiled.activation import CompiledActivation, Target, compiled
+from lecun_ablate.compiled.build import Compiler
+from lecun_ablate.compiled.refused import Refused
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.digits import Split
 from lecun_ablate.errors import ConfigError, nearest
@@ -22,6 +25,7 @@ from lecun_ablate.network.epoch import (
 )
 from lecun_ablate.network.initial import pattern_order
 from lecun_ablate.network.reference import predictions
+from lecun_ablate.registry import Component
 from lecun_ablate.system.cores import usable_cores
 from lecun_ablate.trainers.base import (
     AVERAGE,
@@ -61,18 +65,40 @@ def availability() -> str | None:
     return _missing if kernel is None else None
 
 
+ACTIVATION_FIELDS = ("activation", "output_activation")
+
+
+def compiled_for(component: Component, instruction_set: str) -> CompiledActivation | None:
+    """Return an activation of the user's own, compiled for a kernel; None for a built-in.
+
+    Raises Refused, with the reason, if it cannot be compiled.
+    """
+    if component.builtin:
+        return None
+    options = tuple(kernel.OPTIONS[instruction_set].split())
+    return compiled(
+        component, Target(instruction_set, kernel.VECTOR_BYTES[instruction_set], options)
+    )
+
+
 class NativeTrainer:
     """Trains each run alone, as many runs at a time as there are threads.
 
     `instruction_set` is one of those that the CPU has ("avx512", "avx2", "baseline" or "neon"),
     by default the fastest. Between instruction sets, results differ in rounding.
-    Raises ConfigError if the kernel or the instruction set is missing.
+    With `own_activations`, it compiles activations of the user's own; the compiler is part of its
+    identity then. Raises ConfigError if the kernel or the instruction set is missing.
     """
 
     name = "native"
     device = "cpu"
 
-    def __init__(self, threads: int | None = None, instruction_set: str | None = None):
+    def __init__(
+        self,
+        threads: int | None = None,
+        instruction_set: str | None = None,
+        own_activations: bool = False,
+    ):
         if kernel is None:
             raise ConfigError(f"the native trainer cannot run: {_missing}")
         if instruction_set is not None and instruction_set not in kernel.INSTRUCTION_SETS:
@@ -82,24 +108,33 @@ class NativeTrainer:
             )
         self.threads = threads or usable_cores()
         self.instruction_set = instruction_set or kernel.INSTRUCTION_SETS[0]
+        self.own_activations = own_activations
 
     def identity(self) -> Identity:
         """Return what about the trainer decides a run's numbers; see trainers.base."""
-        return Identity(self.name, self.device, self.instruction_set, 2)
+        compiler = Compiler.find() if self.own_activations else None
+        version = compiler.version if compiler else ""
+        return Identity(self.name, self.device, self.instruction_set, 2, version)
 
     def unsupported(self, recipe: Recipe) -> str | None:
-        """Return the component of a recipe that the kernel does not know, or None.
+        """Return why the kernel cannot train a recipe, or None.
 
         Inits, connectivities, targets, orders, schedules and augmentations are data to the kernel,
-        so it supports all of them.
+        so it supports all of them. Activations of the user's own are compiled here.
         """
-        known = {
-            "activation": kernel.ACTIVATIONS,
-            "output_activation": kernel.ACTIVATIONS,
-            "loss": kernel.LOSSES,
-            "optimizer": kernel.OPTIMIZERS,
-        }
-        return unknown_component(self.name, recipe, known)
+        known = {"loss": kernel.LOSSES, "optimizer": kernel.OPTIMIZERS}
+        unknown = dict.fromkeys(ACTIVATION_FIELDS, kernel.ACTIVATIONS) | known
+        if not self.own_activations:
+            return unknown_component(self.name, recipe, unknown)
+        if reason := unknown_component(self.name, recipe, known):
+            return reason
+        for field in ACTIVATION_FIELDS:
+            component = recipe.component(field)
+            try:
+                compiled_for(component, self.instruction_set)
+            except Refused as reason:
+                return f"the native trainer cannot compile activation {component.name!r}: {reason}"
+        return None
 
     def train(
         self,
@@ -162,18 +197,21 @@ class _Network:
         self.optimizer = optimizer = recipe.component("optimizer")
         wanted = targets(recipe)
         smooth = smoothed(recipe, torch.from_numpy(wanted)).numpy()
+        activations = [recipe.component(field) for field in ACTIVATION_FIELDS]
+        # kept, since the kernel calls what is in them
+        self.own = [compiled_for(component, instruction_set) for component in activations]
+        addresses = [own.addresses(recipe.dtype) if own else None for own in self.own]
         self.scoring, self.training = (
             kernel.Choices(
-                recipe.component("activation").name,
-                recipe.component("output_activation").name,
+                *(component.name for component in activations),
                 recipe.component("loss").name,
                 recipe.lr,
                 recipe.momentum,
                 recipe.padding,
-                leak(recipe, "activation"),
-                leak(recipe, "output_activation"),
+                *(leak(recipe, field) for field in ACTIVATION_FIELDS),
                 codes,
                 connected,
+                *addresses,
             )
             for codes in (wanted, smooth)
         )

@@ -69,7 +69,8 @@ def targets(recipe: Recipe) -> np.ndarray:
 
 def leak(recipe: Recipe, field: str) -> float:
     """Return the slope below 0 of the activation that a field names, if it is a leaky_relu."""
-    return float(recipe.component(field).values.get("slope", 0.0))
+    component = recipe.component(field)
+    return float(component.values.get("slope", 0.0)) if component.builtin else 0.0
 
 
 def epoch_report(
