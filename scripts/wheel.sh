@@ -5,7 +5,6 @@
 # replaced. Then the sdist is installed as if there were no compiler, and trains with PyTorch.
 #
 #     scripts/wheel.sh
-# It replaces the package in the active environment: use one of its own, or `pip install -e .` again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
