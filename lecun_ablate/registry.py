@@ -229,9 +229,10 @@ class Registry:
         """Return the components of a kind that have a parameter of this name."""
         return [c for c in self._of(kind).values() if parameter in c.parameters]
 
-    def _of(self, kind: str) -> dict[str, Component]:
+    def _of(self, kind: str, place: str = "") -> dict[str, Component]:
+        """Return the components of a kind; `place` begins the message if there is no such kind."""
         if kind not in self._components:
-            raise ConfigError(f"unknown kind of component {kind!r}: {nearest(kind, KINDS)}")
+            raise ConfigError(f"{place}unknown kind of component {kind!r}: {nearest(kind, KINDS)}")
         # Built-in components come first, whoever asks or registers. Importing them is slow.
         importlib.import_module(
             "lecun_ablate.data" if kind == "data" else "lecun_ablate.components"
@@ -246,9 +247,7 @@ class Registry:
         """
         caller = sys._getframe(1)
         line = f"{caller.f_code.co_filename}:{caller.f_lineno}"
-        if kind not in self._components:
-            raise ConfigError(f"{line}: unknown kind of component {kind!r}: {nearest(kind, KINDS)}")
-        components = self._of(kind)
+        components = self._of(kind, f"{line}: ")
 
         def enter(thing: Any) -> Any:
             key = name or getattr(thing, "__name__", None)

@@ -79,20 +79,9 @@ def command(capsys):
 @pytest.fixture
 def tiny():
     """A registered data set of 60 + 20 easy images, for tests that train for seconds at most."""
-    import numpy as np
+    from tiny_digits import register_tiny
 
-    from lecun_ablate.data import Digits, Split
-    from lecun_ablate.registry import registry
-
-    def split(n: int, seed: int) -> Split:
-        rng = np.random.default_rng(seed)
-        labels = rng.integers(0, 10, n)
-        images = np.random.default_rng(0).uniform(-1, 1, (10, 16, 16))[labels]
-        return Split(np.clip(images + rng.normal(0, 0.2, images.shape), -1, 1), labels)
-
-    @registry.register("data", "tiny")
-    def load():
-        return Digits("tiny", split(60, 1), split(20, 2), "made up")
+    register_tiny()
 
 
 @pytest.fixture(scope="session")

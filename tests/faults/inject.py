@@ -43,24 +43,6 @@ shim = ctypes.CDLL(None)
 shim.fault_count.restype = ctypes.c_long
 
 
-def register_data() -> None:
-    """The same data as the fixture `tiny` of the tests."""
-    import numpy as np
-
-    from lecun_ablate.data import Digits, Split
-    from lecun_ablate.registry import registry
-
-    def split(n: int, seed: int) -> Split:
-        rng = np.random.default_rng(seed)
-        labels = rng.integers(0, 10, n)
-        images = np.random.default_rng(0).uniform(-1, 1, (10, 16, 16))[labels]
-        return Split(np.clip(images + rng.normal(0, 0.2, images.shape), -1, 1), labels)
-
-    @registry.register("data", "tiny")
-    def load() -> Digits:
-        return Digits("tiny", split(60, 1), split(20, 2), "made up")
-
-
 def warm_up(folder: Path, which: str) -> None:
     """Run the command once in this process, so that a fork has nothing left to import."""
     folder.mkdir(parents=True)
@@ -178,7 +160,10 @@ class Trials:
 
 def main(place: str, which: str, sample: str) -> None:
     """Try every call, or a number of them that are drawn with a fixed seed."""
-    register_data()
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tiny_digits import register_tiny
+
+    register_tiny()
     which, _, fresh = which.partition("-")
     if fresh:  # with more cores, another process creates the store, and its calls do not fail
         os.environ["OMP_NUM_THREADS"] = "1"
