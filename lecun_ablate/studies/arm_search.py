@@ -349,9 +349,10 @@ class ArmSearch:
 
     def searched(self, trials: Sequence[FrozenTrial]) -> np.ndarray:
         """Return what trials missed, (trials, seeds, images), 1 more for each epoch pruned off."""
-        missed = [[unpacked(row) for row in t.user_attrs[MISSES]] for t in trials]
-        behind = [self._behind(trial) for trial in trials]
-        return np.array(missed) + np.array(behind)[:, None, None]
+        missed = np.array([[unpacked(row) for row in t.user_attrs[MISSES]] for t in trials])
+        behind = np.array([self._behind(trial) for trial in trials])
+        counted: np.ndarray = missed + behind[:, None, None]
+        return counted
 
     def _behind(self, trial: FrozenTrial) -> int:
         """Return how many epochs before its last a trial was pruned; 0 for a complete one."""
