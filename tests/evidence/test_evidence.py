@@ -214,7 +214,7 @@ def test_effects_of_factors_are_shown_without_diverged_runs_as_well():
     assert relu["note"].startswith(
         "with 1 seed a run failed (one that diverged counts as error 0.9); without: "
     )
-    assert "another finding, more errors" in relu["note"], "one wild seed hides the effect"
+    assert "a different result, more errors" in relu["note"], "one wild seed hides the effect"
     both = effect_record(effects["activation x padding"])
     assert both["effect_sound"] == pytest.approx(0)
     assert "another" not in both["note"]
