@@ -278,7 +278,7 @@ def test_diverged_runs_are_noticed_on_the_page():
     for name in ("report.html", "report.md"):
         text = files[name].decode()
         assert "failed with 1 of 12: 8 % [0, 39] (1 diverged); equal failure rates: p = 1" in text
-        assert "are left out here; where arms are compared they count as error 0.9" in text
+        assert "are left out here; in comparisons they count as error 0.9" in text
 
 
 def test_facts_count_in_the_singular_and_do_not_repeat_the_recipes():
