@@ -66,7 +66,7 @@ class Arm:
 
     @property
     def described(self) -> dict[str, Any]:
-        """The recipe's fields as plain values; fields in which recipes differ as a list in words."""
+        """The recipe's fields as plain values; where recipes differ, a list in words."""
         fields = self.recipe.model_dump()
         for field in fields:
             values = list(dict.fromkeys(getattr(recipe, field) for recipe in self.recipes))
@@ -181,9 +181,7 @@ def _same(yaml: YamlFile, keys: Keys, arm: Arm, other: Arm) -> bool:
     if arm.name == other.name:
         yaml.problem(keys, f"duplicate arm: {arm.name!r} is given twice")
         return True
-    if (
-        arm.recipe == other.recipe and not yaml.problems
-    ):  # after an invalid value, arms may look alike
+    if arm.recipe == other.recipe and not yaml.problems:  # invalid arms may look alike
         yaml.problem(keys, f"duplicate arm: {arm.name!r} is the same recipe as {other.name!r}")
         return True
     return False
