@@ -90,7 +90,7 @@ def fresh_notices(prepared: PreparedSearch | PreparedSeeds, storage: str, fresh:
     name = f"{prepared.study.name} on {prepared.digits.name}"
     return [
         f"--fresh starts version {version + 1} of {name} from its beginning, beside version "
-        f"{version}; leave --fresh out to go on with it later"
+        f"{version}; leave --fresh out to continue it later"
     ]
 
 

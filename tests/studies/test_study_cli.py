@@ -533,7 +533,7 @@ def test_an_interrupted_study_of_seeds_is_completed(files, command, monkeypatch)
 
     monkeypatch.setattr(seeds_module, "_record", interrupted)
     status, _, err = command("study", "studies/noise.yaml", "--fresh")
-    assert status == 130 and "run the same command without --fresh to go on" in err
+    assert status == 130 and "run the same command without --fresh to continue" in err
     assert sum(len(r.trials) for r in records().values()) == 2
     monkeypatch.setattr(seeds_module, "_record", record)
     assert command("study", "studies/noise.yaml")[0] == 0
