@@ -184,7 +184,7 @@ def run(
 
     `experiment` is a YAML file, which the keyword arguments override as the options of the command
     line do, or an Experiment. `storage` is where Optuna keeps the study that tunes it, if one does;
-    `tune` runs what is missing of that study first. `only` names the arms to train now, if not all;
+    `tune` finishes that study first. `only` names the arms to train now, if not all;
     `without_seeds` leaves seeds out of training and of the results; `all_pairs` compares every arm
     with every other. Returns a tidy frame with a row per run and epoch: arm, seed, epoch,
     train_loss, train_error, train_misses, test_loss, test_error, test_misses (errors as fractions),
@@ -339,7 +339,7 @@ def _refuse_untunable(experiment: Experiment) -> None:
 
 
 def _tune(experiment: Experiment, options: Options, watch: Watch) -> None:
-    """Run what is missing of the study that tunes an experiment."""
+    """Train the missing runs of the study that tunes an experiment."""
     from lecun_ablate.studies import runner
     from lecun_ablate.studies.tuned_arms import NotStudied
 

@@ -163,7 +163,7 @@ def run(
     dry_run: DryRun = False,
     tune: Annotated[
         bool,
-        typer.Option("--tune", help="First run what is missing of the study that tunes the arms."),
+        typer.Option("--tune", help="First finish the study that tunes the arms."),
     ] = False,
     only: Annotated[
         list[str] | None, typer.Option(help="Train only this arm for now; may be repeated.")

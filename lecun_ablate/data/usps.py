@@ -36,7 +36,7 @@ def usps(folder: Path | None) -> Digits:
 
     Hull, "A Database for Handwritten Text Recognition Research", IEEE PAMI 16(5), 1994; the digits
     of LeCun et al., "Backpropagation Applied to Handwritten Zip Code Recognition", Neural
-    Computation 1(4), 1989. Read from `folder` if given, or else from the Hub's local cache or the
+    Computation 1(4), 1989. Read from `folder` if given, otherwise from the Hub's local cache or the
     Hub (data set flwrlabs/usps). Pixels 0..255 are scaled by x / 127.5 - 1. The test split is hard:
     people misread about 2.5 % of it (Bromley and Sackinger 1991).
 
@@ -64,7 +64,7 @@ def _recognised(digits: Digits) -> Digits:
 
 
 def locate(folder: Path | None) -> dict[str, Path] | None:
-    """Return the paths of the two files, without reading them; None if they are on the Hub only.
+    """Return the paths of the two files, without reading them; None if they are only on the Hub.
 
     Raises Unavailable within PROBE_SECONDS, or DataError if `folder` is not a folder.
     """

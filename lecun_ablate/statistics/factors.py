@@ -206,7 +206,8 @@ def cell_table(
     for name in names:
         levels = list(dict.fromkeys(arm[name] for arm in arms))
         if name not in baseline or baseline[name] not in levels:
-            raise ValueError(f"the baseline's {name} is none of {levels}")
+            got = baseline.get(name)
+            raise ValueError(f"the baseline's {name}: expected one of {levels}, got {got!r}")
         first = baseline[name]
         factors[name] = [first, *(level for level in levels if level != first)]
     cells = [tuple(arm[name] for name in names) for arm in arms]

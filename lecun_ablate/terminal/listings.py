@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # the store is slow to import
 
 
 def places(found: Sequence[Found]) -> None:
-    """Print where each data set was looked for and what is there."""
+    """Print where each data set was looked for and what was found."""
     for place in found:
         mark = "->" if place.taken else "  "
         where = f" ({place.where})" if place.where else ""

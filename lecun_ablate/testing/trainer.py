@@ -218,7 +218,7 @@ def reference(
 
 
 def _stepper(recipe: Recipe, network: Network) -> Callable[..., None]:
-    """Return a function that takes a step with the gradients in `grad`; torch.optim's if it has it."""
+    """Return a function that takes a step with the gradients in `grad`; torch.optim if it can."""
     optimizer, momentum = recipe.component("optimizer"), recipe.momentum
     p: dict[str, Any] = optimizer.values
     weights = list(network.parameters())
