@@ -22,7 +22,7 @@ EPOCH_METRICS = (
 
 
 class RunStatus(StrEnum):
-    """How training a run ended. All three are results: a run that diverges has not failed."""
+    """How training a run ended. All three are results, not errors."""
 
     FINISHED = "finished"
     DIVERGED = "diverged"  # a parameter or a loss is no longer finite
