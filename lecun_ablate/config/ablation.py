@@ -36,14 +36,20 @@ class Ablation:
 
     changes: tuple[str, ...]  # recipe fields
     arms: Which
-    # by arm: the changes that it has. A path begins with none, each alone and all; it grows
-    sets: dict[str, tuple[str, ...]]
+    sets: dict[str, tuple[str, ...]]  # by arm: the changes that it has
 
     @property
     def most_arms(self) -> int:
         """How many arms there are at the end, at most."""
         steps = len(self.changes)
         return steps * (steps + 1) // 2 + 1 if self.arms == "path" else len(self.sets)
+
+    def at_first(self) -> Ablation:
+        """Return the same with what is trained first: of a path no change, each alone, and all."""
+        if self.arms != "path":
+            return self
+        ends = 0, 1, len(self.changes)
+        return replace(self, sets={a: made for a, made in self.sets.items() if len(made) in ends})
 
     def with_sets(self, more: Iterable[Collection[str]]) -> Ablation:
         """Return the same with more sets of changes trained, all in the order of `all`."""
@@ -66,7 +72,7 @@ def parse_ablation(
 ) -> tuple[dict[str, dict[str, Any]], Ablation | None]:
     """Return the overrides of every arm by name, and what they are; note what is wrong.
 
-    For a path, these are all arms that it may come to; the Ablation has those that it begins with.
+    For a path, these are all arms that it may come to.
     `recipe` are the fields that the file gives all arms: what `from` leaves out is as there.
     """
     asked = yaml.validate(AblateFile, content, ("ablate",))
@@ -102,8 +108,6 @@ def parse_ablation(
         name: before | {field: after[field] for field in changes if field in made}
         for name, made in sets.items()
     }
-    if which == "path":
-        sets = {a: made for a, made in sets.items() if len(made) in (0, 1, len(changes))}
     return arms, Ablation(tuple(changes), which, sets)
 
 

@@ -90,7 +90,8 @@ def parse_arms(
 ) -> tuple[list[Arm], dict[str, list[Any]] | None, Ablation | None]:
     """Return the arms of a file, as far as they are valid; note what is not.
 
-    Also the factors of a full product, and what lies between two recipes.
+    Also the factors of a full product, and what lies between two recipes. Of the combinations under
+    `ablate`, those that contain one that is not valid are left out without another word.
     """
     content = yaml.content
     kinds = ("vary", "arms", "ladder", "ablate")
@@ -117,9 +118,15 @@ def parse_arms(
     elif isinstance(content[given[0]], list):
         rows = _listed(yaml, given[0], content[given[0]])
     arms: list[Arm] = []
+    sets = {arm: set(made) for arm, made in ablation.sets.items()} if ablation else {}
+    refused: list[set[str]] = []
     for keys, name, overrides in rows:
+        if any(sets[name] >= less for less in refused):
+            continue
         fields = merged(recipe, overrides) | forced
         made = make_recipe(yaml, fields, keys or ("recipe",), f"arm {name!r}: ")
+        if made is None and sets:
+            refused.append(sets[name])
         arm = Arm(name, overrides, made) if made else None
         if arm and not any(_same(yaml, keys, arm, other) for other in arms):
             arms.append(arm)

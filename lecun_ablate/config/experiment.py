@@ -229,6 +229,7 @@ def parse_experiment(yaml: YamlFile, overrides: Overrides) -> Experiment:
         _check_path(yaml, content)
     yaml.check()
     assert content is not None
+    ablation = ablation.at_first() if ablation else None
     begun = [arm for arm in arms if not ablation or arm.name in ablation.sets]
     return Experiment(
         name=content.name,
