@@ -171,8 +171,8 @@ def largest_gains(
     The gain is that of the mean over seeds; of equal gains, the change that is first in the
     alphabet is made. `errors` maps sets of changes to errors (seeds,) as for `shapley`, but needs
     only those sets that the path meets: of k changes, k(k + 1)/2 + 1, which `sets_to_meet` names
-    one step after the other. Of several paths, the one chosen for its gains shows the early ones a
-    little too large and the late ones too small; the sum is right. Raises ValueError if a set that
+    one step after the other. Of several paths, the one chosen for its gains shows the early ones
+    too large and the late ones too small; the sum is right. Raises ValueError if a set that
     it meets is missing, or for errors that do not pair up.
     """
     steps, missing = _climb(_by_set(errors))
