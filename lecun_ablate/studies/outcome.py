@@ -128,7 +128,7 @@ def outcome(search: ArmSearch, guessing: float) -> ArmOutcome:
         # a score is a mean over the trial's seeds; its spread is known best from the fresh ones
         within = _within(search, score + spread(errors[best]) / len(study.seeds) ** 0.5)
     states = Counter(trial.state for trial in budget.values())
-    failed = search.record.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    failed = search.own_trials(TrialState.FAIL)
     return ArmOutcome(
         arm=search.arm.name,
         search=None if study.repetition is None else study.repetition + 1,
