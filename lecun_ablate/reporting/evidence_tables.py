@@ -248,7 +248,8 @@ def path(evidence: Evidence) -> Table:
         words=["change"],
         title="The path of the largest gains",
         caption="points of test error against the step before; chosen by these gains, which makes "
-        "the early ones look larger than they are, and the late ones smaller" + _failures_counted(evidence),
+        "the early ones look larger than they are, and the late ones smaller"
+        + _failures_counted(evidence),
     )
 
 
