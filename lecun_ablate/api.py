@@ -362,7 +362,8 @@ def _tune(experiment: Experiment, options: Options, watch: Watch) -> None:
         uri, progress = options.tracking_uri, watch.progress
         with _spreading(_reachable(options), watch) as spread:
             prepared = prepared.trained_by(spread)
-            watch.studied(runner.run(prepared, options.storage, False, uri, progress))
+            done = runner.run(prepared, options.storage, False, uri, progress)
+        watch.studied(done)
 
 
 def _study_options(experiment: Experiment, options: Options) -> Mapping[str, object]:

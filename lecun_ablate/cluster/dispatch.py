@@ -142,7 +142,8 @@ class Dispatch:
                 self._failures[index] = trained.failed or Failed("it gave no report", False)
                 continue
             self._pace.learn(self._runs[index].arm, reports)
-            where = trained.environment
+            machine = f"{trained.environment['machine']} of {ended.slot.name}"
+            where = dict(trained.environment, machine=machine)
             yield [replace(r, index=index, environment=where) for r in reports]
 
     def _lost(self, group: Group, ended: Ended) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 from lecun_ablate.cluster.crew import Crew
 from lecun_ablate.cluster.engine import Engine
@@ -44,7 +45,8 @@ def joined(
     """
     cluster = Cluster(address, told, warned)
     try:
-        yield cluster
+        with redirect_stdout(sys.stderr):  # where Ray prints what its nodes have to say
+            yield cluster
     finally:
         cluster.leave()
 
