@@ -137,6 +137,9 @@ class Dispatch:
         for index, reports in zip(group.runs, trained.reports, strict=True):
             if index not in self._open:
                 continue
+            if not reports and len(group.runs) > 1:  # which of them is to blame will show
+                self._again.append(index)
+                continue
             self._open.remove(index)
             if not reports:
                 self._failures[index] = trained.failed or Failed("it gave no report", False)
