@@ -168,7 +168,9 @@ class Crew:
 
     def _lose(self, slot: Slot, reason: str) -> list[Ended]:
         """Give a slot up. Answers to what it was given still count if they come."""
-        self.slots.pop(slot.place.id, None)
+        if self.slots.pop(slot.place.id, None) and slot.ready:
+            self._told(f"a process is lost, and its work given to another: {reason}")
+        self._looked = float("-inf")
         calls, slot.calls = slot.calls, []
         if not slot.ready:
             self._failed_starts[slot.place.node] += 1

@@ -22,7 +22,9 @@ from lecun_ablate.trainers.base import EpochReport, OnEpoch, Run
 
 TRIES = 4
 DEADLINE, FACTOR = 60.0, 10.0  # seconds that a group may take: at least, and times what is expected
-NOBODY = 60.0  # seconds without any process at work or starting, after which the runs are given up
+# seconds without any process at work or starting, after which the runs are given up: where nodes
+# have been left out, and where there are none
+REFUSED, NOBODY = 10.0, 60.0
 MOMENT = 0.2  # seconds to wait for an answer at a time: so long an interruption takes to be seen
 SHOWN = 10  # failures that a message names
 
@@ -180,7 +182,7 @@ class Dispatch:
             self._alone_since = None
             return
         self._alone_since = now if self._alone_since is None else self._alone_since
-        if crew.refused or now - self._alone_since > NOBODY:
+        if now - self._alone_since > (REFUSED if crew.refused else NOBODY):
             reasons = sorted(set(crew.refused.values())) or ["the cluster has no cores to give"]
             raise LecunAblateError(
                 "\n".join(["no node of the cluster can train; " + reasons[0], *reasons[1:]])

@@ -9,15 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# read while Ray is imported
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read while Ray is imported
 
 import ray
 from ray.exceptions import RayError
@@ -52,6 +51,9 @@ class RayEngine:
             except (RuntimeError, ConnectionError, ValueError, RayError) as error:
                 first = str(error).strip().split("\n", maxsplit=1)[0]
                 raise LecunAblateError(f"--on {address}: {first}\n{INSIDE}") from None
+        if hasattr(ray._private.worker, "_worker_logs_enabled"):
+            # what raylets say of a process that dies, in a long line each: `told` hears of it, too
+            ray._private.worker._worker_logs_enabled = False
         self._gpu = device == "cuda"
         self._actors: dict[str, tuple[Place, Any]] = {}
         self._tickets: dict[Any, tuple[int, Place]] = {}  # by object reference
@@ -140,7 +142,7 @@ class RayEngine:
 def _words(error: RayError) -> str:
     """Return the line of an error that says most."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1] if lines else ''}"
+    return textwrap.shorten(f"{type(error).__name__}: {lines[-1] if lines else ''}", 200)
 
 
 @contextmanager

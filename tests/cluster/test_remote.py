@@ -103,6 +103,7 @@ FROZEN = object()
 def impatient(monkeypatch):
     monkeypatch.setattr(crew, "LOOKS", 0)
     monkeypatch.setattr(dispatch, "NOBODY", 0.2)
+    monkeypatch.setattr(dispatch, "REFUSED", 0.2)
 
 
 @pytest.fixture
