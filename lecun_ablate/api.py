@@ -190,10 +190,10 @@ def run(
     `tune` runs what is missing of that study first. `only` names the arms to train now, if not all;
     `without_seeds` leaves seeds out of training and of the results; `all_pairs` compares every arm
     with every other. `on` is the address of a Ray cluster that trains, HOST:PORT or "auto"; the
-    results are the same. Returns a tidy frame with a row per run and epoch: arm, seed, epoch, train_loss, train_error, train_misses, test_loss,
-    test_error, test_misses (errors as fractions), epoch_seconds, status and run_id. Seeds that the
-    same plan has been run with before are among them. Raises ConfigError, DataError or
-    LecunAblateError.
+    results are the same. Returns a tidy frame with a row per run and epoch: arm, seed, epoch,
+    train_loss, train_error, train_misses, test_loss, test_error, test_misses (errors as fractions),
+    epoch_seconds, status and run_id. Seeds that the same plan has been run with before are among
+    them. Raises ConfigError, DataError or LecunAblateError.
     """
     from lecun_ablate.config.source import Overrides
 
@@ -718,9 +718,9 @@ def study(
 
     `file` is a study's YAML; `storage` is where Optuna keeps it: sqlite:///FILE, any other address
     that SQLAlchemy knows, or the path of a journal file. `fresh` starts a new version of a study,
-    beside the old one. `on` is as in `run`. Columns: those of studies.outcome.SearchResult.frame for a study that
-    searches, of studies.seeds.SeedResult.frame for one of seeds. Raises ConfigError, DataError or
-    LecunAblateError.
+    beside the old one. `on` is as in `run`. Columns: those of
+    studies.outcome.SearchResult.frame for a study that searches, of studies.seeds.SeedResult.frame
+    for one of seeds. Raises ConfigError, DataError or LecunAblateError.
     """
     from lecun_ablate.config.source import Overrides
 

@@ -68,9 +68,8 @@ def refused(error: Exception) -> Probed:
 
 
 def _machine() -> Probed:
-    sets = tuple(native.kernel.INSTRUCTION_SETS) if native.kernel else ()
     versions = f"torch {version('torch')}, numpy {version('numpy')}"
-    return Probed(instruction_sets=sets, versions=versions)
+    return Probed(instruction_sets=native.instruction_sets(), versions=versions)
 
 
 def _bits(report: EpochReport) -> str:

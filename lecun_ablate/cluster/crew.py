@@ -6,9 +6,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
-from lecun_ablate import __version__
 from lecun_ablate.cluster import worker
 from lecun_ablate.cluster.engine import Answer, Engine, Place
 from lecun_ablate.statistics import count
@@ -61,9 +61,7 @@ class Crew:
     `told` hears of nodes that come and go, `warned` of those that are left out.
     """
 
-    def __init__(
-        self, engine: Engine, told: Callable[[str], None], warned: Callable[[str], None]
-    ):
+    def __init__(self, engine: Engine, told: Callable[[str], None], warned: Callable[[str], None]):
         self.engine = engine
         self.slots: dict[str, Slot] = {}  # by the id of the place
         self.refused: dict[str, str] = {}  # why a node is left out, by the node's id
@@ -161,10 +159,10 @@ class Crew:
             return []
         return [Ended(slot, call.about, answer.value)]
 
-    def _greeted(self, slot: Slot, version: str) -> None:
+    def _greeted(self, slot: Slot, there: str) -> None:
         slot.ready = True
-        if version != __version__:
-            self.refuse(slot, f"it has lecun_ablate {version}, and this machine {__version__}")
+        if there != (here := version("lecun_ablate")):
+            self.refuse(slot, f"it has lecun_ablate {there}, and this machine {here}")
 
     def _lose(self, slot: Slot, reason: str) -> list[Ended]:
         """Give a slot up. Answers to what it was given still count if they come."""

@@ -99,9 +99,7 @@ class Dispatch:
     def _send(self, slot: Slot, group: Group, whole: bool) -> None:
         runs = [self._runs[i] for i in group.runs]
         patience = max(DEADLINE, FACTOR * sum(map(self._pace.of, runs)))
-        self._crew.submit(
-            slot, patience, group, worker.train, self._kit, self._data, runs, whole
-        )
+        self._crew.submit(slot, patience, group, worker.train, self._kit, self._data, runs, whole)
 
     def _next(self, node: str, nodes: set[str], slots: int) -> Group:
         """Return the next group for a node: one run that has been lost elsewhere, or new ones."""

@@ -1,4 +1,4 @@
-"""What is asked of a cluster: places that do calls, one at a time each, and whose answers come back.
+"""What is asked of a cluster: places that do calls, each one at a time, and answer them.
 
 Nothing here is repeated or moved when something dies: the answer says that the call is lost, and
 `dispatch` decides what is done about it.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,10 +36,9 @@ class Worker:
 
 def greet() -> str:
     """Import what training needs, and return this package's version."""
-    import lecun_ablate
-    import lecun_ablate.trainers.native  # with PyTorch, which takes seconds
+    import lecun_ablate.trainers.native  # noqa: F401  # with PyTorch, which takes seconds
 
-    return lecun_ablate.__version__
+    return version("lecun_ablate")
 
 
 def probe(kit: Kit, asked: Probe) -> Probed:

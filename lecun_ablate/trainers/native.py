@@ -67,6 +67,11 @@ def availability() -> str | None:
     return _missing if kernel is None else None
 
 
+def instruction_sets() -> tuple[str, ...]:
+    """Return the instruction sets that the kernel can use here, the fastest first."""
+    return () if kernel is None else tuple(kernel.INSTRUCTION_SETS)
+
+
 ACTIVATION_FIELDS = ("activation", "output_activation")
 
 
@@ -87,9 +92,9 @@ class NativeTrainer:
     """Trains each run alone, as many runs at a time as there are threads.
 
     `instruction_set` is one of those that the CPU has ("avx512", "avx2", "baseline" or "neon"),
-    by default the one that is pinned, else the fastest. Between instruction sets, results differ in rounding.
-    With `own_activations`, it compiles activations of the user's own; the compiler is part of its
-    identity then. Raises ConfigError if the kernel or the instruction set is missing.
+    by default the one that is pinned, else the fastest. Between instruction sets, results differ in
+    rounding. With `own_activations`, it compiles activations of the user's own; the compiler is
+    part of its identity then. Raises ConfigError if the kernel or the instruction set is missing.
     """
 
     name = "native"

@@ -20,7 +20,7 @@ import pytest
 
 import lecun_ablate
 from lecun_ablate.cli import _main
-from lecun_ablate.registry import registry
+from lecun_ablate.registry import KINDS, registry
 from lecun_ablate.tracking.names import ANSWERS, WEIGHTS
 
 ray = pytest.importorskip("ray", reason="pip install lecun-ablate[ray]")
@@ -72,7 +72,7 @@ FINISHED = (
     "WHERE tags.key = 'lecun_ablate.level' AND tags.value = 'run' AND runs.status = 'FINISHED'"
 )
 MACHINES = "SELECT value FROM tags WHERE key = 'lecun_ablate.environment'"
-# What a Python process imports first, if PYTHONPATH names its folder: a CPU with fewer instructions.
+# What Python imports first if PYTHONPATH names its folder: it hides an instruction set.
 OLDER = """
 import importlib.abc, importlib.util, sys
 
@@ -222,9 +222,13 @@ def local(tmp_path_factory, empty_store):
     """What this machine trains by itself: the table, and the report of the study."""
     folder = furnish(tmp_path_factory.mktemp("local"), empty_store)
     out = io.StringIO()
+    for kind in KINDS:
+        registry.names(kind)  # registers what is built in
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(registry, "_components", {k: dict(v) for k, v in registry._components.items()})
+        patch.setattr(
+            registry, "_components", {k: dict(v) for k, v in registry._components.items()}
+        )
         assert _main(["--quiet", "run", "ways.yaml"]) == 0
         with contextlib.redirect_stdout(out):
             assert _main(["--quiet", "study", "pruned.yaml", "--json"]) == 0

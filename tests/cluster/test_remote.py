@@ -7,11 +7,12 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from lecun_ablate.cluster import admission, address, crew, dispatch, pace, worker
+from lecun_ablate.cluster import address, admission, crew, dispatch, pace, worker
 from lecun_ablate.cluster.crew import Crew
 from lecun_ablate.cluster.engine import Answer, Place
 from lecun_ablate.cluster.remote import RemoteTrainer
@@ -24,9 +25,8 @@ from lecun_ablate.trainers import native
 from lecun_ablate.trainers.base import Identity, Run
 from lecun_ablate.trainers.torch_trainer import TorchTrainer
 
-FEW = Split(
-    np.random.default_rng(0).integers(0, 256, (40, 16, 16)) / 127.5 - 1, np.arange(40) % 10
-)
+PLAIN = (Recipe(),)
+FEW = Split(np.random.default_rng(0).integers(0, 256, (40, 16, 16)) / 127.5 - 1, np.arange(40) % 10)
 HELD = FEW.take(np.arange(15))
 
 
@@ -111,7 +111,7 @@ def said():
     return []
 
 
-def remote(engine, said=None, trainer=None, recipes=(Recipe(),)):
+def remote(engine, said=None, trainer=None, recipes=PLAIN):
     said = [] if said is None else said
     trainer = trainer or TorchTrainer("cpu", threads=1)
     return RemoteTrainer(trainer, recipes, Crew(engine, said.append, said.append))
@@ -137,6 +137,12 @@ def train(trainer, runs, on_epoch=None):
     return list(trainer.train(runs, FEW, {"fit": FEW, "held": HELD}, on_epoch))
 
 
+def collect(found, trainer, runs):
+    """Append the reports one by one, so that they are there if an error follows."""
+    for report in trainer.train(runs, FEW, {"fit": FEW}):
+        found.append(report)
+
+
 # ---- the same bits
 
 
@@ -158,7 +164,9 @@ def test_reports_are_those_of_the_trainer_itself(fields):
 def test_a_run_goes_on_from_a_state():
     whole = [r for r in train(TorchTrainer("cpu", threads=1), runs(2, 4)) if r.last]
     trainer = remote(MadeUpEngine({"one": 1}))
-    part = {r.index: r for r in train(trainer, [Run(r.recipe, r.seed, until=2) for r in runs(2, 4)])}
+    part = {
+        r.index: r for r in train(trainer, [Run(r.recipe, r.seed, until=2) for r in runs(2, 4)])
+    }
     assert {r.epoch for r in part.values()} == {2} and all(r.last for r in part.values())
     rest = [Run(r.recipe, r.seed, part[i].state) for i, r in enumerate(runs(2, 4))]
     assert bits(r for r in train(trainer, rest) if r.last) == bits(whole)
@@ -173,7 +181,9 @@ def test_on_epoch_ends_a_run():
 
 def test_a_run_that_diverges_is_a_result():
     with np.errstate(all="ignore"):
-        found = train(remote(MadeUpEngine({"one": 1})), runs(1, 5, lr=1e6, output_activation="relu"))
+        found = train(
+            remote(MadeUpEngine({"one": 1})), runs(1, 5, lr=1e6, output_activation="relu")
+        )
     assert found[-1].diverged and found[-1].last and found[-1].epoch < 5
 
 
@@ -248,7 +258,7 @@ def test_components_travel_as_source(tmp_path, monkeypatch):
 
 def test_components_without_a_file_are_refused():
     registry.register("activation", "lambda")(eval("lambda x: x.tanh()"))
-    with pytest.raises(ConfigError, match="activation 'lambda' cannot travel.*put it into a file"):
+    with pytest.raises(ConfigError, match=r"activation 'lambda' cannot travel.*put it into a file"):
         remote(MadeUpEngine({"one": 1}), recipes=[Recipe(activation="lambda")])
 
 
@@ -283,18 +293,12 @@ def test_a_group_that_is_lost_is_tried_again_run_by_run(monkeypatch):
     trainer = remote(MadeUpEngine({"one": 1, "two": 1}, crashes))
     found = []
     with pytest.raises(LecunAblateError) as caught:
-        found.extend(iter_into(found, trainer, runs(8)))
+        collect(found, trainer, runs(8))
     assert str(caught.value).startswith("arm 'plain', seed 3: lost 4 times, most recently: ")
     assert "signal 11" in str(caught.value)
     assert {r.index for r in found if r.last} == set(range(8)) - {3}
     assert sum(3 in group for group in groups) == dispatch.TRIES
     assert groups.count([3]) == dispatch.TRIES - 1
-
-
-def iter_into(found, trainer, runs):
-    for report in trainer.train(runs, FEW, {"fit": FEW}):
-        found.append(report)
-    return ()
 
 
 def test_a_frozen_node_costs_its_deadline(monkeypatch):
@@ -347,7 +351,7 @@ def test_work_that_waits_behind_a_crash_is_no_try_of_its_own(monkeypatch):
     trainer = remote(MadeUpEngine({"one": 1}, fault), trainer=Single())
     found = []
     with pytest.raises(LecunAblateError, match=r"^arm 'plain', seed 0: lost 4 times"):
-        found.extend(iter_into(found, trainer, runs(12)))
+        collect(found, trainer, runs(12))
     assert {r.index for r in found} == set(range(1, 12))
 
 
@@ -377,7 +381,7 @@ def test_an_error_of_a_component_is_not_tried_again(tmp_path):
     trainer = remote(MadeUpEngine({"one": 1}, count), trainer=Single(), recipes=recipes[1:])
     found = []
     with pytest.raises(LecunAblateError, match="arm 'arm0', seed 0: ArithmeticError: too late"):
-        found.extend(iter_into(found, trainer, mixed))
+        collect(found, trainer, mixed)
     assert [r.index for r in found if r.last] == [1]
     assert groups["train"] == 3, "both together, then each alone"
 
@@ -393,7 +397,6 @@ def test_a_node_whose_processes_never_start_is_left_out(said):
 
     engine = MadeUpEngine({"bare": 2, "whole": 1}, fault)
     assert len(train(remote(engine, said), runs(2, 1))) == 2
-    time.sleep(0)
     with pytest.raises(LecunAblateError, match="can train; bare: No module named"):
         train(remote(MadeUpEngine({"bare": 1}, fault), said), runs(1))
     assert "bare is left out: bare: No module named 'lecun_ablate'" in said
@@ -418,7 +421,7 @@ def test_a_slow_reader_is_not_taken_for_a_slow_node(monkeypatch):
 
     trainer = remote(MadeUpEngine({"one": 1}, count), trainer=Single())
     monkeypatch.setattr(pace, "SHORTEST", 0)
-    for report in trainer.train(runs(4, 1), FEW, {"fit": FEW}):
+    for _ in trainer.train(runs(4, 1), FEW, {"fit": FEW}):
         time.sleep(0.1)
     assert calls["train"] == 4
 
@@ -450,8 +453,6 @@ class OtherBits(MadeUpEngine):
     ],
 )
 def test_a_node_with_other_bits_is_left_out_by_name(said, change, words):
-    from dataclasses import replace
-
     engine = OtherBits({"odd": 2, "same": 1})
     engine.changed = lambda probed: replace(probed, **change(probed))
     assert len(train(remote(engine, said), runs(6, 1))) == 6
@@ -510,7 +511,7 @@ def test_addresses_are_a_host_and_a_port(text):
 
 
 def test_ray_client_is_refused_with_the_way_out():
-    with pytest.raises(ConfigError, match="Ray Client is not supported.*ray job submit"):
+    with pytest.raises(ConfigError, match=r"Ray Client is not supported.*ray job submit"):
         address.reachable("ray://127.0.0.1:10001")
 
 
