@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
+from typing import Any
 
 from lecun_ablate.cluster import worker
 from lecun_ablate.cluster.admission import PATTERNS, Probe, Probed, objection, probed
@@ -17,6 +18,7 @@ from lecun_ablate.data.digits import Split
 from lecun_ablate.trainers.base import EpochReport, Identity, OnEpoch, Run, Trainer
 from lecun_ablate.trainers.shared import refuse_unsupported
 
+_Splits = tuple[Split, dict[str, Split]]
 PROBES = 3  # that a node may lose before it is left out
 
 
@@ -36,6 +38,7 @@ class RemoteTrainer:
         self._admitted: dict[str, bool] = {}  # by node; False: being probed
         self._lost_probes: Counter[str] = Counter()
         self._probe: Probe | None = None
+        self._sent: tuple[_Splits, Any] | None = None  # the data that the nodes have
 
     def identity(self) -> Identity:
         """Return what about the trainer decides a run's numbers; see trainers.base."""
@@ -66,9 +69,16 @@ class RemoteTrainer:
         self._kit = share(Kit.of(_on_one_core(self.inner), [*self.recipes, *recipes]))
         self._begin(fit)
         pace = Pace(self._guess(len(fit)))
-        kit, data = self._kit, share(Data.of(fit, evaluate))
-        dispatch = Dispatch(self.crew, runs, pace, self.together, kit, data)
+        data = self._shared(fit, evaluate)
+        dispatch = Dispatch(self.crew, runs, pace, self.together, self._kit, data)
         yield from dispatch.reports(self._slots, self._judge, on_epoch)
+
+    def _shared(self, fit: Split, evaluate: Mapping[str, Split]) -> Any:
+        """Return data where the nodes find them; a study has the same ones again and again."""
+        asked = (fit, dict(evaluate))
+        if self._sent is None or not _same(self._sent[0], asked):
+            self._sent = (asked, self.crew.engine.share(Data.of(fit, evaluate)))
+        return self._sent[1]
 
     # ---- admission
 
@@ -112,6 +122,16 @@ class RemoteTrainer:
             self.crew.refuse(ended.slot, reason)
         self._admitted[node] = reason is None
         return True
+
+
+def _same(one: _Splits, other: _Splits) -> bool:
+    """Tell whether these are the very same splits."""
+    (fit, evaluate), (other_fit, others) = one, other
+    return (
+        fit is other_fit
+        and evaluate.keys() == others.keys()
+        and all(evaluate[name] is others[name] for name in evaluate)
+    )
 
 
 def _on_one_core(trainer: Trainer) -> Trainer:

@@ -15,7 +15,7 @@ from lecun_ablate.errors import ConfigError
 from lecun_ablate.registry import Component
 from lecun_ablate.trainers.base import EpochReport, State, Trainer
 
-LEVELS = 256  # different grey levels, at most, that go into a byte
+LEVELS = 256  # that go into a byte
 
 # ---- data
 
@@ -24,18 +24,19 @@ LEVELS = 256  # different grey levels, at most, that go into a byte
 class PackedSplit:
     """A split in as few bytes as hold it exactly."""
 
-    images: np.ndarray  # (n, 16, 16): places in `levels`, or float32, or float64
-    levels: np.ndarray | None  # (LEVELS,) at most, float64
+    images: np.ndarray  # (n, 16, 16): uint8, places in `levels`; or float32, or float64
+    levels: np.ndarray | None  # (LEVELS,) float64: the grey level of each byte
     labels: np.ndarray  # (n,) uint8
 
     @classmethod
     def of(cls, split: Split) -> PackedSplit:
         """Pack a split."""
         images, labels = split.images, split.labels.astype(np.uint8)
-        levels = np.unique(images)
-        if len(levels) <= LEVELS:
-            places = np.searchsorted(levels, images).astype(np.uint8)
-            return cls(places, levels.astype(np.float64), labels)
+        places = np.rint((images + 1) * (LEVELS - 1) / 2).clip(0, LEVELS - 1).astype(np.uint8)
+        levels = np.zeros(LEVELS)
+        levels[places.ravel()] = images.ravel()
+        if np.array_equal(levels[places], images):
+            return cls(places, levels, labels)
         short = images.astype(np.float32)
         exact = np.array_equal(short.astype(np.float64), images)
         return cls(short if exact else images, None, labels)

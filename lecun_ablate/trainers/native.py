@@ -109,7 +109,7 @@ class NativeTrainer:
     ):
         if kernel is None:
             raise ConfigError(f"the native trainer cannot run: {_missing}")
-        instruction_set = instruction_set or os.environ.get(PINNED)
+        instruction_set = instruction_set or os.environ.get(PINNED) or None
         if instruction_set is not None and instruction_set not in kernel.INSTRUCTION_SETS:
             raise ConfigError(
                 f"instruction set {instruction_set!r} is not available: "

@@ -24,7 +24,7 @@ from lecun_ablate.registry import KINDS, registry
 from lecun_ablate.tracking.names import ANSWERS, WEIGHTS
 
 ray = pytest.importorskip("ray", reason="pip install lecun-ablate[ray]")
-psutil = pytest.importorskip("psutil")  # MLflow and Ray bring it
+import psutil  # noqa: E402  # Ray brings it
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = str(Path(lecun_ablate.__file__).parents[1])
@@ -150,7 +150,7 @@ def workers(node) -> list[psutil.Process]:
 class Driver:
     """The command, in a folder of its own, with what it writes."""
 
-    def __init__(self, folder: Path, *arguments: str):
+    def __init__(self, folder: Path, *arguments: str, **variables: str):
         self.folder = folder
         self.errors = folder / "stderr.txt"
         environment = {
@@ -161,7 +161,7 @@ class Driver:
         self.process = subprocess.Popen(
             [sys.executable, "-c", COMMAND, *arguments],
             cwd=folder,
-            env=environment | {"PYTHONPATH": PACKAGE},
+            env=environment | {"PYTHONPATH": PACKAGE} | variables,
             stdout=subprocess.PIPE,
             stderr=self.errors.open("w"),
             text=True,
@@ -248,9 +248,9 @@ def same(found, wanted) -> bool:
 
 
 def test_a_pruned_study_is_the_same(nodes, two, place, local):
-    driver = Driver(place, "study", "pruned.yaml", "--json", "--on", nodes.address)
+    driver = Driver(place, "study", "pruned.yaml", "--json", LECUN_ABLATE_ON=nodes.address)
     report = json.loads(driver.ends())
-    assert driver.process.returncode == 0, driver.said
+    assert driver.process.returncode == 0 and BOTH in driver.said, driver.said
     changing = {"wall_seconds", "run_id"}
     assert {k for k in report if report[k] != local[1][k]} <= changing
 
@@ -278,6 +278,11 @@ def test_the_command_is_killed_and_goes_on(nodes, two, place, local, command, mo
     assert status == 0, said
     assert f"{RUNS} runs, {done} done before, {RUNS - done} to train" in said
     assert same(table(place), local[0])
+
+    again = Driver(place, "reproduce", "ways:halved:3", "--on", nodes.address)
+    out = again.ends()
+    assert again.process.returncode == 0 and "training on" in again.said, again.said
+    assert "bit for bit" in out
 
 
 def test_nodes_may_die_freeze_and_join(nodes, two, place, local, tmp_path_factory):
