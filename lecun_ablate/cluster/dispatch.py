@@ -25,7 +25,7 @@ DEADLINE, FACTOR = 60.0, 10.0  # seconds that a group may take: at least, and ti
 # seconds without any process at work or starting, after which the runs are given up: where nodes
 # have been left out, and where there are none
 REFUSED, NOBODY = 10.0, 60.0
-MOMENT = 0.2  # seconds to wait for an answer at a time: so long an interruption takes to be seen
+MOMENT = 0.5  # seconds to wait for an answer at a time: so long an interruption takes to be seen
 SHOWN = 10  # failures that a message names
 
 

@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import textwrap
 import time
 from contextlib import closing
 from pathlib import Path
@@ -191,7 +192,7 @@ class Driver:
         return 0
 
 
-def table(folder: Path):
+def table(folder: Path, runs: int = RUNS):
     """Return the results in a folder, with the last bits of every run's weights and answers."""
     from lecun_ablate.tracking.store import Store
 
@@ -199,7 +200,7 @@ def table(folder: Path):
     frame = store.results(store.find("ways")).frame
     final = frame.drop_duplicates("run_id", keep="last")
     files = {(r.arm, r.seed): contents(folder, r.run_id) for r in final.itertuples()}
-    assert len(files) == len(final) == RUNS
+    assert len(files) == len(final) == runs
     return frame.drop(columns=["epoch_seconds", "run_id"]), files
 
 
@@ -332,3 +333,95 @@ def test_nodes_may_die_freeze_and_join(nodes, two, place, local, tmp_path_factor
     with closing(sqlite3.connect(place / "mlflow.db")) as connection:
         machines = {json.loads(v)["machine"] for (v,) in connection.execute(MACHINES)}
     assert len(machines) == 3, "the node that has joined has trained nothing"
+
+
+# ---- slow
+
+
+@pytest.mark.slow
+def test_the_head_is_killed(place, local, command, monkeypatch):
+    """Ray ends the driver's process after about a minute; what had finished is there."""
+    own = Nodes()
+    try:
+        own.add()
+        driver = Driver(place, "run", "ways.yaml", "--on", own.address)
+        driver.until(lambda: driver.finished() >= 2)
+        (gcs,) = own.cluster.head_node.all_processes["gcs_server"]
+        gcs.process.kill()
+        driver.ends(180)
+        assert driver.process.returncode != 0, "it has ended before the head was missed"
+    finally:
+        driver.process.kill()
+        own.cluster.shutdown()
+    done = driver.finished()
+    assert 2 <= done < RUNS
+    monkeypatch.chdir(place)
+    status, _, said = command("run", "ways.yaml")
+    assert status == 0, said
+    assert f"{RUNS} runs, {done} done before, {RUNS - done} to train" in said
+    assert same(table(place), local[0])
+
+
+@pytest.mark.slow
+def test_a_thousand_runs(nodes, place, empty_store, tmp_path_factory):
+    """With a process killed about every hundred runs."""
+    there = [nodes.add(), nodes.add()]
+    (place / "many.yaml").write_text(
+        "name: ways\ndata: digits\nvary: {activation: [tanh, relu]}\n"
+        "recipe: {epochs: 1}\nseeds: 500\n"
+    )
+    driver = Driver(place, "run", "many.yaml", "--on", nodes.address)
+    try:
+        for k in range(1, 9):
+            driver.until(lambda k=k: driver.finished() >= 100 * k, 300)
+            if victims := workers(there[k % 2]):
+                victims[0].kill()
+        driver.ends(300)
+    finally:
+        driver.process.kill()
+        nodes.remove(*there)
+    assert driver.process.returncode == 0, driver.said
+    assert driver.said.count("a process is lost") >= 4
+    other = furnish(tmp_path_factory.mktemp("other"), empty_store)
+    alone = Driver(other, "run", str(place / "many.yaml"))
+    alone.ends(300)
+    assert alone.process.returncode == 0, alone.said
+    assert same(table(place, 1000), table(other, 1000))
+
+
+@pytest.mark.slow
+def test_slurm_as_the_page_has_it(place, local, tmp_path_factory):
+    """The script of docs/scaling.md, on a SLURM of this machine alone."""
+    script = ROOT / "scripts" / "slurm.sh"
+    folder = tmp_path_factory.mktemp("slurm")
+    started = subprocess.run([script, "start", folder], capture_output=True, text=True)
+    if "not installed" in started.stderr or "need root" in started.stderr:
+        pytest.skip(started.stderr.strip())
+    assert started.returncode == 0, started.stderr
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    job = textwrap.dedent(
+        page[page.index("    #!/bin/bash") : page.index("\n\n`ray symmetric-run`")]
+    )
+    for wide, narrow in (
+        ("--nodes=4", "--nodes=1"),
+        ("--min-nodes 4", "--min-nodes 1"),
+        ("--cpus-per-task=64", f"--cpus-per-task={os.cpu_count()}"),
+        ("experiments/activation.yaml --seeds 1000", "ways.yaml"),
+        ("python ", f"{sys.executable} "),
+        ("srun ray", f"srun {Path(sys.executable).with_name('ray')}"),
+    ):
+        assert wide in job, wide
+        job = job.replace(wide, narrow)
+    (place / "job.sh").write_text(job)
+    environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PYTHONPATH": PACKAGE}
+    try:
+        done = subprocess.run(
+            ["sbatch", "--wait", "--output=out.txt", "job.sh"],
+            cwd=place, env=environment, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+    finally:
+        subprocess.run([script, "stop", folder], check=False)
+    out = (place / "out.txt").read_text()
+    assert done.returncode == 0, out
+    assert "training on 1 node" in out
+    assert same(table(place), local[0])
