@@ -221,7 +221,6 @@ def evaluate(
     """
     where = _reachable(options)
     experiment = _experiment(experiment, overrides, options, watch, writes=True)
-    from lecun_ablate.reporting.conclusion import conclude
     from lecun_ablate.running.experiment import run_experiment
     from lecun_ablate.tracking.plan_run import PlanRun
     from lecun_ablate.tracking.writer import Writer
@@ -233,13 +232,15 @@ def evaluate(
     prepared = replace(prepare(experiment, options), only=tuple(only))
     for notice in prepared.notices:
         watch.notice(notice)
-    # only the report needs this; most of the import goes on while the trainer is at work
+    # statistics and figures are not needed before the end: they are imported during training
     with Writer.opened(options.tracking_uri) as writer, _importing("lecun_ablate.reporting.page"):
         with (
             _spreading(where, watch) as spread,
             PlanRun.opened(writer, prepared.plan, watch.notice) as plan_run,
         ):
             results = run_experiment(prepared.trained_by(spread), plan_run, watch.progress)
+            from lecun_ablate.reporting.conclusion import conclude
+
             evidence = conclude(results, writer.files, plan_run)
         _write_report(evidence, prepared.digits, writer)
         return _shown(evidence, writer.store)

@@ -48,7 +48,8 @@ class Parameter:
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"expected a finite number, got {value}")
         try:
-            return TypeAdapter(self.annotation).validate_python(value, strict=True)
+            valid: Value = TypeAdapter(self.annotation).validate_python(value, strict=True)
+            return valid
         except ValidationError as error:
             words = error.errors()[0]["msg"].replace("Input should be", "expected")
             raise ValueError(f"{words}, got {value!r}") from None

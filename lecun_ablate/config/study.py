@@ -64,7 +64,7 @@ class Range(BaseModel):
         return self
 
     def __contains__(self, value: Any) -> bool:
-        return self.low <= value <= self.high
+        return bool(self.low <= value <= self.high)
 
 
 Alternatives = tuple[Any, ...]  # the values of a field that a study tries one by one

@@ -79,7 +79,8 @@ class Network(nn.Module):
         """Return the recipe's loss of each pattern, (n,), for images (n, 16, 16), labels (n,)."""
         outputs = self(images)
         targets = self.recipe.component("target")(labels).to(outputs.dtype)
-        return self.recipe.component("loss")(outputs, targets)
+        loss: Tensor = self.recipe.component("loss")(outputs, targets)
+        return loss
 
     def training_loss(self, images: Tensor, labels: Tensor, kept: Tensor | None = None) -> Tensor:
         """Return the loss of each pattern, (n,), that training descends.
@@ -88,7 +89,8 @@ class Network(nn.Module):
         """
         outputs = self(images, kept)
         targets = smoothed(self.recipe, self.recipe.component("target")(labels)).to(outputs.dtype)
-        return self.recipe.component("loss")(outputs, targets)
+        loss: Tensor = self.recipe.component("loss")(outputs, targets)
+        return loss
 
 
 def predictions(outputs: np.ndarray) -> np.ndarray:
@@ -97,7 +99,7 @@ def predictions(outputs: np.ndarray) -> np.ndarray:
     A network that answers NaN has not answered: such an image counts as missed, whatever argmax
     would make of it.
     """
-    digits = outputs.argmax(1).astype(np.uint8)
+    digits: np.ndarray = outputs.argmax(1).astype(np.uint8)
     digits[~np.isfinite(outputs).all(1)] = NO_DIGIT
     return digits
 

@@ -27,12 +27,14 @@ class Answers:
     def wrong(self) -> np.ndarray:
         """The share of an arm's runs that missed an image: (arms, images)."""
         right = self.counts[:, np.arange(len(self.labels)), self.labels]
-        return 1 - right / np.array(self.runs)[:, None]
+        wrong: np.ndarray = 1 - right / np.array(self.runs)[:, None]
+        return wrong
 
     @property
     def votes(self) -> np.ndarray:
         """The answer that most runs of an arm give: (arms, images); the smaller of two."""
-        return self.counts.argmax(axis=2)
+        votes: np.ndarray = self.counts.argmax(axis=2)
+        return votes
 
     def per_digit(self) -> np.ndarray:
         """Return the mean error on the images of each digit: (arms, 10), NaN for no images."""
@@ -44,7 +46,8 @@ class Answers:
     def confusion(self) -> np.ndarray:
         """Return the mean number of images of each label that a run answers so: (arms, 10, 11)."""
         per_label = [self.counts[:, self.labels == label].sum(axis=1) for label in range(CLASSES)]
-        return np.stack(per_label, axis=1) / np.array(self.runs)[:, None, None]
+        mean: np.ndarray = np.stack(per_label, axis=1) / np.array(self.runs)[:, None, None]
+        return mean
 
     def hard(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the images that every arm gets wrong, and those that only some do, as rows.

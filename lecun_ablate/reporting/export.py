@@ -9,7 +9,8 @@ import pandas as pd
 
 def csv(frame: pd.DataFrame) -> bytes:
     """Return a row per run and epoch as CSV; floats read back as the same bits."""
-    return frame.to_csv(index=False, lineterminator="\n").encode()
+    text: str = frame.to_csv(index=False, lineterminator="\n")
+    return text.encode()
 
 
 def parquet(frame: pd.DataFrame) -> bytes:

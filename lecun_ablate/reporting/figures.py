@@ -364,7 +364,7 @@ def _stacked(values: np.ndarray) -> np.ndarray:
     for k in np.argsort(values, kind="stable"):
         place = int(values[k] // width)
         heights[k] = seen[place] = seen.get(place, -1) + 1
-    step = min(0.12, 0.5 / max(1, heights.max()))
+    step: float = min(0.12, 0.5 / max(1, heights.max()))
     return 0.08 - step * heights
 
 

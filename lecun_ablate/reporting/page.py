@@ -183,7 +183,8 @@ def _plain(value: Any) -> str:
 
 def _csv(table: pd.DataFrame) -> bytes:
     table = table.map(csv_cell).rename(columns=csv_cell)
-    return table.to_csv(index=False, lineterminator="\n").encode()
+    text: str = table.to_csv(index=False, lineterminator="\n")
+    return text.encode()
 
 
 # ---- what the templates show

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from lecun_ablate.evidence.weighing import seeds_to_add
 from lecun_ablate.plan.results import Results
 from lecun_ablate.running.progress import Progress
 from lecun_ablate.running.training import OnRun, Prepared, train
@@ -23,6 +22,8 @@ def run_experiment(
     A run is written as soon as it has ended: an interruption loses only the runs in training.
     """
     results = train(prepared, plan_run, progress, on_run)
+    from lecun_ablate.evidence.weighing import seeds_to_add  # slow: imported during training
+
     while more := seeds_to_add(results):
         plan_run.add_seeds(more)
         results = train(prepared, plan_run, progress, on_run)

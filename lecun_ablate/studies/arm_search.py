@@ -27,6 +27,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from lecun_ablate.config.arms import Arm
 from lecun_ablate.config.recipe import Recipe, is_numeric
 from lecun_ablate.config.study import Alternatives, Range, SearchStudy
+from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.statistics import DIVERGED_ERROR, finalists
 from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.trainers.base import EpochReport, State
@@ -114,11 +115,22 @@ class ArmSearch:
         return not self.active and self.next >= self.study.trials
 
     def trials(self) -> dict[int, FrozenTrial]:
-        """Return the trials by index, interrupted ones left out."""
-        found = {t.user_attrs[INDEX]: t for t in self._own() if t.state != TrialState.FAIL}
-        return dict(sorted(found.items()))
+        """Return the trials by index, interrupted ones left out.
 
-    def _own(self, *states: TrialState) -> list[FrozenTrial]:
+        Raises LecunAblateError if an ended trial lacks what was noted of it.
+        """
+        found = [t for t in self.own_trials() if t.state != TrialState.FAIL]
+        for trial in found:
+            lacking = {ERRORS, DIVERGED, MLFLOW_RUN} - trial.user_attrs.keys()
+            if trial.state.is_finished() and lacking:
+                raise LecunAblateError(
+                    f"trial {trial.number} of Optuna's study {self.record.study_name!r} lacks the "
+                    f"attribute {min(lacking)}: the storage is damaged or was edited; restore a "
+                    "copy of it, or search anew with --fresh"
+                )
+        return {t.user_attrs[INDEX]: t for t in sorted(found, key=lambda t: t.user_attrs[INDEX])}
+
+    def own_trials(self, *states: TrialState) -> list[FrozenTrial]:
         """Return the trials of some states, or of all, that a study has made.
 
         Others may add theirs, from Optuna's dashboard for example; they have no index.
@@ -149,7 +161,7 @@ class ArmSearch:
     @held_back()
     def interrupt(self) -> None:
         """Tell what is still running as interrupted."""
-        for trial in self._own(TrialState.RUNNING):
+        for trial in self.own_trials(TrialState.RUNNING):
             self.record.tell(trial.number, state=TrialState.FAIL)
 
     @property
@@ -168,7 +180,7 @@ class ArmSearch:
         free = batch - len(self.active) if self.study.pruner else batch - self.next % batch
         room = max(0, min(free, self.study.trials - self.next))
         self._batch = self.active | dict.fromkeys(range(self.next, self.next + room), 0)
-        failed = self._own(TrialState.FAIL)
+        failed = self.own_trials(TrialState.FAIL)
         interrupted = {trial.user_attrs[INDEX]: trial for trial in failed}
         wanted = []
         for index in sorted(self._batch):
@@ -349,9 +361,10 @@ class ArmSearch:
 
     def searched(self, trials: Sequence[FrozenTrial]) -> np.ndarray:
         """Return what trials missed, (trials, seeds, images), 1 more for each epoch pruned off."""
-        missed = [[unpacked(row) for row in t.user_attrs[MISSES]] for t in trials]
-        behind = [self._behind(trial) for trial in trials]
-        return np.array(missed) + np.array(behind)[:, None, None]
+        missed = np.array([[unpacked(row) for row in t.user_attrs[MISSES]] for t in trials])
+        behind = np.array([self._behind(trial) for trial in trials])
+        counted: np.ndarray = missed + behind[:, None, None]
+        return counted
 
     def _behind(self, trial: FrozenTrial) -> int:
         """Return how many epochs before its last a trial was pruned; 0 for a complete one."""

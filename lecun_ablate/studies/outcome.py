@@ -128,7 +128,7 @@ def outcome(search: ArmSearch, guessing: float) -> ArmOutcome:
         # a score is a mean over the trial's seeds; its spread is known best from the fresh ones
         within = _within(search, score + spread(errors[best]) / len(study.seeds) ** 0.5)
     states = Counter(trial.state for trial in budget.values())
-    failed = search.record.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    failed = search.own_trials(TrialState.FAIL)
     return ArmOutcome(
         arm=search.arm.name,
         search=None if study.repetition is None else study.repetition + 1,
@@ -283,9 +283,9 @@ def _held_out(errors: np.ndarray) -> np.ndarray:
     time would be as free of bias, but half as much again off: the choices are then nearly one. A
     single seed has to judge its own choice.
     """
+    held: np.ndarray = errors.min(axis=0)
     if errors.shape[1] == 1:
-        return errors.min(axis=0)
-    held = np.empty(errors.shape[1])
+        return held
     for first in (0, 1):
         choice = errors[:, 1 - first :: 2].mean(axis=1).argmin()
         held[first::2] = errors[choice, first::2]
@@ -295,7 +295,7 @@ def _held_out(errors: np.ndarray) -> np.ndarray:
 def _collapsed(trial: FrozenTrial, guessing: float) -> int:
     """Count the seeds of a trial that ended without having learnt anything."""
     failed = sum(error >= guessing for error in trial.user_attrs[ERRORS])
-    return failed - trial.user_attrs[DIVERGED]  # whose error is above as well
+    return int(failed - trial.user_attrs[DIVERGED])  # whose error is above as well
 
 
 def _complete(search: ArmSearch) -> dict[int, FrozenTrial]:

@@ -12,7 +12,7 @@ import optuna
 import pandas as pd
 from optuna.distributions import IntDistribution
 from optuna.storages import BaseStorage
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lecun_ablate.config.study import SeedStudy
 from lecun_ablate.data.digits import Digits
@@ -241,7 +241,7 @@ def _recorded(
             "run_id": trial.user_attrs[MLFLOW_RUN],
         }
         for what in study.governs
-        for trial in records[what].get_trials(deepcopy=False)
+        for trial in _own_trials(records[what])
         if trial.user_attrs[SEED] in study.seeds
     ]
     gone = [row["run_id"] for row in rows if row["run_id"] not in parents]
@@ -256,8 +256,15 @@ def _recorded(
     return pd.DataFrame(rows).sort_values(["arm", "seed"], kind="stable"), run_id
 
 
+def _own_trials(record: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials that a study of seeds has recorded; others may have added theirs."""
+    recorded = {SEED, STATUS, MLFLOW_RUN}
+    trials = record.get_trials(deepcopy=False)
+    return [trial for trial in trials if recorded <= trial.user_attrs.keys()]
+
+
 def _seeds(record: optuna.Study) -> set[int]:
-    return {t.user_attrs[SEED] for t in record.get_trials(deepcopy=False)}
+    return {trial.user_attrs[SEED] for trial in _own_trials(record)}
 
 
 @held_back()

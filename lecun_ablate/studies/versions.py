@@ -119,7 +119,7 @@ def _identity(storage: BaseStorage, prefix: str) -> str:
         if name.startswith(prefix):
             attributes = optuna.load_study(study_name=name, storage=storage).user_attrs
             if ID in attributes:
-                return attributes[ID]
+                return str(attributes[ID])
     return uuid.uuid4().hex
 
 
