@@ -39,8 +39,8 @@ class Group:
 class Dispatch:
     """Sends runs out until each has come back or failed.
 
-    `admitted` tells whether a slot's node may train, and may send it a probe; it is given what has
-    become of that. `kit` and `data` are what every group needs.
+    A group has at least `together` runs if there are enough; `kit` and `data` are what it needs,
+    as the engine shares them.
     """
 
     def __init__(
@@ -54,7 +54,10 @@ class Dispatch:
     ):
         self._crew, self._runs, self._pace, self._together = crew, runs, pace, together
         self._kit, self._data = kit, data
-        self._waiting = deque(range(len(runs)))
+        order = list(range(len(runs)))
+        if together > 1:  # an arm's runs are alike, and only like runs are trained at once
+            order.sort(key=lambda index: runs[index].arm)
+        self._waiting = deque(order)
         self._again: deque[int] = deque()  # that a place has lost
         self._open = set(range(len(runs)))
         self._tries: Counter[int] = Counter()
@@ -68,7 +71,11 @@ class Dispatch:
         judged: Callable[[Ended], bool],
         on_epoch: OnEpoch | None,
     ) -> Iterator[EpochReport]:
-        """Yield the reports of all runs; raise for those that have failed once all have ended."""
+        """Yield the reports of all runs; raise for those that have failed once all have ended.
+
+        `admitted` returns the slots that may train. Whatever else has been sent to slots comes back
+        here as well: `judged` takes what is its own, and tells so.
+        """
         try:
             while self._open:
                 self._crew.refresh()

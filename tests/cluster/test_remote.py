@@ -3,6 +3,7 @@
 import itertools
 import pickle
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -260,6 +261,40 @@ def test_components_without_a_file_are_refused():
     registry.register("activation", "lambda")(eval("lambda x: x.tanh()"))
     with pytest.raises(ConfigError, match=r"activation 'lambda' cannot travel.*put it into a file"):
         remote(MadeUpEngine({"one": 1}), recipes=[Recipe(activation="lambda")])
+
+
+@pytest.mark.skipif(not native.instruction_sets(), reason="no compiled kernel")
+def test_a_trainer_arrives_as_it_was_or_says_why_not(monkeypatch):
+    oldest = native.instruction_sets()[-1]
+    packed = pickle.dumps(native.NativeTrainer(threads=3, instruction_set=oldest))
+    there = pickle.loads(packed)
+    assert (there.threads, there.instruction_set) == (3, oldest)
+    monkeypatch.setattr(native.kernel, "INSTRUCTION_SETS", ("other",))
+    with pytest.raises(ConfigError, match="is not available"):
+        pickle.loads(packed)
+
+
+def test_like_runs_travel_together():
+    """The torch trainer advances like runs at once: a group that mixes arms would be slow."""
+    groups = []
+
+    def note(place, function, arguments):
+        if function is worker.train:
+            groups.append({run.arm for run in arguments[2]})
+
+    arms = {"a": Recipe(epochs=1), "b": Recipe(epochs=1, activation="relu")}
+    mixed = [Run(recipe, seed, arm=arm) for seed in range(64) for arm, recipe in arms.items()]
+    trainer = remote(MadeUpEngine({"one": 1, "two": 1}, note), recipes=list(arms.values()))
+    assert len(train(trainer, mixed)) == 128
+    assert sum(len(group) > 1 for group in groups) <= 1, groups
+
+
+def test_ray_is_imported_by_nothing_but_its_engine():
+    code = (
+        "import sys, lecun_ablate.cli, lecun_ablate.api, lecun_ablate.cluster.joining; "
+        "sys.exit('ray' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # ---- what goes wrong
