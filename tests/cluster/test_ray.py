@@ -172,14 +172,14 @@ class Driver:
     def said(self) -> str:
         return self.errors.read_text()
 
-    def until(self, reached, seconds: float = 60):
+    def until(self, reached, seconds: float = 120):
         end = time.monotonic() + seconds
         while not reached():
             assert self.process.poll() is None, f"it has ended:\n{self.said}"
             assert time.monotonic() < end, f"it takes too long:\n{self.said}"
             time.sleep(0.02)
 
-    def ends(self, seconds: float = 120) -> str:
+    def ends(self, seconds: float = 240) -> str:
         out, _ = self.process.communicate(timeout=seconds)
         assert "Traceback" not in self.said
         return out

@@ -16,6 +16,7 @@ import pytest
 from lecun_ablate.cluster import address, admission, crew, dispatch, pace, worker
 from lecun_ablate.cluster.crew import Crew
 from lecun_ablate.cluster.engine import Answer, Place
+from lecun_ablate.cluster.joining import joined
 from lecun_ablate.cluster.remote import RemoteTrainer
 from lecun_ablate.cluster.travel import Data, PackedSplit, slim
 from lecun_ablate.config.recipe import Recipe
@@ -295,6 +296,16 @@ def test_ray_is_imported_by_nothing_but_its_engine():
         "sys.exit('ray' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_ray_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "lecun_ablate.cluster.ray_engine", raising=False)
+    with (
+        pytest.raises(ConfigError, match=r"pip install 'lecun-ablate\[ray\]'"),
+        joined("127.0.0.1:6379", print, print) as cluster,
+    ):
+        cluster.spread(TorchTrainer("cpu", threads=1), PLAIN)
 
 
 # ---- what goes wrong
