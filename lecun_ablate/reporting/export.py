@@ -8,7 +8,7 @@ import pandas as pd
 
 
 def csv(frame: pd.DataFrame) -> bytes:
-    """Return a row per run and epoch as CSV; floats read back as the same bits."""
+    """Return a row per run and epoch as CSV; floats are read back exactly."""
     text: str = frame.to_csv(index=False, lineterminator="\n")
     return text.encode()
 

@@ -1,4 +1,4 @@
-"""A whole experiment: all that its plan lacks, and the seeds that its rule asks for."""
+"""A whole experiment: the missing runs of its plan, and the seeds its stopping rule asks for."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def run_experiment(
     progress: Progress | None = None,
     on_run: OnRun | None = None,
 ) -> Results:
-    """Train what is missing of a plan, and return all its results.
+    """Train the missing runs of a plan, and return all its results.
 
-    They include the seeds that the plan has been run with before. If the experiment lets its seeds
-    grow, they do so until its rule is met.
+    They include seeds that the plan was run with before. If the experiment has a stopping rule,
+    seeds are added until it is met.
 
-    A run is written as soon as it has ended: an interruption loses only the runs in training.
+    A run is written as soon as it ends, so an interruption loses only the runs in training.
     """
     results = train(prepared, plan_run, progress, on_run)
     from lecun_ablate.evidence.weighing import seeds_to_add  # slow: imported during training
