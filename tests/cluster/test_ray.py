@@ -270,7 +270,7 @@ def test_the_command_is_killed_and_goes_on(nodes, two, place, local, command, mo
     ended.process.send_signal(signal.SIGTERM)
     out = ended.ends()
     assert ended.process.returncode == 130, ended.said
-    assert "run the same command to go on" in ended.said and out == ""
+    assert "run the same command to continue" in ended.said and out == ""
     done = ended.finished()
     assert done < RUNS
 
