@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from lecun_ablate.tracking.records import OtherPlan, PlanRecord
     from lecun_ablate.tracking.store import Store
     from lecun_ablate.tracking.writer import Writer
+    from lecun_ablate.trainers.base import Spread
 
 REPORTS = Path("reports")
 STUDY_STORAGE = "sqlite:///studies/optuna.db"
@@ -58,6 +59,7 @@ class Options:
     device: str = "auto"  # see trainers.names.DeviceChoice
     storage: str = STUDY_STORAGE  # where Optuna keeps studies
     tracking_uri: str | None = None  # of MLflow; None: MLFLOW_TRACKING_URI, else ./mlflow.db
+    on: str | None = None  # the address of a Ray cluster that trains, or auto; None: this machine
 
 
 def _ignore(_: object) -> None:
@@ -179,6 +181,7 @@ def run(
     all_pairs: bool = False,
     storage: str = STUDY_STORAGE,
     tracking_uri: str | None = None,
+    on: str | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Train the missing runs of an experiment and return all of its results.
@@ -187,7 +190,8 @@ def run(
     line do, or an Experiment. `storage` is where Optuna keeps the study that tunes it, if one does;
     `tune` finishes that study first. `only` names the arms to train now, if not all;
     `without_seeds` leaves seeds out of training and of the results; `all_pairs` compares every arm
-    with every other. Returns a tidy frame with a row per run and epoch: arm, seed, epoch,
+    with every other. `on` is the address of a Ray cluster that trains, HOST:PORT or "auto"; the
+    results are the same. Returns a tidy frame with a row per run and epoch: arm, seed, epoch,
     train_loss, train_error, train_misses, test_loss, test_error, test_misses (errors as fractions),
     epoch_seconds, status and run_id. They include seeds that the same plan was run with before.
     Raises ConfigError, DataError or LecunAblateError.
@@ -197,7 +201,7 @@ def run(
     overrides = Overrides(
         seeds, epochs, dtype, data, components, assignments, without_seeds, all_pairs
     )
-    options = Options(_path(data_dir), trainer, device, storage, tracking_uri)
+    options = Options(_path(data_dir), trainer, device, storage, tracking_uri, on)
     watch = Watch(progress=progress)
     shown = evaluate(experiment, overrides, options, watch, tune=tune, only=only)
     return shown.evidence.results.frame
@@ -216,6 +220,7 @@ def evaluate(
 
     The report is written under reports/ and to the experiment's run in MLflow.
     """
+    where = _reachable(options)
     experiment = _experiment(experiment, overrides, options, watch, writes=True)
     from lecun_ablate.running.experiment import run_experiment
     from lecun_ablate.tracking.plan_run import PlanRun
@@ -230,8 +235,11 @@ def evaluate(
         watch.notice(notice)
     # statistics and figures are needed only at the end, so they are imported during training
     with Writer.opened(options.tracking_uri) as writer, _importing("lecun_ablate.reporting.page"):
-        with PlanRun.opened(writer, prepared.plan, watch.notice) as plan_run:
-            results = run_experiment(prepared, plan_run, watch.progress)
+        with (
+            _spreading(where, watch) as spread,
+            PlanRun.opened(writer, prepared.plan, watch.notice) as plan_run,
+        ):
+            results = run_experiment(prepared.trained_by(spread), plan_run, watch.progress)
             from lecun_ablate.reporting.conclusion import conclude
 
             evidence = conclude(results, writer.files, plan_run)
@@ -355,7 +363,10 @@ def _tune(experiment: Experiment, options: Options, watch: Watch) -> None:
         for notice in prepared.notices:
             watch.notice(notice)
         uri, progress = options.tracking_uri, watch.progress
-        watch.studied(runner.run(prepared, options.storage, False, uri, progress))
+        with _spreading(_reachable(options), watch) as spread:
+            prepared = prepared.trained_by(spread)
+            done = runner.run(prepared, options.storage, False, uri, progress)
+        watch.studied(done)
 
 
 def _study_options(experiment: Experiment, options: Options) -> Mapping[str, object]:
@@ -366,6 +377,27 @@ def _study_options(experiment: Experiment, options: Options) -> Mapping[str, obj
         "--components": experiment.components or [],
         "--storage": storage,
     }
+
+
+def _reachable(options: Options) -> str | None:
+    """Return the address of the cluster that trains, if one does; raise if nobody answers there."""
+    if options.on is None:
+        return None
+    from lecun_ablate.cluster.address import reachable
+
+    return reachable(options.on)
+
+
+@contextmanager
+def _spreading(address: str | None, watch: Watch) -> Iterator[Spread]:
+    """Give what turns a trainer into one that trains on a cluster, if there is an address."""
+    if address is None:
+        yield lambda trainer, recipes: trainer
+        return
+    from lecun_ablate.cluster.joining import joined
+
+    with joined(address, watch.remark, watch.notice) as cluster:
+        yield cluster.spread
 
 
 @contextmanager
@@ -624,21 +656,25 @@ def reproduce(
     trainer: str | None = None,
     trust_components: bool = False,
     tracking_uri: str | None = None,
+    on: str | None = None,
+    watch: Watch = UNWATCHED,
 ) -> Reproduction:
     """Train a single run again from what MLflow has, and compare every metric.
 
     `trainer` is another trainer than the run's own. Components that only the store holds are code:
-    `trust_components` lets it run. See running.reproduce.reproduce.
+    `trust_components` lets it run. `on` is as in `run`. See running.reproduce.reproduce.
     """
+    where = _reachable(Options(on=on))
     from lecun_ablate.running import reproduce
     from lecun_ablate.running.two_arms import run_id as named_run
     from lecun_ablate.tracking.store import Store
 
     _load(components)
     store = Store(tracking_uri)
-    return reproduce.reproduce(
-        store, named_run(store, run_id), _path(data_dir), trainer, trust_components
-    )
+    with _spreading(where, watch) as spread:
+        return reproduce.reproduce(
+            store, named_run(store, run_id), _path(data_dir), trainer, trust_components, spread
+        )
 
 
 @dataclass(frozen=True)
@@ -678,20 +714,21 @@ def study(
     storage: str = STUDY_STORAGE,
     fresh: bool = False,
     tracking_uri: str | None = None,
+    on: str | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Train the missing runs of a study and return a row per trial.
 
     `file` is a study's YAML; `storage` is where Optuna keeps it: sqlite:///FILE, any other address
     that SQLAlchemy knows, or the path of a journal file. `fresh` starts a new version of a study,
-    beside the old one. Columns: those of studies.outcome.SearchResult.frame for a search, of
-    studies.seeds.SeedResult.frame for a study of seeds. Raises ConfigError, DataError or
-    LecunAblateError.
+    beside the old one. `on` is as in `run`. Columns: those of studies.outcome.SearchResult.frame
+    for a search, of studies.seeds.SeedResult.frame for a study of seeds. Raises ConfigError,
+    DataError or LecunAblateError.
     """
     from lecun_ablate.config.source import Overrides
 
     overrides = Overrides(data=data, components=components, assignments=assignments)
-    options = Options(_path(data_dir), trainer, device, storage, tracking_uri)
+    options = Options(_path(data_dir), trainer, device, storage, tracking_uri, on)
     return run_study(file, overrides, options, Watch(progress=progress), fresh=fresh).frame
 
 
@@ -704,6 +741,7 @@ def run_study(
     fresh: bool = False,
 ) -> FinishedStudy:
     """Do the same as `study`, and return the report as well."""
+    where = _reachable(options)
     yaml = _read(file, overrides, options, watch, "study")
     new_store.begin(options.tracking_uri)
     from lecun_ablate.config.study import parse_study
@@ -713,7 +751,9 @@ def run_study(
     prepared = runner.prepare(asked, options.data_dir, options.trainer, options.device)
     for notice in prepared.notices + runner.fresh_notices(prepared, options.storage, fresh):
         watch.notice(notice)
-    return runner.run(prepared, options.storage, fresh, options.tracking_uri, watch.progress)
+    with _spreading(where, watch) as spread:
+        prepared = prepared.trained_by(spread)
+        return runner.run(prepared, options.storage, fresh, options.tracking_uri, watch.progress)
 
 
 def plan_study(

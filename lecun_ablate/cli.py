@@ -131,6 +131,32 @@ Threads = Annotated[
         help="Use at most this many cores. Default: OMP_NUM_THREADS, otherwise all available.",
     ),
 ]
+On = Annotated[
+    str | None,
+    typer.Option(
+        envvar="LECUN_ABLATE_ON",
+        help="Train on a Ray cluster: HOST:PORT of its head, or auto for the one of RAY_ADDRESS or "
+        "of this machine. The results are the same, bit for bit.",
+    ),
+]
+
+
+def _pin(instruction_set: str | None) -> str | None:
+    if instruction_set:
+        from lecun_ablate.trainers import instructions
+
+        instructions.pin(instruction_set)  # now: PyTorch reads it while it is imported
+    return instruction_set
+
+
+InstructionSet = Annotated[
+    str | None,
+    typer.Option(
+        callback=_pin,
+        help="Train with this instruction set of the CPU, such as avx2: rounding depends on it, so "
+        "it is part of every run's key. Default: the fastest that this CPU has.",
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print what would be trained, and train nothing.")
 ]
@@ -160,6 +186,8 @@ def run(
     trainer: Trainer = TrainerChoice.auto,
     device: Device = DeviceChoice.auto,
     threads: Threads = None,
+    instruction_set: InstructionSet = None,
+    on: On = None,
     dry_run: DryRun = False,
     tune: Annotated[
         bool,
@@ -193,7 +221,7 @@ def run(
         without_seed or (),
         all_pairs,
     )
-    options, only = _options(data_dir, trainer, device, storage), only or []
+    options, only = _options(data_dir, trainer, device, storage, on), only or []
     if dry_run:
         planned = api.dry_run(experiment, overrides, options, _watch(), tune=tune, only=only)
         _print_plan(planned, as_json)
@@ -219,6 +247,8 @@ def study(
     trainer: Trainer = TrainerChoice.auto,
     device: Device = DeviceChoice.auto,
     threads: Threads = None,
+    instruction_set: InstructionSet = None,
+    on: On = None,
     storage: StudyStorage = None,
     fresh: Annotated[
         bool,
@@ -232,7 +262,7 @@ def study(
     from lecun_ablate.config.source import Overrides
 
     overrides = Overrides(data=data, components=components or (), assignments=set_ or ())
-    options = _options(data_dir, trainer, device, storage)
+    options = _options(data_dir, trainer, device, storage, on)
     if dry_run:
         planned = api.plan_study(file, overrides, options, _watch(), fresh=fresh)
         if as_json:
@@ -437,6 +467,8 @@ def reproduce(
         typer.Option(help="Train with this trainer. Default: the run's own."),
     ] = None,
     threads: Threads = None,
+    instruction_set: InstructionSet = None,
+    on: On = None,
     trust_components: Annotated[
         bool,
         typer.Option(
@@ -455,6 +487,8 @@ def reproduce(
         components=components or (),
         trainer=trainer.value if trainer else None,
         trust_components=trust_components,
+        on=on,
+        watch=_watch(),
     )
     runs.reproduction(found)
     if not found.reproduced:
@@ -554,12 +588,16 @@ def _seeds(text: str | None) -> int | list[int] | None:
 
 
 def _options(
-    data_dir: Path | None, trainer: TrainerChoice, device: DeviceChoice, storage: str | None
+    data_dir: Path | None,
+    trainer: TrainerChoice,
+    device: DeviceChoice,
+    storage: str | None,
+    on: str | None,
 ) -> Options:
     from lecun_ablate import api
 
     storage = storage or api.STUDY_STORAGE
-    return api.Options(data_dir, trainer.value, device.value, storage)
+    return api.Options(data_dir, trainer.value, device.value, storage, on=on)
 
 
 def _watch(studied: Any = None) -> Watch:

@@ -81,9 +81,8 @@ class MadeUpTrainer:
                 predictions = validation.labels.astype(np.uint8).copy()
                 misses = round(missed * n)
                 predictions[:misses] = (predictions[:misses] + 1) % 10
-                scores = {
-                    "validation": Scores(float("nan") if diverged else missed, misses, predictions)
-                }
+                loss = float("nan") if diverged else missed
+                scores = {"validation": Scores(loss, misses, n, predictions)}
                 state = State(epoch, {"made_up": np.array([one.recipe.lr, one.seed])})
                 last = diverged or epoch == one.last_epoch
                 yield EpochReport(index, epoch, scores, 0.0, diverged, last, state)

@@ -20,7 +20,7 @@ from lecun_ablate.running.training import metrics
 from lecun_ablate.system.provenance import environment, git_commit
 from lecun_ablate.tracking.records import SeedRun
 from lecun_ablate.tracking.store import Store
-from lecun_ablate.trainers.base import Identity, Run, Trainer
+from lecun_ablate.trainers.base import Identity, Run, Spread, Trainer
 from lecun_ablate.trainers.choice import choose
 
 COMPARED = tuple(name for name in EPOCH_METRICS if name != "epoch_seconds")
@@ -71,8 +71,9 @@ def reproduce(
     data_dir: Path | None = None,
     trainer: str | None = None,
     trusted: bool = False,
+    spread: Spread = lambda trainer, recipes: trainer,
 ) -> Reproduction:
-    """Train a run again, with another `trainer` if one is named.
+    """Train a run again, with another `trainer` if one is named, `spread` over a cluster if given.
 
     Recipe, seed and the user's own components come from the store, the digits from their usual
     place. Nothing is written. Code from the store is run only if it is also in the working
@@ -86,7 +87,7 @@ def reproduce(
     data = {"digest": digits.digest, "split": run.params.get("split", SPLIT)}
     if data["split"] == RESAMPLED_SPLIT:
         digits = digits.resampled(run.seed)
-    chosen = _trainer(run, recipe, trainer)
+    chosen = spread(_trainer(run, recipe, trainer), [recipe])
     now = _train(chosen, Run(recipe, run.seed), digits)
     then = store.histories([run_id])
     key = run_key(recipe, run.seed, data, chosen.identity())

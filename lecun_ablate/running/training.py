@@ -6,7 +6,7 @@ import io
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +27,8 @@ from lecun_ablate.running.progress import Progress, Work
 from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.tracking.names import ANSWERS, MODULES, WEIGHTS
 from lecun_ablate.tracking.plan_run import PlanRun
-from lecun_ablate.trainers.base import EpochReport, Run, Trainer
-from lecun_ablate.trainers.choice import Chosen, choose
+from lecun_ablate.trainers.base import EpochReport, Run, Spread, Trainer
+from lecun_ablate.trainers.choice import Chosen, choose, spread_out
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Prepared:
     trainers: dict[str, Trainer]  # by arm
     notices: list[str]
     only: tuple[str, ...] = ()  # arms to train now; (): all
+
+    def trained_by(self, spread: Spread) -> Prepared:
+        """Return the same with its trainers spread."""
+        recipes = {arm.name: arm.recipes for arm in self.plan.experiment.arms}
+        return replace(self, trainers=spread_out(self.trainers, recipes, spread))
 
     def groups(
         self, todo: Sequence[tuple[str, int]]
@@ -134,7 +139,7 @@ def train(
     try:
         for trainer, digits, members in prepared.groups(todo):
             splits = {"train": digits.train, "test": digits.test}
-            runs = [Run(recipes[arm, seed], seed) for _, arm, seed in members]
+            runs = [Run(recipes[arm, seed], seed, arm=arm) for _, arm, seed in members]
             history: dict[int, list[dict[str, float]]] = defaultdict(list)
             for report in trainer.train(runs, digits.train, splits):
                 index, arm, seed = members[report.index]
@@ -143,7 +148,9 @@ def train(
                     if report.last:
                         status = run_status(report, digits.train)
                         files = _run_files(report, digits.test, recipes[arm, seed])
-                        run_id = plan_run.log(arm, seed, history.pop(index), status, files)
+                        run_id = plan_run.log(
+                            arm, seed, history.pop(index), status, files, report.environment
+                        )
                         if on_run:
                             error = report.scores["test"].error
                             on_run(LoggedRun(arm, seed, run_id, status, error))

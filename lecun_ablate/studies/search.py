@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from lecun_ablate.config.arms import Arm, arm_name
+from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.config.study import SearchStudy, combinations
 from lecun_ablate.data.digits import HOLDOUT_SEED, Digits, Split
 from lecun_ablate.plan.keys import study_key
@@ -28,8 +29,8 @@ from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.tracking.names import ARM
 from lecun_ablate.tracking.study_run import RECORD, STORAGE_ID, TRIAL, StudyRun
 from lecun_ablate.tracking.writer import Writer
-from lecun_ablate.trainers.base import Identity, Run, Trainer
-from lecun_ablate.trainers.choice import choose
+from lecun_ablate.trainers.base import Identity, Run, Spread, Trainer
+from lecun_ablate.trainers.choice import choose, spread_out
 
 SECONDS = "wall_seconds"  # an attribute of the first arm's Optuna study
 SPLIT = "fit/validation"  # parts of the training split; the test split is never touched
@@ -64,6 +65,11 @@ class PreparedSearch:
         """The study and its data; results on different data never mix."""
         return f"{self.study.name}/{self.digits.name}"
 
+    def trained_by(self, spread: Spread) -> PreparedSearch:
+        """Return the same with its trainers spread."""
+        recipes = {name: [recipe] for name, recipe in _cases(self.study).items()}
+        return replace(self, trainers=spread_out(self.trainers, recipes, spread))
+
     def trainer(self, arm: Arm, values: Mapping[str, Any]) -> Trainer:
         """Return the trainer of an arm with the given values."""
         return self.trainers[case_name(self.study, arm, values)]
@@ -75,16 +81,20 @@ def case_name(study: SearchStudy, arm: Arm, values: Mapping[str, Any]) -> str:
     return f"{arm.name} {arm_name(choices)}" if choices else arm.name
 
 
-def prepare(
-    study: SearchStudy, digits: Digits, trainer: str = "auto", device: str = "auto"
-) -> PreparedSearch:
-    """Split the training images and choose the trainer of every arm with every choice."""
-    recipes = {
+def _cases(study: SearchStudy) -> dict[str, Recipe]:
+    """Return a recipe of every arm with every choice, by `case_name`."""
+    return {
         case_name(study, arm, choices): study.recipe(arm, choices)
         for arm in study.arms
         for choices in combinations(study.search)
     }
-    chosen, notices = choose(recipes, trainer, device)
+
+
+def prepare(
+    study: SearchStudy, digits: Digits, trainer: str = "auto", device: str = "auto"
+) -> PreparedSearch:
+    """Split the training images and choose the trainer of every arm with every choice."""
+    chosen, notices = choose(_cases(study), trainer, device)
     if digits.notice:
         notices.insert(0, digits.notice)
     return PreparedSearch(study, digits, *digits.holdout(), chosen, notices)
@@ -102,7 +112,7 @@ def _train(
     for index, replica in enumerate(replicas):
         trainer = prepared.trainer(replica.arm, replica.values)
         groups[id(trainer), replica.search].append(index)
-    runs = [Run(r.recipe, r.seed, r.state, r.until) for r in replicas]
+    runs = [Run(r.recipe, r.seed, r.state, r.until, r.arm.name) for r in replicas]
     if progress:
         epochs = [run.last_epoch - run.first_epoch + 1 for run in runs]
         arms = [replica.arm.name for replica in replicas]

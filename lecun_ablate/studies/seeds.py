@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ from lecun_ablate.tracking.files import Files
 from lecun_ablate.tracking.plan_run import PlanRun
 from lecun_ablate.tracking.store import still_to_do
 from lecun_ablate.tracking.writer import Writer
-from lecun_ablate.trainers.base import Identity
+from lecun_ablate.trainers.base import Identity, Spread
 
 SEED, STATUS, SECONDS = "seed", "status", "wall_seconds"
 DIFFERENCE = 0.005  # of two arms' true errors, for the chance of ranking them wrongly
@@ -66,6 +66,10 @@ class PreparedSeeds:
     def title(self) -> str:
         """The study and its data; results on different data never mix."""
         return f"{self.study.name}/{self.digits.name}"
+
+    def trained_by(self, spread: Spread) -> PreparedSeeds:
+        """Return the same with its trainers spread."""
+        return replace(self, runs=self.runs.trained_by(spread))
 
     @property
     def notices(self) -> list[str]:

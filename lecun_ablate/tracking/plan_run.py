@@ -244,10 +244,12 @@ class PlanRun:
         history: Sequence[Mapping[str, float]],
         status: RunStatus,
         files: Contents,
+        trained_on: Mapping[str, str] | None = None,
     ) -> str:
         """Write a finished seed run, whole, and return its id.
 
-        `history` holds the EPOCH_METRICS of each epoch, from 1.
+        `history` holds the EPOCH_METRICS of each epoch, from 1; `trained_on` is the
+        environment of the machine that has trained it, by default that of this process.
         """
         columns = {name: [float(row[name]) for row in history] for name in EPOCH_METRICS}
         run = EndedRun(
@@ -260,7 +262,7 @@ class PlanRun:
                 PLAN: self.plan.key,
                 views.used(self.plan.key): arm,
                 STATUS: str(status),
-                ENVIRONMENT: json.dumps(environment()),
+                ENVIRONMENT: json.dumps(dict(trained_on or environment())),
             },
             values=self._params(arm, seed) | {"seed": seed},
             history=columns,

@@ -79,6 +79,7 @@ class Run:
     seed: int
     state: State | None = None  # None: from the initial weights
     until: int | None = None  # None: the recipe's epochs
+    arm: str = ""  # for messages
 
     @property
     def first_epoch(self) -> int:
@@ -97,17 +98,21 @@ class Scores:
 
     loss: float
     misses: int
-    predictions: np.ndarray  # (n,) uint8: the digit, or network.NO_DIGIT
+    images: int
+    predictions: np.ndarray  # (images,) uint8: the digit, or network.NO_DIGIT; (0,): left out
 
     @property
     def error(self) -> float:
         """The fraction of images missed."""
-        return self.misses / len(self.predictions)
+        return self.misses / self.images
 
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What is known of a run after one of its epochs."""
+    """What is known of a run after one of its epochs.
+
+    From another machine, only the last report of a run has predictions and the state's tensors.
+    """
 
     index: int  # of the run in the sequence that was given to train()
     epoch: int  # from 1
@@ -116,6 +121,8 @@ class EpochReport:
     diverged: bool  # a parameter or a loss is not finite: the run ends here
     last: bool  # no further report of this run follows
     state: State
+    # provenance.environment() of the machine that has trained it; None: of this process
+    environment: Mapping[str, str] | None = None
 
 
 OnEpoch = Callable[[EpochReport], bool | None]
@@ -126,6 +133,7 @@ class Trainer(Protocol):
 
     name: str
     device: str  # "cpu" or "cuda"
+    together: int  # how many runs it trains at once on a core or a GPU; fewer leave that idle
 
     def identity(self) -> Identity:
         """Return what about the trainer decides a run's numbers."""
@@ -149,3 +157,7 @@ class Trainer(Protocol):
         Closing the generator (or an exception such as KeyboardInterrupt) stops the training within
         an epoch of one group of runs.
         """
+
+
+# A trainer that trains elsewhere what another would train here; the recipes are those of the plan.
+Spread = Callable[[Trainer, Sequence[Recipe]], Trainer]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.errors import ConfigError, nearest
-from lecun_ablate.trainers.base import Trainer
+from lecun_ablate.trainers.base import Spread, Trainer
 from lecun_ablate.trainers.names import DeviceChoice, TrainerChoice
 
 FASTEST = {"cpu": "native", "cuda": "cuda"}  # by device
@@ -94,3 +94,15 @@ def _supported(
     return dict.fromkeys(recipes, fallback), [
         f"All arms run on the torch trainer, so that they are compared on the same one ({words})."
     ]
+
+
+def spread_out(
+    trainers: Mapping[str, Trainer], recipes: Mapping[str, Sequence[Recipe]], spread: Spread
+) -> dict[str, Trainer]:
+    """Return trainers, each spread with all recipes that are its own; both are by arm."""
+    own: dict[int, list[Recipe]] = {}
+    for arm, trainer in trainers.items():
+        own.setdefault(id(trainer), []).extend(recipes[arm])
+    different = {id(trainer): trainer for trainer in trainers.values()}
+    done = {key: spread(trainer, own[key]) for key, trainer in different.items()}
+    return {arm: done[id(trainer)] for arm, trainer in trainers.items()}

@@ -97,6 +97,7 @@ class CudaTrainer:
 
     name = "cuda"
     device = "cuda"
+    together = 1024  # fills the largest GPUs, all batches in flight
     numerics = 3
 
     def __init__(self, launcher: Launcher | None = None, threads: int = BATCHES):
@@ -107,6 +108,11 @@ class CudaTrainer:
         self.launcher = launcher
         self.threads = threads
         self._making = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # another machine has a GPU of its own, and compiles for it
+        launcher = None if isinstance(self.launcher, Gpu) else self.launcher
+        return CudaTrainer, (launcher, self.threads)
 
     def identity(self) -> Identity:
         """Return what of the trainer decides a run's numbers; see trainers.base."""
@@ -270,7 +276,8 @@ class _Results:
         for name, (digits, losses) in self.answers.items():
             labels = self.evaluate[name].split.labels
             misses = int((digits[i] != labels).sum())
-            scores[name] = Scores(float(losses[i].sum() / len(labels)), misses, digits[i].copy())
+            loss = float(losses[i].sum() / len(labels))
+            scores[name] = Scores(loss, misses, len(labels), digits[i].copy())
         return State(epoch, tensors(self.parameters[i]), optimizer), scores
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
@@ -38,6 +39,7 @@ from lecun_ablate.trainers.base import (
     State,
 )
 from lecun_ablate.trainers.flat import flatten, tensors
+from lecun_ablate.trainers.instructions import PINNED
 from lecun_ablate.trainers.shared import (
     POWERS,
     begin,
@@ -65,6 +67,11 @@ def availability() -> str | None:
     return _missing if kernel is None else None
 
 
+def instruction_sets() -> tuple[str, ...]:
+    """Return the instruction sets that the kernel can use here, the fastest first."""
+    return () if kernel is None else tuple(kernel.INSTRUCTION_SETS)
+
+
 ACTIVATION_FIELDS = ("activation", "output_activation")
 
 
@@ -85,13 +92,14 @@ class NativeTrainer:
     """Trains each run alone, as many runs at a time as there are threads.
 
     `instruction_set` is one of those that the CPU has ("avx512", "avx2", "baseline" or "neon"),
-    by default the fastest. Between instruction sets, results differ in rounding.
-    With `own_activations`, it compiles activations of the user's own; the compiler is part of its
-    identity then. Raises ConfigError if the kernel or the instruction set is missing.
+    by default the one that is pinned, else the fastest. Between instruction sets, results differ in
+    rounding. With `own_activations`, it compiles activations of the user's own; the compiler is
+    part of its identity then. Raises ConfigError if the kernel or the instruction set is missing.
     """
 
     name = "native"
     device = "cpu"
+    together = 1
 
     def __init__(
         self,
@@ -101,6 +109,7 @@ class NativeTrainer:
     ):
         if kernel is None:
             raise ConfigError(f"the native trainer cannot run: {_missing}")
+        instruction_set = instruction_set or os.environ.get(PINNED) or None
         if instruction_set is not None and instruction_set not in kernel.INSTRUCTION_SETS:
             raise ConfigError(
                 f"instruction set {instruction_set!r} is not available: "
@@ -109,6 +118,10 @@ class NativeTrainer:
         self.threads = threads or usable_cores()
         self.instruction_set = instruction_set or kernel.INSTRUCTION_SETS[0]
         self.own_activations = own_activations
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # another machine may lack the kernel or the instruction set: it raises there
+        return NativeTrainer, (self.threads, self.instruction_set, self.own_activations)
 
     def identity(self) -> Identity:
         """Return what about the trainer decides a run's numbers; see trainers.base."""
@@ -181,7 +194,7 @@ class NativeTrainer:
             self.instruction_set, choices, parameters, split.images, split.labels, outputs
         )
         answers = predictions(outputs)
-        return Scores(loss, int((answers != split.labels).sum()), answers)
+        return Scores(loss, int((answers != split.labels).sum()), len(split), answers)
 
 
 class _Network:

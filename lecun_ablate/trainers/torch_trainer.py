@@ -86,6 +86,7 @@ class TorchTrainer:
         self.device = device
         self.graph_steps = graph_steps
         self.threads = threads or usable_cores()
+        self.together = GROUP["float32"] if device == "cpu" else CUDA_GROUP
 
     def identity(self) -> Identity:
         """Return what about the trainer decides a run's numbers; see trainers.base."""
@@ -418,8 +419,9 @@ class _Group:
             state = State(epoch, LAYOUT.unpack(weights[i]), optimizer)
             scores = {}
             for name, digits, losses in zip(names, rest[0::2], rest[1::2], strict=False):
-                misses = int((digits[i] != self.splits.evaluate[name].labels).sum())
-                scores[name] = Scores(float(losses[i]), misses, digits[i].copy())
+                labels = self.splits.evaluate[name].labels
+                misses = int((digits[i] != labels).sum())
+                scores[name] = Scores(float(losses[i]), misses, len(labels), digits[i].copy())
             found.append((state, scores))
         return found
 

@@ -476,7 +476,7 @@ def test_collapsed_is_no_clearly_better_than_naming_one_digit(misses, status):
     """1000 images, 100 of every digit: that guess misses 900, give or take 9.5."""
     labels = np.repeat(np.arange(10), 100)
     split = Split(np.zeros((1000, 16, 16)), labels)
-    scores = {"train": Scores(0.1, misses, np.zeros(1000))}
+    scores = {"train": Scores(0.1, misses, 1000, np.zeros(1000))}
     assert run_status(EpochReport(0, 1, scores, 0.1, False, True, None), split) == status
 
 

@@ -61,7 +61,7 @@ def test_the_table_of_arms_fits(command, workplace, tiny, width, monkeypatch):
 
 
 def report(epoch: int, misses: int, last: bool = False, diverged: bool = False) -> EpochReport:
-    scores = Scores(0.1, misses, np.zeros(100, np.uint8))
+    scores = Scores(0.1, misses, 100, np.zeros(100, np.uint8))
     return EpochReport(0, epoch, {"test": scores}, 0.1, diverged, last, None)
 
 
