@@ -26,8 +26,11 @@ POWERS = ("beta1_power", "beta2_power")  # what adam and adamw keep beside them
 
 
 def slots(recipe: Recipe) -> tuple[str | None, str | None]:
-    """Return the names of the first and second moments that a recipe's optimizer keeps."""
-    first, second = SLOTS[recipe.component("optimizer").name]
+    """Return the names of the first and second moments that a built-in optimizer keeps."""
+    optimizer = recipe.component("optimizer")
+    if not optimizer.builtin:
+        return None, None
+    first, second = SLOTS[optimizer.name]
     return (None if first == "velocity" and not recipe.momentum else first), second
 
 

@@ -26,7 +26,7 @@ def refusals(component: Component) -> dict[str, str | None]:
         return dict.fromkeys(("native", "cuda"), str(error))
     reason = native.availability()
     if reason is None:
-        reason = native.NativeTrainer(own_activations=True).unsupported(recipe)
+        reason = native.NativeTrainer(own_components=True).unsupported(recipe)
     return {
         "native": reason,
         "cuda": unknown_component("cuda", recipe, {field: CUDA[component.kind]}),
