@@ -111,11 +111,10 @@ def loss_by_autograd(
 def patterns(dtype: str) -> tuple[np.ndarray, np.ndarray]:
     """Return outputs and targets, (n, 10) each, at which losses are compared."""
     generator = np.random.default_rng(1)
-    info = np.finfo(dtype)
     n = PATTERNS
     scale = generator.choice([0.01, 0.3, 1, 1, 3, 10, 40], (n, 1))
     outputs = generator.normal(0, scale, (n, 10))
-    ends = generator.choice([[0, 1], [-1, 1], [-0.9, 0.9], [0.01, 0.91]], n)
+    ends = generator.choice(np.array([[0, 1], [-1, 1], [-0.9, 0.9], [0.01, 0.91]]), n)
     label = generator.integers(0, 10, n)
     targets = np.where(np.arange(10) == label[:, None], ends[:, 1:], ends[:, :1])
     outputs[:20] = np.tanh(outputs[:20])
@@ -124,10 +123,11 @@ def patterns(dtype: str) -> tuple[np.ndarray, np.ndarray]:
     outputs[50:60] = targets[50:60]
     outputs[60:70] = np.clip(outputs[60:70], 0, 1)
     targets[70:110] = generator.dirichlet(np.ones(10), 40)
-    special = [np.inf, -np.inf, np.nan, 1e6, -1e6, info.tiny, -info.tiny / 3]
+    tiny = float(np.finfo(dtype).tiny)
+    special = [np.inf, -np.inf, np.nan, 1e6, -1e6, tiny, -tiny / 3]
     for i, number in enumerate(special):
         outputs[110 + i, generator.integers(0, 10)] = number
-    outputs[120:124] = np.array([1e4, -1e4, info.tiny, np.nan])[:, None]
+    outputs[120:124] = np.array([1e4, -1e4, tiny, np.nan])[:, None]
     return outputs.astype(dtype), targets.astype(dtype)
 
 
@@ -179,9 +179,9 @@ def _moved_tensor(x: Tensor, generator: np.random.Generator) -> Tensor:
 
 def numbers(generator: np.random.Generator, scale: float, dtype: str) -> np.ndarray:
     """Return weights or gradients, (WEIGHTS,), at which optimizers are compared."""
-    info = np.finfo(dtype)
+    tiny = float(np.finfo(dtype).tiny)
     x = generator.normal(0, scale, WEIGHTS) * 10 ** generator.uniform(-6, 1, WEIGHTS)
-    special = [0, -0.0, np.inf, -np.inf, np.nan, info.tiny, info.tiny / 3, 1e6, -1e6]
+    special = [0, -0.0, np.inf, -np.inf, np.nan, tiny, tiny / 3, 1e6, -1e6]
     x[generator.choice(WEIGHTS, 40 * len(special), replace=False)] = special * 40
     return x.astype(dtype)
 

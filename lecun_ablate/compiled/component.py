@@ -26,6 +26,8 @@ from lecun_ablate.compiled.source import source
 from lecun_ablate.compiled.target import Target
 from lecun_ablate.registry import Component
 
+Built = tuple[ctypes.CDLL, int, dict[str, str]]
+
 
 def compiled(component: Component, target: Target, momentum: float = 0.0) -> Compiled:
     """Return a component of the user's, compiled for a kernel and checked against PyTorch.
@@ -65,28 +67,29 @@ def _made(
 ) -> tuple[Compiled, str]:
     """Return a compiled component that has passed its check, and its C++."""
 
-    def build_all(programs: Mapping[str, Sequence[Program]]) -> tuple[ctypes.CDLL, str]:
+    def build_all(programs: Mapping[str, Sequence[Program]]) -> tuple[str, Built]:
         text = source(component.kind, programs, target.vector_bytes)
         if compiler is None:
             raise Refused(MISSING)
-        return build(compiler, text, target.options), text
+        structs = {dtype: "".join(p.text for p in own) for dtype, own in programs.items()}
+        return text, (build(compiler, text, target.options), target.vector_bytes, structs)
 
     if component.kind == "activation":
         own = {dtype: activation(component, dtype) for dtype in DTYPES}
-        library, text = build_all({dtype: [program] for dtype, program in own.items()})
-        function = CompiledActivation(library, target.vector_bytes)
+        text, built = build_all({dtype: [program] for dtype, program in own.items()})
+        function = CompiledActivation(*built)
         for dtype, program in own.items():
             check_activation(component, function, program.graphs[0], program.constants, dtype)
         return function, text
     if component.kind == "loss":
-        library, text = build_all({dtype: [loss(component, dtype)] for dtype in DTYPES})
-        by_outputs = CompiledLoss(library, target.vector_bytes)
+        text, built = build_all({dtype: [loss(component, dtype)] for dtype in DTYPES})
+        by_outputs = CompiledLoss(*built)
         for dtype in DTYPES:
             check_loss(component, by_outputs, dtype)
         return by_outputs, text
     steps = {dtype: optimizer(component, momentum, dtype) for dtype in DTYPES}
-    library, text = build_all({dtype: programs for dtype, (_, programs) in steps.items()})
-    step = CompiledOptimizer(library, target.vector_bytes, {d: s for d, (s, _) in steps.items()})
+    text, built = build_all({dtype: programs for dtype, (_, programs) in steps.items()})
+    step = CompiledOptimizer(*built, {dtype: slots for dtype, (slots, _) in steps.items()})
     for dtype in DTYPES:
         check_optimizer(component, momentum, step, dtype)
     return step, text

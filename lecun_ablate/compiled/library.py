@@ -19,7 +19,8 @@ class Compiled:
     """A shared object, which lives as long as the process."""
 
     library: ctypes.CDLL
-    vector_bytes: int  # for which it is compiled
+    vector_bytes: int  # for which it is compiled; 0: single numbers
+    structs: Mapping[str, str]  # of its programs, by dtype
 
     def address(self, function: str) -> int:
         """Return the address of a function."""
@@ -29,9 +30,10 @@ class Compiled:
 
     def _aligned(self, values: np.ndarray) -> np.ndarray:
         """Return a copy that begins with a vector; the memory behind it ends with one."""
-        size = -(-values.nbytes // self.vector_bytes) * self.vector_bytes
-        memory = np.zeros(size + self.vector_bytes, np.uint8)
-        start = -memory.ctypes.data % self.vector_bytes
+        vector = self.vector_bytes or values.itemsize
+        size = -(-values.nbytes // vector) * vector
+        memory = np.zeros(size + vector, np.uint8)
+        start = -memory.ctypes.data % vector
         copy = memory[start : start + size].view(values.dtype)
         copy[: values.size] = values.ravel()
         return copy
@@ -61,7 +63,7 @@ class CompiledActivation(Compiled):
         function = getattr(self.library, f"{entry}_{x.dtype}")
         scalar = ctypes.c_float if x.dtype == np.float32 else ctypes.c_double
         function.argtypes, function.restype = [_POINTER, _POINTER, _INT, scalar], None
-        vectors = values.nbytes // self.vector_bytes
+        vectors = values.nbytes // (self.vector_bytes or x.itemsize)
         function(values.ctypes.data, slopes.ctypes.data, vectors, 0.0)
         return values[: len(x)], slopes[: len(x)]
 

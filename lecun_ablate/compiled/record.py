@@ -55,14 +55,15 @@ def read(key: str, kind: str, target: Target) -> Compiled | None:
             library = load(content["object"])
             if library is None:
                 continue
+            built = (library, target.vector_bytes, content["structs"])
             if kind == "activation":
-                return CompiledActivation(library, target.vector_bytes)
+                return CompiledActivation(*built)
             if kind == "loss":
-                return CompiledLoss(library, target.vector_bytes)
+                return CompiledLoss(*built)
             slots = {
                 dtype: tuple(Slot(*slot) for slot in own) for dtype, own in content["slots"].items()
             }
-            return CompiledOptimizer(library, target.vector_bytes, slots)
+            return CompiledOptimizer(*built, slots)
     return None
 
 
@@ -71,7 +72,7 @@ def write(key: str, digest: str, made: Compiled) -> None:
     folder = cache.folder()
     if folder is None:
         return
-    content: dict[str, object] = {"object": digest}
+    content: dict[str, object] = {"object": digest, "structs": made.structs}
     if isinstance(made, CompiledOptimizer):
         content["slots"] = {d: [astuple(slot) for slot in own] for d, own in made.slots.items()}
     with suppress(OSError), tempfile.TemporaryDirectory(dir=folder) as work:

@@ -16,7 +16,7 @@ struct Scalars {
     using T = Number_;
     using Number = Number_;
     using Mask = bool;
-    static constexpr int kRow = kOutputs;
+    static constexpr int lanes = 1, kRow = kOutputs;
 
     LECUN_FORMULA static T constant(double x) { return T(x); }
     LECUN_FORMULA static T number(T x) { return x; }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lecun_ablate.compiled.program import Program
@@ -55,14 +55,18 @@ EXPORT void step_{dtype}(void* w, const void* g, void* const* states, double* nu
 _ENTRIES = {"activation": _ACTIVATION, "loss": _LOSS, "optimizer": _OPTIMIZER}
 
 
-def source(kind: str, programs: Mapping[str, list[Program]], vector_bytes: int) -> str:
-    """Return C++ that exports the functions of a component's kind; `programs` are by dtype."""
+def source(kind: str, programs: Mapping[str, Sequence[Program]], vector_bytes: int) -> str:
+    """Return C++ that exports the functions of a component's kind; `programs` are by dtype.
+
+    With 0 for `vector_bytes`, they work on single numbers.
+    """
     if kind == "optimizer":
         vector_bytes = min(vector_bytes, STEP_BYTES)
     parts = [_HEAD, *(program.text for own in programs.values() for program in own), _TAIL]
     for dtype in programs:
         scalar, size = SCALARS[dtype]
-        math = f"Operations<VectorMath<{scalar}, {vector_bytes // size}>>"
+        vector = f"Operations<VectorMath<{scalar}, {vector_bytes // size}>>"
+        math = vector if vector_bytes else f"Scalars<{scalar}>"
         parts.append(_ENTRIES[kind].format(dtype=dtype, scalar=scalar, math=math))
     return "".join(parts)
 

@@ -59,7 +59,7 @@ def choose(recipes: Mapping[str, Recipe], trainer: str = "auto", device: str = "
     fast: list[Trainer] = (
         [native.NativeTrainer(), native.NativeTrainer(own_components=True)]
         if fastest == "native"
-        else [cuda.CudaTrainer()]
+        else [cuda.CudaTrainer(), cuda.CudaTrainer(own_components=True)]
     )
     return _supported(recipes, trainer, fast, fallback)
 

@@ -18,7 +18,6 @@ from lecun_ablate.compiled.library import (
     CompiledLoss,
     CompiledOptimizer,
 )
-from lecun_ablate.compiled.refused import Refused
 from lecun_ablate.compiled.target import Target
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.digits import Split
@@ -47,6 +46,7 @@ from lecun_ablate.trainers.base import (
 from lecun_ablate.trainers.flat import flatten, tensors
 from lecun_ablate.trainers.own_state import OwnState
 from lecun_ablate.trainers.shared import (
+    COMPILED_FIELDS,
     POWERS,
     begin,
     epoch_report,
@@ -54,6 +54,7 @@ from lecun_ablate.trainers.shared import (
     refuse_unsupported,
     slots,
     targets,
+    uncompilable,
     unknown_component,
 )
 from lecun_ablate.trainers.workers import Finish, Job, reports_of
@@ -74,7 +75,6 @@ def availability() -> str | None:
 
 
 ACTIVATION_FIELDS = ("activation", "output_activation")
-COMPILED_FIELDS = (*ACTIVATION_FIELDS, "loss", "optimizer")
 
 
 def compiled_for(
@@ -137,17 +137,9 @@ class NativeTrainer:
             names = (kernel.ACTIVATIONS, kernel.ACTIVATIONS, kernel.LOSSES, kernel.OPTIMIZERS)
             known = dict(zip(COMPILED_FIELDS, names, strict=True))
             return unknown_component(self.name, recipe, known)
-        for field in COMPILED_FIELDS:
-            component = recipe.component(field)
-            try:
-                compiled_for(component, self.instruction_set, recipe.momentum)
-            except Refused as reason:
-                it = f"{component.kind} {component.name!r}"
-                return f"the {self.name} trainer cannot compile {it}: {reason}"
-        loss, optimizer = recipe.component("loss"), recipe.component("optimizer")
-        if not loss.builtin and optimizer.name == "sdlm":
-            return f"the {self.name} trainer has no second derivative of loss {loss.name!r}"
-        return None
+        return uncompilable(
+            self.name, recipe, lambda c, momentum: compiled_for(c, self.instruction_set, momentum)
+        )
 
     def train(
         self,
@@ -234,9 +226,11 @@ class _Network:
             for codes in (wanted, smooth)
         )
         own = compiled_for(optimizer, instruction_set, recipe.momentum)
-        self.own = (
-            OwnState(own, state, recipe.dtype) if (isinstance(own, CompiledOptimizer)) else None
-        )
+        self.own: OwnState | None = None
+        self.own_step = 0  # its address
+        if isinstance(own, CompiledOptimizer):
+            self.own = OwnState.of(own.slots[recipe.dtype], state, recipe.dtype)
+            self.own_step = own.address(f"step_{recipe.dtype}")
         # the slots of the state that are used, as the torch trainer names them
         first, second = slots(recipe)
         self.first = self._tensor(state, first)
@@ -330,8 +324,12 @@ class _Network:
             min(recipe.batch_size, max(n, 1)),
             np.ascontiguousarray(learning_rates(recipe, epoch, steps_of(recipe, n))),
             None if kept is None else kept.view(np.uint8),
-            **({} if self.own is None else self.own.arguments()),
+            [] if self.own is None else list(self.own.weights),
+            None if self.own is None else self.own.numbers,
+            self.own is None or self.own.fresh,
         )
+        if self.own is not None:
+            self.own.fresh = False
 
     def _method(self) -> Any:
         values = self.values
@@ -348,7 +346,7 @@ class _Network:
             weight_decay=self.recipe.weight_decay,
             average=self.recipe.average,
             dropout=self.recipe.dropout,
-            own=0 if self.own is None else self.own.address,
+            own=self.own_step,
         )
 
 

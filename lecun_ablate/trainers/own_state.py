@@ -1,49 +1,52 @@
-"""What an optimizer of the user's keeps between steps, as the native kernel is handed it."""
+"""What an optimizer of the user's keeps between steps, as the compiled trainers hold it."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from lecun_ablate.compiled.library import CompiledOptimizer
+from lecun_ablate.compiled.optimizer import Slot
 from lecun_ablate.network.initial import PARAMETERS
 from lecun_ablate.trainers.base import State
 from lecun_ablate.trainers.flat import flatten, tensors
 
 
+@dataclass
 class OwnState:
-    """The slots of an optimizer: flat tensors, and numbers in float64."""
+    """The slots of an optimizer: those of weights, flat, and the others as float64 numbers."""
 
-    def __init__(self, optimizer: CompiledOptimizer, state: State, dtype: str):
-        self.address = optimizer.address(f"step_{dtype}")
-        self._slots = optimizer.slots[dtype]
-        weights = [slot.name for slot in self._slots if slot.kind == "weights"]
-        self._single = [slot for slot in self._slots if slot.kind != "weights"]
+    slots: Sequence[Slot]
+    fresh: bool  # before the first step: there is nothing yet
+    weights: np.ndarray  # (slots of weights, PARAMETERS) in the recipe's dtype
+    numbers: np.ndarray  # (other slots,) float64
+
+    @classmethod
+    def of(cls, slots: Sequence[Slot], state: State, dtype: str) -> OwnState:
+        """Return what a state holds of the slots."""
         kept = state.optimizer
-        there = [f"{name}/h1_weight" in kept for name in weights]
-        there += [slot.name in kept for slot in self._single]
-        self._fresh = not any(there)
-        self._tensors = {
-            name: np.zeros(PARAMETERS, dtype) if self._fresh else flatten(kept, dtype, f"{name}/")
-            for name in weights
-        }
-        numbers = [0.0 if self._fresh else kept[slot.name].item() for slot in self._single]
-        self._numbers = np.array(numbers, "float64")
-
-    def arguments(self) -> dict[str, Any]:
-        """Return the arguments of the kernel for an epoch, after which the state is not fresh."""
-        fresh, self._fresh = self._fresh, False
-        return {"own": list(self._tensors.values()), "numbers": self._numbers, "fresh": fresh}
+        wide = [slot for slot in slots if slot.kind == "weights"]
+        single = [slot.name for slot in slots if slot.kind != "weights"]
+        fresh = not any(f"{slot.name}/h1_weight" in kept for slot in wide) and not any(
+            name in kept for name in single
+        )
+        weights = np.zeros((len(wide), PARAMETERS), dtype)
+        numbers = np.zeros(len(single))
+        if not fresh:
+            for row, slot in zip(weights, wide, strict=True):
+                row[:] = flatten(kept, dtype, f"{slot.name}/")
+            numbers[:] = [kept[name].item() for name in single]
+        return cls(slots, fresh, weights, numbers)
 
     def stored(self) -> dict[str, np.ndarray]:
         """Return copies of the slots in the form of the torch trainer's."""
         found: dict[str, np.ndarray] = {}
-        if self._fresh:
-            return found
-        for name, values in self._tensors.items():
-            found |= tensors(values, f"{name}/")
-        for slot, number in zip(self._single, self._numbers, strict=True):
-            value = np.array(number).astype(slot.dtype)
-            found[slot.name] = value[None] if slot.kind == "column" else value
+        weights, numbers = iter(self.weights), iter(self.numbers)
+        for slot in self.slots if not self.fresh else ():
+            if slot.kind == "weights":
+                found |= tensors(next(weights), f"{slot.name}/")
+            else:
+                value = np.array(next(numbers)).astype(slot.dtype)
+                found[slot.name] = value[None] if slot.kind == "column" else value
         return found
