@@ -184,9 +184,6 @@ struct Operations : Base {
     ALWAYS_INLINE static Number sum(const Number (&row)[kRow]) {
         return constant(folded(row, [](T a, T b) ALWAYS_INLINE { return a + b; }));
     }
-    ALWAYS_INLINE static Number prod(const Number (&row)[kRow]) {
-        return constant(folded(row, [](T a, T b) ALWAYS_INLINE { return a * b; }));
-    }
     ALWAYS_INLINE static Number largest(const Number (&row)[kRow]) {
         return constant(
             folded(row, [](T a, T b) ALWAYS_INLINE { return (a > b) | (a != a) ? a : b; }));

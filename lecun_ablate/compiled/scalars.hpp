@@ -96,11 +96,6 @@ struct Scalars {
         for (int i = 0; i < kRow / 2; ++i) x[i] = row[i] + row[i + kRow / 2];
         return ((x[0] + x[1]) + (x[2] + x[3])) + x[4];
     }
-    LECUN_FORMULA static T prod(const T (&row)[kRow]) {
-        T x[kRow / 2];
-        for (int i = 0; i < kRow / 2; ++i) x[i] = row[i] * row[i + kRow / 2];
-        return ((x[0] * x[1]) * (x[2] * x[3])) * x[4];
-    }
     LECUN_FORMULA static T largest(const T (&row)[kRow]) {
         T found = row[0];
         for (int i = 1; i < kRow; ++i) found = maximum(found, row[i]);

@@ -100,7 +100,6 @@ REDUCTIONS = {  # of Numbers over the last axis
     "argmax": "Math::largest_at({0})",
     "argmin": "Math::smallest_at({0})",
     "mean": "Math::sum({0}) / Math::constant({count})",
-    "prod": "Math::prod({0})",
     "sum": "Math::sum({0})",
     "any": "Math::sum({0}) != Math::constant(0)",
     "all": "Math::sum({0}) == Math::constant({count})",

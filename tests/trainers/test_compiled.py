@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from users_components import ACTIVATIONS
 
 from lecun_ablate.compiled import build, cache, source
 from lecun_ablate.compiled import component as own
@@ -38,34 +39,6 @@ if build.Compiler.find() is None:
 
 each = pytest.mark.parametrize
 INSTRUCTION_SETS = native.kernel.INSTRUCTION_SETS
-ACTIVATIONS = {
-    "squareplus": lambda x: (x + torch.sqrt(x * x + 4)) / 2,
-    "mish": F.mish,
-    "elu": F.elu,
-    "selu": F.selu,
-    "celu": F.celu,
-    "hardswish": F.hardswish,
-    "hardtanh": F.hardtanh,
-    "softplus": F.softplus,
-    "logsigmoid": F.logsigmoid,
-    "sine": torch.sin,
-    "snake": lambda x: x + torch.sin(x) ** 2,
-    "gaussian": lambda x: torch.exp(-x * x),
-    "relu6": F.relu6,
-    "swish2": lambda x: x * torch.sigmoid(2 * x),
-    "where": lambda x: torch.where(x > 0, x, torch.expm1(x)),
-    "clamp": lambda x: x.clamp(-1, 1.5),
-    "maximum": lambda x: torch.maximum(x, 0.1 * x),
-    "abs": torch.abs,
-    "cube": lambda x: x**3 / 8,
-    "atan": torch.atan,
-    "asinh": torch.asinh,
-    "expm1": lambda x: torch.expm1(-x.abs()) * x.sign(),
-    "leaky": lambda x: F.leaky_relu(x, 0.1),
-    "tanh_gelu": lambda x: F.gelu(x, approximate="tanh"),
-    "tanhshrink": F.tanhshrink,
-    "penalised_tanh": lambda x: torch.where(x > 0, torch.tanh(x), 0.25 * torch.tanh(x)),
-}
 LIKEWISE = {  # written in other ways, or in place of a copy
     "masked": lambda x: x.masked_fill(x < 0, 0.0),
     "times a mask": lambda x: x * (x > 0),

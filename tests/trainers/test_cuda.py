@@ -287,7 +287,7 @@ def test_choosing_it(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(cuda, "availability", lambda: None)
-    monkeypatch.setattr(cuda, "CudaTrainer", lambda: CudaTrainer(Cpu()))
+    monkeypatch.setattr(cuda, "CudaTrainer", lambda **more: CudaTrainer(Cpu(), **more))
     for trainer, device in (("auto", "auto"), ("cuda", "auto"), ("auto", "cuda")):
         chosen, notices = trainers.choose(recipes, trainer, device)
         assert {t.name for t in chosen.values()} == {"cuda"}
@@ -296,11 +296,11 @@ def test_choosing_it(monkeypatch):
         ConfigError, match=r"native: it does not run on device cuda; .* torch, cuda$"
     ):
         trainers.choose(recipes, "native", "cuda")
-    registry.register("activation", "own")(lambda x: x * x)
+    registry.register("activation", "own")(lambda x: x - x.mean())
     recipes["b"] = Recipe(activation="own")
     chosen, notices = trainers.choose(recipes)
     assert {(t.name, t.device) for t in chosen.values()} == {("torch", "cuda")}
-    assert "b: the cuda trainer has no activation 'own'" in notices[0]
+    assert "b: the cuda trainer cannot compile activation 'own': it mixes elements" in notices[0]
     chosen, _ = trainers.choose(recipes, "mixed")
     assert {arm: t.name for arm, t in chosen.items()} == {"a": "cuda", "b": "torch"}
     with pytest.raises(ConfigError, match="arm 'b'"):
