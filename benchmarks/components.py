@@ -2,11 +2,11 @@
 
     python benchmarks/components.py
 
-Each of the user's components takes turns with a built-in one and with itself on the torch trainer at
-32 replicas, round by round, on one pinned core. The table shows medians over the rounds:
-microseconds per step of a replica, and their ratios. The seconds are those that a fresh process takes
-from a registered function to one that can be called, when nothing has been kept (first) and when it
-has been (again). They do not count the imports of PyTorch.
+Each of the user's components takes turns with a built-in one and with itself on the torch trainer
+at 32 replicas, round by round, on one pinned core. The table shows medians over the rounds:
+microseconds per step of a replica, and their ratios. The seconds are those that a fresh process
+takes from a registered function to one that can be called, when nothing has been kept (first) and
+when it has been (again). They do not count the imports of PyTorch.
 """
 
 from __future__ import annotations
