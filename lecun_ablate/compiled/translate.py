@@ -250,6 +250,8 @@ class Translation:
             return  # its results are nodes of their own
         if name.startswith("empty"):
             return  # nothing, for what is written over or random
+        if not isinstance(node.meta.get("val"), Tensor) and node.op == "call_function":
+            raise Refused(f"aten.{name} has no translation")
         if name == "_local_scalar_dense":
             raise Refused("it reads a value out of a tensor, as `item()` does")
         value = self._translate(name, node)
