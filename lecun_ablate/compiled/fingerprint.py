@@ -115,7 +115,7 @@ class _Description:
         yield code.co_code.hex()
         yield f"{code.co_argcount} {code.co_kwonlyargcount} {code.co_flags}"
         yield from self._each([code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars])
-        yield from self._each([_ordered(constant) for constant in code.co_consts])
+        yield from self._each(code.co_consts)
 
     def _function(self, function: FunctionType) -> Iterator[str]:
         yield from self.of(function.__code__)
@@ -180,7 +180,9 @@ def _inside(x: Any) -> list[Any] | None:
     """Return the parts of a container, or of a function that is bound to arguments."""
     if type(x) in (tuple, list):
         return list(x)
-    if isinstance(x, Mapping) and type(x).__module__ in ("builtins", "types"):
+    if type(x) in (set, frozenset):
+        return sorted(x, key=repr)
+    if isinstance(x, Mapping) and type(x).__module__ in ("builtins", "collections", "types"):
         return [part for item in x.items() for part in item]
     if isinstance(x, functools.partial):
         return [x.func, x.args, x.keywords]
@@ -213,6 +215,3 @@ def _nested(code: CodeType) -> Iterator[CodeType]:
         if isinstance(constant, CodeType):
             yield from _nested(constant)
 
-
-def _ordered(constant: Any) -> Any:
-    return sorted(constant, key=repr) if isinstance(constant, frozenset) else constant

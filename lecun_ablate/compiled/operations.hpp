@@ -41,7 +41,10 @@ struct Operations : Base {
 #endif
         return hide(z);
     }
-    ALWAYS_INLINE static Number sign(Number x) { return number(x > Number{}) - number(x < Number{}); }
+    ALWAYS_INLINE static Number sign(Number x) {
+        const Mask above = x > Number{}, below = x < Number{};  // Clang has other types for them
+        return number(above) - number(below);
+    }
     ALWAYS_INLINE static Number maximum(Number x, Number y) {
         return (x > y) | (x != x) ? x : y;
     }
