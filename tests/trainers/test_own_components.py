@@ -10,11 +10,12 @@ from users_components import ACTIVATIONS, LOSSES, MORE_LOSSES, MORE_OPTIMIZERS, 
 
 from lecun_ablate.compiled import build, component
 from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.cuda.compiler import compile_kernels
 from lecun_ablate.data.digits import Split
 from lecun_ablate.network.reference import Network
 from lecun_ablate.registry import registry
 from lecun_ablate.testing.trainer import bits
-from lecun_ablate.trainers import native
+from lecun_ablate.trainers import cuda, native
 from lecun_ablate.trainers.base import Run
 from lecun_ablate.trainers.cuda import CudaTrainer
 from lecun_ablate.trainers.native import NativeTrainer
@@ -225,3 +226,25 @@ def test_without_own_components_a_trainer_refuses_them(trainer):
     assert "has no loss 'own'" in plain.unsupported(Recipe(loss="own"))
     assert "compiler" not in plain.identity().stored
     assert TRAINERS[trainer]().identity().stored["compiler"]
+
+
+SOME = list(
+    zip(LOSSES, [*OPTIMIZERS] * 2, list(ACTIVATIONS)[::4], list(ACTIVATIONS)[2::4], strict=False)
+)
+
+
+@each(("own_loss", "own_optimizer", "hidden", "output"), SOME)
+@each("dtype", ["float32", "float64"])
+def test_nvrtc_compiles_them(own_loss, own_optimizer, hidden, output, dtype):
+    pytest.importorskip("cuda.core", reason="NVIDIA's compiler is not installed")
+    registry.register("loss", "own")(LOSSES[own_loss])
+    registry.register("optimizer", "own")(OPTIMIZERS[own_optimizer])
+    registry.register("activation", "own")(ACTIVATIONS[hidden])
+    registry.register("activation", "other")(ACTIVATIONS[output])
+    recipe = Recipe(
+        dtype=dtype, loss="own", optimizer="own", activation="own", output_activation="other"
+    )
+    choices = cuda._choices(recipe)
+    assert "struct Own" in choices.own
+    code = compile_kernels(choices, "sm_90", fresh=True)
+    assert len(code.code) > 10_000
