@@ -1,4 +1,4 @@
-"""The arms between two recipes: every combination of their changes, or all changes but one."""
+"""The arms between two recipes: every combination of changes, or all changes but one."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from lecun_ablate.config.base import check_overrides
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.config.yaml_file import YamlFile
 
-BASELINE, WINNER = "baseline", "winner"  # the arms that the others lie between
-MOST_CHANGES = 5  # of which every combination is trained: 32 arms
+BASELINE, WINNER = "baseline", "winner"  # the first and the last arm; the others lie between them
+MOST_CHANGES = 5  # up to here every combination is trained: 32 arms
 
 Which = Literal["all", "leave_one_out"]
 
@@ -26,12 +26,12 @@ class AblateFile(BaseModel):
 
     from_: dict[str, Any] = Field(default={}, alias="from")
     to: dict[str, Any] = Field(min_length=1)
-    arms: Which | None = None  # None: all where there are few changes enough
+    arms: Which | None = None  # None: "all" up to MOST_CHANGES
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """Which changes lead from the baseline to the winner, and which of their sets are trained."""
+    """The changes from the baseline to the winner, and the sets of changes that are trained."""
 
     changes: tuple[str, ...]  # recipe fields
     arms: Which
@@ -39,7 +39,7 @@ class Ablation:
 
     @property
     def comparisons(self) -> list[tuple[str, str]]:
-        """The pairs (arm, reference): each change alone, or left out; and the whole difference."""
+        """The pairs (arm, reference): each change alone, or left out, and the whole difference."""
         whole = (WINNER, BASELINE)
         if self.arms == "leave_one_out":
             left = [arm for arm in self.sets if arm not in (BASELINE, WINNER)]
@@ -50,9 +50,9 @@ class Ablation:
 def parse_ablation(
     yaml: YamlFile, content: Any, recipe: Mapping[str, Any]
 ) -> tuple[dict[str, dict[str, Any]], Ablation | None]:
-    """Return the overrides of every arm by name, and what they are; note what is wrong.
+    """Return the overrides of every arm by name, and the ablation; note problems.
 
-    `recipe` are the fields that the file gives all arms: what `from` leaves out is as there.
+    `recipe` has the fields that the file sets for all arms, and that `from` may omit.
     """
     asked = yaml.validate(AblateFile, content, ("ablate",))
     if asked is None:

@@ -1,4 +1,4 @@
-"""What each of several choices is worth: of a full product, or between two recipes."""
+"""What each of several choices contributes: in a full product, or between two recipes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lecun_ablate.statistics import (
 
 @dataclass(frozen=True)
 class Worth:
-    """What choices are worth; empty where an experiment is not made for that.
+    """What choices contribute; empty if the experiment is not designed for it.
 
     Over the seeds that all arms share, diverged runs as error 0.9.
     """
@@ -37,7 +37,7 @@ class Worth:
 
 
 def worth(experiment: Experiment, arms: Mapping[str, Runs], level: float) -> Worth:
-    """Return what the choices of an experiment are worth, with intervals at `level`."""
+    """Return what the choices of an experiment contribute, with intervals at `level`."""
     ablation = experiment.ablation
     whole = ablation is not None and ablation.arms == "all" and len(arms) == len(experiment.arms)
     levels = cells(experiment, arms)
@@ -71,7 +71,7 @@ def worth(experiment: Experiment, arms: Mapping[str, Runs], level: float) -> Wor
 
 
 def cells(experiment: Experiment, arms: Mapping[str, Runs]) -> dict[str, dict[str, Any]] | None:
-    """Return the levels of the factors by arm, where several vary and every arm has runs."""
+    """Return the levels of the factors by arm; None unless several vary and every arm has runs."""
     factors = [name for name, levels in (experiment.factors or {}).items() if len(levels) > 1]
     if len(factors) < 2 or len(arms) < len(experiment.arms):
         return None

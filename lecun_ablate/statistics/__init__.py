@@ -1,4 +1,4 @@
-"""What can be concluded from runs, how surely, and what it would take to know more.
+"""What can be concluded from runs, with what certainty, and what it would take to know more.
 
 Pure functions on arrays: no files, no terminal. Errors are fractions of the images missed after
 the last epoch, one per seed; differences are arm minus baseline, so negative means better.

@@ -1,4 +1,4 @@
-"""What each of several choices is worth: shares of the variance, and contributions to a change."""
+"""What each of several choices contributes: shares of the variance, and parts of a difference."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ MOST_CHANGES = 8  # 2^8 cells, 8! orders in closed form
 class Share:
     """How much of the variance between the cells of a factorial one set of factors explains."""
 
-    factors: tuple[str, ...]  # one: by itself; several: together beyond what fewer explain
-    share: float  # 0 to 1; all of them add up to 1
+    factors: tuple[str, ...]  # one: its main effect; several: their interaction
+    share: float  # 0 to 1; all shares add up to 1
     interval: Interval | None  # None below 3 seeds
 
 
@@ -33,13 +33,12 @@ def variance_shares(
     """Return the shares of variance by factors and their interactions, the largest first.
 
     `arms` name the level of every factor and hold every combination once; `errors` (arms, seeds)
-    come from the same seeds in every arm. Functional ANOVA over the cells, each weighing the same:
-    the variance of the cells' true means is split among all sets of factors. What seeds alone would
-    make of it is subtracted, as the mean square of cells within seeds; no share below 0. Intervals
-    by leaving out one seed at a time. All shares are 0 where the cells do not differ.
-    Hooker 2007, Journal of Computational and Graphical Statistics 16; Efron and Stein 1981, Annals
-    of Statistics 9. Raises ValueError for a product that is not full, or errors that are no
-    fractions.
+    come from the same seeds in every arm. Functional ANOVA with equal weights: the variance of the
+    cells' true means is split among all sets of factors. The part due to seeds alone, the mean
+    square of cells within seeds, is subtracted; no share falls below 0. Intervals come from leaving
+    out one seed at a time. All shares are 0 if the cells do not differ. Hooker 2007, Journal of
+    Computational and Graphical Statistics 16; Efron and Stein 1981, Annals of Statistics 9. Raises
+    ValueError for an incomplete product, or errors that are not fractions.
     """
     if not arms:
         raise ValueError("no arms to compare")
@@ -113,9 +112,9 @@ def shapley(
     """Return the average contribution of each change over all orders, the largest gain first.
 
     `errors` maps each set of changes, from none to all, to the errors (seeds,) of the recipe with
-    these changes, over the same seeds: 2^k sets for k changes. A ladder shows one order, and its
-    steps depend on it; the average over all k! orders does not, and adds up to the whole
-    difference. Shapley 1953; Owen 2014, SIAM/ASA Journal on Uncertainty Quantification 2.
+    these changes, over the same seeds: 2^k sets for k changes. A ladder shows one order, on which
+    its steps depend; the average over all k! orders does not depend on the order, and adds up to
+    the whole difference. Shapley 1953; Owen 2014, SIAM/ASA Journal on Uncertainty Quantification 2.
     Raises ValueError if a set is missing, or for errors that do not pair up.
     """
     table = {frozenset(changes): check_errors(row, f"{sorted(changes)}")
@@ -162,10 +161,10 @@ class Step:
 def largest_gains(
     errors: Mapping[Collection[str], ArrayLike], *, level: float = LEVEL
 ) -> list[Step]:
-    """Return the path that makes, at every step, the change that gains most where it stands.
+    """Return the path that makes, at every step, the change with the largest gain.
 
-    `errors` as for `shapley`. Of several paths, the one chosen for its gains shows the early ones
-    a little too large and the late ones too small; the sum is right. Raises ValueError as it does.
+    `errors` as for `shapley`. Because the path is chosen by its gains, the early gains are a little
+    too large and the late ones too small; the sum is unbiased. Raises ValueError as `shapley` does.
     """
     contributions = shapley(errors, level=level)  # checks the arguments
     table = {frozenset(changes): check_errors(row) for changes, row in errors.items()}

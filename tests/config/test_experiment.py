@@ -113,7 +113,7 @@ def test_options_override_the_file():
         ("question: x?", "x.yaml:1: name: required, but missing"),
         (
             "name: x\nseeds: {until: {halfwidth: 0.2, at_most: 30}}",
-            "x.yaml:2: seeds.until: looks at the intervals of comparisons, and a single arm is",
+            "x.yaml:2: seeds.until: looks at the intervals of comparisons, and a single arm has",
         ),
         (
             "name: x\narms: [{lr: 1}, {lr: 2}]\nseeds: {until: {halfwidth: 0.2, at_most: 30, "
@@ -132,7 +132,7 @@ def test_options_override_the_file():
         ("name: x\ncompare: al", "x.yaml:2: compare: "),
         ("name: x\nmargin: 0", "x.yaml:2: margin: expected more than 0, got 0"),
         ("name: a b", "x.yaml:1: name: "),
-        ("name: x\nquestion: 3", "x.yaml:2: question: expected a text, got 3"),
+        ("name: x\nquestion: 3", "x.yaml:2: question: expected a string, got 3"),
         (
             "name: x\nrecipe: {lrr: 1}",
             "x.yaml:2: recipe.lrr: unknown key 'lrr': did you mean 'lr'?",
@@ -194,10 +194,10 @@ def test_options_override_the_file():
         ("\n- 1\n- 2", "x.yaml:2: expected a YAML mapping of keys to values, got a list"),
         ("name: x\nquestion: \0", "x.yaml:2: not a YAML file: the character U+0000 is not allowed"),
         (f"name: x\na: {600 * '['}", "x.yaml: line 2: nested too deeply to be read"),
-        ("name: x\n~: 3", "x.yaml:2: null: expected a text as a key, got null"),
+        ("name: x\n~: 3", "x.yaml:2: null: expected a string as a key, got null"),
         (
             "name: x\nrecipe:\n  lr: 1\n  2: 3",
-            "x.yaml:4: recipe.2: expected a text as a key, got 2",
+            "x.yaml:4: recipe.2: expected a string as a key, got 2",
         ),
         (
             "name: x\nquestion: !!python/object:os.system a",
@@ -235,7 +235,7 @@ def test_options_override_the_file():
         ("name: x\narms: [{name: 3}]", "x.yaml:2: arms.0.name: expected a name, got 3"),
         ("name: x\nrecipe: {int: 3}", "x.yaml:2: recipe.int: unknown key 'int'"),
         ("name: x\nrecipe: {str: {int: 3}}", "x.yaml:2: recipe.str: unknown key 'str'"),
-        ("name: x\nquestion: {int: a}", "x.yaml:2: question: expected a text, got {int: 'a'}"),
+        ("name: x\nquestion: {int: a}", "x.yaml:2: question: expected a string, got {int: 'a'}"),
     ],
     ids=lambda value: value.replace("\n", "|")[:60],
 )
@@ -401,7 +401,7 @@ def test_many_changes_are_left_out_one_at_a_time(write):
         ("{to: {lr: 0.1, activation: rleu}}", "ablate.to.activation: unknown activation 'rleu'"),
         ("{from: {lr: -1}, to: {lr: 0.1, epochs: 3}}", "ablate.from.lr: expected more than 0"),
         ("{to: {lr: 1, epochs: 3}, arms: most}", "ablate.arms: expected 'all' or 'leave_one_out'"),
-        ("{to: {lr: 1, epochs: 3}}\nbaseline: winner", "`ablate` starts from is the baseline"),
+        ("{to: {lr: 1, epochs: 3}}\nbaseline: winner", "`ablate: from` is the baseline"),
         ("{to: {lr: 1, epochs: 3}}\narms: [{lr: 1}]", "either arms or ablate, not both"),
     ],
 )
