@@ -247,7 +247,7 @@ def test_random_expressions_are_those_of_pytorch(text):
     text = source.source("activation", programs, native.kernel.VECTOR_BYTES[target])
     options = native.kernel.OPTIONS[target].split()
     built = build.build(build.Compiler.find(), text, options)
-    made = CompiledActivation(built, native.kernel.VECTOR_BYTES[target])
+    made = CompiledActivation(built, native.kernel.VECTOR_BYTES[target], {})
     x = np.random.default_rng(1).uniform(-3, 3, 400)
     for found, expected in zip(made(x), by_autograd(function, x), strict=True):
         good = np.isclose(found, expected, rtol=1e-9, atol=1e-9, equal_nan=True)

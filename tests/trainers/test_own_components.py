@@ -233,9 +233,8 @@ SOME = list(
 )
 
 
-@each(("own_loss", "own_optimizer", "hidden", "output"), SOME)
-@each("dtype", ["float32", "float64"])
-def test_nvrtc_compiles_them(own_loss, own_optimizer, hidden, output, dtype):
+@each(("dtype", "own_loss", "own_optimizer", "hidden", "output"), SOME)
+def test_nvrtc_compiles_them(dtype, own_loss, own_optimizer, hidden, output):
     pytest.importorskip("cuda.core", reason="NVIDIA's compiler is not installed")
     registry.register("loss", "own")(LOSSES[own_loss])
     registry.register("optimizer", "own")(OPTIMIZERS[own_optimizer])
