@@ -17,116 +17,18 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from lecun_ablate.compiled.refused import Refused
-
-# C++ by ATen operation; {0}, {1}, ... are its arguments as Numbers
-NUMBERS = {
-    "abs": "Math::abs({0})",
-    "acos": "Math::acos({0})",
-    "acosh": "Math::acosh({0})",
-    "addcdiv": "{0} + {1} / {2}",
-    "addcmul": "{0} + Math::product({1}, {2})",
-    "asin": "Math::asin({0})",
-    "asinh": "Math::asinh({0})",
-    "atan": "Math::atan({0})",
-    "atan2": "Math::atan2({0}, {1})",
-    "atanh": "Math::atanh({0})",
-    "ceil": "Math::ceil({0})",
-    "cos": "Math::cos({0})",
-    "cosh": "Math::cosh({0})",
-    "div": "{0} / {1}",
-    "erf": "Math::erf({0})",
-    "erfc": "Math::erfc({0})",
-    "exp": "Math::exp({0})",
-    "exp2": "Math::exp2({0})",
-    "expm1": "Math::expm1({0})",
-    "floor": "Math::floor({0})",
-    "log": "Math::log({0})",
-    "log10": "Math::log10({0})",
-    "log1p": "Math::log1p({0})",
-    "log2": "Math::log2({0})",
-    "maximum": "Math::maximum({0}, {1})",
-    "minimum": "Math::minimum({0}, {1})",
-    "mul": "Math::product({0}, {1})",
-    "neg": "-{0}",
-    "reciprocal": "Math::constant(1) / {0}",
-    "relu": "Math::maximum({0}, Math::constant(0))",
-    "round": "Math::nearest({0})",
-    "rsqrt": "Math::constant(1) / Math::sqrt({0})",
-    "sigmoid": "Math::sigmoid({0})",
-    "sign": "Math::sign({0})",
-    "sin": "Math::sin({0})",
-    "sinh": "Math::sinh({0})",
-    "sqrt": "Math::sqrt({0})",
-    "tan": "Math::tan({0})",
-    "tanh": "Math::tanh({0})",
-    "trunc": "Math::trunc({0})",
-}
-TESTS = {"isinf": "Math::abs({0}) == Math::infinity()", "isnan": "{0} != {0}"}
-COMPARISONS = {"eq": "==", "ge": ">=", "gt": ">", "le": "<=", "lt": "<", "ne": "!="}
-LOGIC = {
-    "bitwise_and": "{0} & {1}",
-    "bitwise_not": "Math::none({0})",
-    "bitwise_or": "{0} | {1}",
-    "bitwise_xor": "{0} ^ {1}",
-    "logical_and": "{0} & {1}",
-    "logical_not": "Math::none({0})",
-    "logical_or": "{0} | {1}",
-    "logical_xor": "{0} ^ {1}",
-}
-# the same tensor again, or one value for all elements
-SAME = {
-    "_to_copy",
-    "alias",
-    "alias_copy",
-    "clone",
-    "detach",
-    "detach_copy",
-    "expand",
-    "expand_copy",
-    "lift_fresh_copy",
-    "slice",
-    "slice_copy",
-    "squeeze",
-    "squeeze_copy",
-    "unsqueeze",
-    "unsqueeze_copy",
-    "view",
-    "view_copy",
-}
-REDUCTIONS = {  # of Numbers over the last axis
-    "amax": "Math::largest({0})",
-    "amin": "Math::smallest({0})",
-    "argmax": "Math::largest_at({0})",
-    "argmin": "Math::smallest_at({0})",
-    "mean": "Math::sum({0}) / Math::constant({count})",
-    "sum": "Math::sum({0})",
-    "any": "Math::sum({0}) != Math::constant(0)",
-    "all": "Math::sum({0}) == Math::constant({count})",
-}
-WITH_PLACE = {"max": ("amax", "argmax"), "min": ("amin", "argmin")}  # which have two results
-RANDOM = ("bernoulli", "dropout", "multinomial", "normal", "poisson", "rand", "rrelu", "uniform")
-REDUCING = (
-    "all",
-    "amax",
-    "amin",
-    "any",
-    "argmax",
-    "argmin",
-    "cumsum",
-    "linalg_vector_norm",
-    "logsumexp",
-    "max",
-    "mean",
-    "median",
-    "min",
-    "norm",
-    "prod",
-    "softmax",
-    "std",
-    "sum",
-    "var",
+from lecun_ablate.compiled.aten import (
+    COMPARISONS,
+    LOGIC,
+    NUMBERS,
+    RANDOM,
+    REDUCING,
+    REDUCTIONS,
+    SAME,
+    TESTS,
+    WITH_PLACE,
 )
+from lecun_ablate.compiled.refused import Refused
 
 
 @dataclass(frozen=True)
@@ -261,7 +163,8 @@ class Translation:
     def _evaluate(self, name: str, node: Node) -> Tensor | None:
         """Return what an operation gives that depends on no argument of the function."""
         if node.op == "get_attr":
-            return getattr(self.graph, str(node.target))
+            constant: Tensor = getattr(self.graph, str(node.target))
+            return constant
         if name.startswith("empty") or name == "_local_scalar_dense":
             return None
         if any(source not in self._known for source in node.all_input_nodes):
