@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 
 from lecun_ablate.compiled.aten import (
     COMPARISONS,
@@ -152,10 +153,10 @@ class Translation:
             return  # its results are nodes of their own
         if name.startswith("empty"):
             return  # nothing, for what is written over or random
-        if not isinstance(node.meta.get("val"), Tensor) and node.op == "call_function":
-            raise Refused(f"aten.{name} has no translation")
         if name == "_local_scalar_dense":
             raise Refused("it reads a value out of a tensor, as `item()` does")
+        if not isinstance(node.meta.get("val"), Tensor) and node.op == "call_function":
+            raise Refused(f"aten.{name} has no translation")
         value = self._translate(name, node)
         self._refuse_other_kinds(name, node, value)
         self._values[node] = value
@@ -169,7 +170,7 @@ class Translation:
             return None
         if any(source not in self._known for source in node.all_input_nodes):
             return None
-        arguments, options = torch.fx.map_arg((node.args, dict(node.kwargs)), self._known.get)
+        arguments, options = map_arg((node.args, dict(node.kwargs)), self._known.get)
         with torch.no_grad():
             result = node.target(*arguments, **options)  # type: ignore[operator]
         return result if isinstance(result, Tensor) else None

@@ -251,7 +251,7 @@ def _compiled(component: Component, momentum: float) -> Compiled | None:
 
 def uncompilable_there(recipe: Recipe) -> str | None:
     """Return why components of the user's in a recipe cannot be compiled for a GPU, or None."""
-    return uncompilable(CudaTrainer.name, recipe, _compiled)
+    return uncompilable("cuda", recipe, _compiled)
 
 
 def _own_slots(recipe: Recipe) -> tuple[Slot, ...]:
