@@ -148,6 +148,12 @@ def adagrad_from_1(parameters, gradients, state, lr):
     parameters.sub_(lr * gradients / state["sum"].sqrt())
 
 
+def warming_up(parameters, gradients, state, lr):
+    """Keeps nothing but a number."""
+    state["n"] = state.get("n", 0) + 1
+    parameters.sub_(lr * gradients * (1 - 0.5 ** state["n"]))
+
+
 def drifting(parameters, gradients, state, lr):
     """Moves weights whose gradient is 0, those of no connection among them."""
     parameters.sub_(lr * (gradients + 0.1))
@@ -155,5 +161,5 @@ def drifting(parameters, gradients, state, lr):
 
 MORE_OPTIMIZERS = {
     f.__name__: f
-    for f in (counting_adam, adam_of_columns, averaged, rprop, adagrad_from_1, drifting)
+    for f in (counting_adam, adam_of_columns, averaged, rprop, adagrad_from_1, warming_up, drifting)
 }

@@ -483,17 +483,16 @@ class _Batch:
         names = list(self.answers)
         # a curvature that is not running is estimated anew before every epoch
         kept = {s: t for s, t in self.kept.items() if s != CURVATURE or self.running}
-        arrays = [self.parameters, *kept.values(), *(t for p in self.answers.values() for t in p)]
-        if self.own[0].slots:
-            arrays = [self.own_weights, self.own_numbers, *arrays]
+        answers = [tensor for pair in self.answers.values() for tensor in pair]
+        kept_own = [self.own_weights, self.own_numbers] if self.own[0].slots else []
+        parameters, *rest = download([self.parameters, *kept_own, *kept.values(), *answers])
         own = list(self.own)
-        parameters, *rest = download(arrays)
-        if own[0].slots:
-            weights, numbers, (parameters, *rest) = parameters, rest[0], rest[1:]
+        if kept_own:
             own = [
-                replace(o, weights=w, numbers=n[: len(o.numbers)])
-                for o, w, n in zip(own, weights, numbers, strict=True)
+                replace(before, weights=weights, numbers=numbers[: len(before.numbers)])
+                for before, weights, numbers in zip(own, *rest[:2], strict=True)
             ]
+        rest = rest[len(kept_own) :]
         states, rest = dict(zip(kept, rest, strict=False)), rest[len(kept) :]
         pairs = dict(zip(names, zip(rest[::2], rest[1::2], strict=True), strict=True))
         powers = None if self.powers is None else self.powers.copy()

@@ -172,7 +172,7 @@ def test_optimizers_are_those_of_the_torch_trainer_with_all_they_keep(name, fiel
 
 @each("trainer", FASTEST)
 @each("dtype", ["float32", "float64"])
-@each("name", ["heavy_ball", "counting_adam", "adam_of_columns", "averaged", "drifting"])
+@each("name", ["heavy_ball", "counting_adam", "adam_of_columns", "averaged", "warming_up"])
 def test_a_run_is_continued_bit_for_bit(name, dtype, trainer):
     enter("optimizer", (OPTIMIZERS | MORE_OPTIMIZERS)[name])
     enter("loss", LOSSES["focal"])
@@ -228,8 +228,16 @@ def test_without_own_components_a_trainer_refuses_them(trainer):
     assert TRAINERS[trainer]().identity().stored["compiler"]
 
 
+DTYPES = ["float32", "float64"] * 3
 SOME = list(
-    zip(LOSSES, [*OPTIMIZERS] * 2, list(ACTIVATIONS)[::4], list(ACTIVATIONS)[2::4], strict=False)
+    zip(
+        DTYPES,
+        LOSSES,
+        [*OPTIMIZERS] * 2,
+        list(ACTIVATIONS)[::4],
+        list(ACTIVATIONS)[2::4],
+        strict=False,
+    )
 )
 
 
