@@ -47,6 +47,7 @@ def read(path: str | Path, overrides: Overrides) -> YamlFile:
         if not equals or not all(keys.split(".")):
             raise ConfigError(f"--set {assignment}: expected KEY=VALUE, such as recipe.lr=0.05")
         yaml.set(_keys(keys), parse_scalar(value), f"--set {assignment}")
+    yaml.check()
     if overrides.data is not None:
         said = yaml.content.get("data")
         split = {"split": said["split"]} if isinstance(said, dict) and "split" in said else {}

@@ -114,6 +114,7 @@ class YamlFile:
             inner = inner[key]
         inner[keys[-1]] = value
         self._options[keys] = option
+        self._refuse_oddities(value, keys)
 
     def where(self, keys: Keys = ()) -> str:
         """Return 'file:line' of a key, or the command-line option that set it."""

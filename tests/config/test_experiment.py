@@ -285,6 +285,14 @@ def test_bad_options_are_named():
         ({"assignments": ["recipe.lr"]}, "--set recipe.lr: expected KEY=VALUE"),
         ({"assignments": ["recipe.lr=x"]}, "--set recipe.lr=x: expected a number"),
         ({"assignments": ["recip.lr=1"]}, "--set recip.lr=1: recip: unknown key 'recip'"),
+        (
+            {"assignments": ["baseline={? }"]},
+            "--set baseline={? }: baseline.null: expected a string as a key, got null",
+        ),
+        (
+            {"assignments": ["question=a\x1bb"]},
+            "--set question=a\x1bb: the character U+001B is not allowed in a string",
+        ),
     ]:
         found = problems(file, **options)
         assert any(problem.startswith(expected) for problem in found), found
