@@ -498,8 +498,7 @@ def test_processes_that_compile_at_once_do_not_disturb_each_other(tmp_path):
     ]
     answers = [process.communicate()[0] for process in many]
     assert {float(answer) for answer in answers} == {float(np.sin(1.0) * 0.77)}
-    (file,) = (tmp_path / "lecun_ablate" / "compiled").iterdir()
-    assert file.suffix == ".so"
+    assert len(list((tmp_path / "lecun_ablate" / "compiled").glob("*.so"))) == 1
 
 
 def test_a_traced_function_leaves_generators_and_output_alone(enter, capsys):
