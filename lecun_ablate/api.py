@@ -94,13 +94,14 @@ class DryRun:
             "data": plan.data,
             "data_digest": plan.data_digest,
             "arms": {arm.name: arm.described for arm in plan.experiment.arms},
+            "arms_at_most": plan.experiment.most_arms,
             "baseline": plan.experiment.baseline,
             "seeds": list(plan.experiment.seeds),
             "runs": len(plan.keys),
             "done": len(plan.keys) - len(self.todo),
             "todo": len(self.todo),
             "estimated_seconds": round(self.seconds, 1),
-            "trainers": {arm: identity.name for arm, identity in plan.trainers.items()},
+            "trainers": {arm.name: plan.trainers[arm.name].name for arm in plan.experiment.arms},
         }
 
 
@@ -250,7 +251,7 @@ def dry_run(
     """Return what `run` would do; arms whose study has not been run have their own values."""
     experiment = _experiment(experiment, overrides, options, watch)
     from lecun_ablate.running.estimate import estimate
-    from lecun_ablate.tracking.store import still_to_do
+    from lecun_ablate.tracking.store import still_to_do, with_earlier_arms
 
     if tune:
         _refuse_untunable(experiment)
@@ -259,9 +260,10 @@ def dry_run(
     prepared = prepare(experiment, options, untuned_too=True)
     for notice in prepared.notices:
         watch.notice(notice)
-    todo = still_to_do(prepared.plan, options.tracking_uri)
+    plan = with_earlier_arms(prepared.plan, options.tracking_uri)
+    todo = still_to_do(plan, options.tracking_uri)
     todo = [run for run in todo if not only or run[0] in only]
-    return DryRun(prepared.plan, todo, estimate(prepared, todo))
+    return DryRun(plan, todo, estimate(prepared, todo))
 
 
 def prepare(

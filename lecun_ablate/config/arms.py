@@ -90,7 +90,8 @@ def parse_arms(
 ) -> tuple[list[Arm], dict[str, list[Any]] | None, Ablation | None]:
     """Return the valid arms of a file; note problems with the others.
 
-    Also returns the factors of a full product, and the ablation between two recipes.
+    Also returns the factors of a full product, and the ablation between two recipes. If a
+    combination under `ablate` is invalid, larger ones that contain it are left out unreported.
     """
     content = yaml.content
     kinds = ("vary", "arms", "ladder", "ablate")
@@ -117,9 +118,15 @@ def parse_arms(
     elif isinstance(content[given[0]], list):
         rows = _listed(yaml, given[0], content[given[0]])
     arms: list[Arm] = []
+    sets = {arm: set(made) for arm, made in ablation.sets.items()} if ablation else {}
+    refused: list[set[str]] = []
     for keys, name, overrides in rows:
+        if any(sets[name] >= less for less in refused):
+            continue
         fields = merged(recipe, overrides) | forced
         made = make_recipe(yaml, fields, keys or ("recipe",), f"arm {name!r}: ")
+        if made is None and sets:
+            refused.append(sets[name])
         arm = Arm(name, overrides, made) if made else None
         if arm and not any(_same(yaml, keys, arm, other) for other in arms):
             arms.append(arm)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -73,6 +73,7 @@ class Experiment:
     margin: float = 0.5  # points of test error; a difference below it does not matter
     factors: dict[str, list[Any]] | None = None  # the lists under `vary`
     ablation: Ablation | None = None  # under `ablate`
+    further: tuple[Arm, ...] = ()  # arms that could still be added to a path
     file: Path | None = None
     tuned: Path | None = None  # the study whose winners the arms are trained with
     until: Until | None = None  # then `seeds` are the seeds so far
@@ -110,12 +111,34 @@ class Experiment:
         number = max(len(arm.drawn) for arm in self.arms)
         return {seed: seed % number for seed in self.seeds} if number > 1 else None
 
+    @property
+    def possible_arms(self) -> tuple[Arm, ...]:
+        """The arms, and those that a path may still come to."""
+        return (*self.arms, *self.further)
+
+    @property
+    def most_arms(self) -> int:
+        """How many arms there are once a path is at its end, at most."""
+        return self.ablation.most_arms if self.ablation else len(self.arms)
+
+    def with_sets(self, more: Iterable[Collection[str]]) -> Experiment:
+        """Return the same experiment with arms for more sets of the changes under `ablate`."""
+        assert self.ablation
+        ablation = self.ablation.with_sets(more)
+        arms = {arm.name: arm for arm in self.possible_arms}
+        return replace(
+            self,
+            ablation=ablation,
+            arms=tuple(arms[name] for name in ablation.sets),
+            further=tuple(arm for name, arm in arms.items() if name not in ablation.sets),
+        )
+
     def arm(self, name: str) -> Arm:
         """Return the arm of a name; raises ConfigError with the valid ones."""
-        for arm in self.arms:
-            if arm.name == name:
-                return arm
-        raise ConfigError(f"no arm {name!r}: {nearest(name, [arm.name for arm in self.arms])}")
+        arms = {arm.name: arm for arm in self.possible_arms}
+        if name not in arms:
+            raise ConfigError(f"no arm {name!r}: {nearest(name, arms)}")
+        return arms[name]
 
 
 def _name_or_fields(value: Any) -> Any:
@@ -202,13 +225,18 @@ def parse_experiment(yaml: YamlFile, overrides: Overrides) -> Experiment:
             "a ladder compares each step with the one before: leave out compare, or list the "
             "arms under `arms`",
         )
+    if ablation and ablation.arms == "path":
+        _check_path(yaml, content)
     yaml.check()
     assert content is not None
+    ablation = ablation.at_first() if ablation else None
+    begun = [arm for arm in arms if not ablation or arm.name in ablation.sets]
     return Experiment(
         name=content.name,
         question=content.question,
         data=content.data,
-        arms=tuple(arms),
+        arms=tuple(begun),
+        further=tuple(arm for arm in arms if arm not in begun),
         baseline=baseline,
         seeds=_kept(yaml, content.seeds, overrides.without_seeds),
         without_seeds=tuple(sorted(overrides.without_seeds)),
@@ -224,6 +252,22 @@ def parse_experiment(yaml: YamlFile, overrides: Overrides) -> Experiment:
         components=[str(file) for file in [*overrides.components, *content.components]],
         stated=_stated(yaml, forced),
     )
+
+
+def _check_path(yaml: YamlFile, content: ExperimentFile | None) -> None:
+    """Note what does not go with a path, whose arms are not known beforehand."""
+    if content and content.compare == "all":
+        yaml.problem(
+            ("compare",),
+            "the results choose the arms of a path, and all comparisons of chosen arms cannot be "
+            "corrected for: leave out compare, or ablate with arms: all",
+        )
+    if content and content.tuned:
+        yaml.problem(
+            ("tuned",),
+            "the results choose the arms of a path, which no study can tune beforehand: leave out "
+            "tuned, or ablate with arms: all",
+        )
 
 
 def _command(path: Path, overrides: Overrides) -> Command:

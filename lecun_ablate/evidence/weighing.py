@@ -1,4 +1,4 @@
-"""Weighing results: comparisons of arms, effects of factors, and how many seeds to add."""
+"""Weighing results: comparisons of arms, effects of factors, and what to train next."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 from lecun_ablate import statistics
 from lecun_ablate.config.experiment import Experiment
 from lecun_ablate.errors import LecunAblateError
-from lecun_ablate.evidence.worth import Worth, cells, worth
+from lecun_ablate.evidence.worth import Worth, cells, sets_to_train, worth
 from lecun_ablate.plan.plan import Plan
 from lecun_ablate.plan.results import Results, RunStatus
 from lecun_ablate.statistics import (
@@ -112,10 +112,22 @@ def seeds_to_add(results: Results) -> int:
     if until is None:
         return 0
     experiment = results.plan.experiment
-    arms = {arm: _runs(part) for arm, part in results.final.groupby("arm", sort=False)}
+    arms = _arms(results)
     rule = UntilNarrow(until.halfwidth / 100, until.at_most, until.at_least)
     widths = (_halfwidth(*statistics.common(arms[a], arms[b])) for a, b in _pairs(experiment, arms))
     return rule.seeds_to_add(len(experiment.seeds), widths)
+
+
+def sets_to_add(results: Results) -> list[frozenset[str]]:
+    """Return the changes of the arms that the next step of a path of `ablate` takes; [] if none.
+
+    Errors count as in the table of the path: a diverged run as 0.9.
+    """
+    return sets_to_train(results.plan.experiment, _arms(results))
+
+
+def _arms(results: Results) -> dict[str, Runs]:
+    return {arm: _runs(part) for arm, part in results.final.groupby("arm", sort=False)}
 
 
 def _halfwidth(arm: Runs, baseline: Runs) -> float:

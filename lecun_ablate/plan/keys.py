@@ -40,8 +40,10 @@ def run_key(recipe: Recipe, seed: int, data: Mapping[str, str], trainer: Identit
 def plan_key(experiment: Experiment, digest: str, trainers: Mapping[str, Identity]) -> str:
     """Return the hash that identifies an experiment's plan: everything but the seeds.
 
-    `digest` is that of the data; `trainers` maps each arm to the identity of its trainer.
+    `digest` is that of the data; `trainers` maps each arm to the identity of its trainer. Of a path
+    it has the arms that the path begins with: the file decides the key, not the results.
     """
+    ablation = experiment.ablation
     resampled = [arm.name for arm in experiment.arms if arm.resampled]
     return content_hash(
         {
@@ -60,9 +62,10 @@ def plan_key(experiment: Experiment, digest: str, trainers: Mapping[str, Identit
             },
             "comparisons": experiment.comparisons,
             "data": digest,
-            "trainers": {arm: identity.stored for arm, identity in trainers.items()},
+            "trainers": {arm.name: trainers[arm.name].stored for arm in experiment.arms},
         }
         | ({"resampled": resampled} if resampled else {})
+        | ({"path": ablation.changes} if ablation and ablation.arms == "path" else {})
     )
 
 

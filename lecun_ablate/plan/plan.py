@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -30,9 +30,9 @@ class Plan:
     data: str  # the name of the data set that is actually used
     data_digest: str
     notice: str | None  # a notice about the data, such as that a fallback was used
-    trainers: dict[str, Identity]  # by arm
+    trainers: dict[str, Identity]  # by arm, including `further` arms
     keys: dict[tuple[str, int], str]
-    key: str  # of the plan itself: everything but the seeds
+    key: str  # of the plan itself: everything but the seeds, and the arms that a path has come to
 
     @classmethod
     def make(cls, experiment: Experiment, digits: Digits, trainers: Mapping[str, Identity]) -> Plan:
@@ -55,6 +55,13 @@ class Plan:
         experiment = replace(self.experiment, seeds=tuple(seeds), command=command)
         keys = _keys(experiment, self.data_digest, self.trainers)
         return replace(self, experiment=experiment, keys=keys)
+
+    def with_sets(self, more: Iterable[Collection[str]]) -> Plan:
+        """Return the same plan with arms for more sets of the changes that a path makes."""
+        experiment = self.experiment.with_sets(more)
+        return replace(
+            self, experiment=experiment, keys=_keys(experiment, self.data_digest, self.trainers)
+        )
 
     def as_in_the_file(self) -> Plan:
         """Return the same plan without the options of a variant, which change nothing here."""
@@ -79,7 +86,7 @@ class Plan:
         """The trainers in use, for display, with everything that their numbers depend on."""
         each = {
             f"{t.name} on {t.device}, {t.instruction_set}, numerics {t.numerics}"
-            for t in self.trainers.values()
+            for t in (self.trainers[arm.name] for arm in self.experiment.arms)
         }
         return " and ".join(sorted(each))
 
@@ -140,6 +147,8 @@ class Plan:
             "until": experiment.until.model_dump() if experiment.until else None,
             "command": str(experiment.command) if experiment.command else None,
         }
+        del content["experiment"]["further"]  # the file makes them anew
+        content["trainers"] = {arm.name: content["trainers"][arm.name] for arm in experiment.arms}
         content["keys"] = [[arm, seed, key] for (arm, seed), key in self.keys.items()]
         return json.dumps(content, indent=2)
 

@@ -248,7 +248,8 @@ def path(evidence: Evidence) -> Table:
         words=["change"],
         title="The path of the largest gains",
         caption="points of test error against the step before; because the path is chosen by its "
-        "gains, the early ones are shown a little too large",
+        "gains, the early ones are shown too large and the late ones too small"
+        + _failures_counted(evidence),
     )
 
 

@@ -129,7 +129,7 @@ def build(evidence: Evidence, digits: Digits | None, stored: Files) -> dict[str,
         "hard_digits.csv": _csv(_hard_frame(counted)),
         **{f"{name}.svg": figures.in_a_file(picture) for name, picture in drawn.items()},
     }
-    if evidence.worth.shares:
+    if worth_records(evidence):
         files["worth.csv"] = _csv(pd.DataFrame(worth_records(evidence)))
     if evidence.effects:
         files["effects.csv"] = _csv(pd.DataFrame([effect_record(e) for e in evidence.effects]))

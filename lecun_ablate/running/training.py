@@ -49,7 +49,7 @@ class Prepared:
         Runs are given as (index in `todo`, arm, seed). Runs whose seed draws the split are trained
         seed by seed, because a trainer takes one split at a time.
         """
-        arms = {arm.name: arm for arm in self.plan.experiment.arms}
+        arms = {arm.name: arm for arm in self.plan.experiment.possible_arms}
         known = [run for run in todo if not arms[run[0]].resampled]
         place = {run: k for k, run in enumerate(todo)}
         by_seed: dict[int, list[tuple[str, int]]] = defaultdict(list)
@@ -97,15 +97,15 @@ def prepare(
 
 
 def _choose(experiment: Experiment, trainer: str, device: str) -> Chosen:
-    """Return the trainer of each arm: one that supports all of its recipes."""
+    """Return the trainer of each possible arm: one that supports all of its recipes."""
     recipes = {
         f"{arm.name}, search {k}" if k > 1 else arm.name: recipe
-        for arm in experiment.arms
+        for arm in experiment.possible_arms
         for k, recipe in enumerate(arm.recipes, 1)
     }
     chosen, notices = choose(recipes, trainer, device)
     trainers = {}
-    for arm in experiment.arms:
+    for arm in experiment.possible_arms:
         own = [chosen[name] for name in recipes if name.split(", search ")[0] == arm.name]
         fits = [one for one in own if not any(map(one.unsupported, arm.recipes))]
         trainers[arm.name] = (fits or own)[0]

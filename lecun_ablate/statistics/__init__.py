@@ -87,6 +87,7 @@ from lecun_ablate.statistics.worth import (
     Share,
     Step,
     largest_gains,
+    sets_to_meet,
     shapley,
     variance_shares,
 )
@@ -168,6 +169,7 @@ __all__ = [
     "seeds_for_equivalence",
     "seeds_needed",
     "seeds_table",
+    "sets_to_meet",
     "shapley",
     "share",
     "shown_when_called",

@@ -117,8 +117,7 @@ def shapley(
     the whole difference. Shapley 1953; Owen 2014, SIAM/ASA Journal on Uncertainty Quantification 2.
     Raises ValueError if a set is missing, or for errors that do not pair up.
     """
-    table = {frozenset(changes): check_errors(row, f"{sorted(changes)}")
-             for changes, row in errors.items()}  # fmt: skip
+    table = _by_set(errors)
     names = sorted(set().union(*table)) if table else []
     if not 1 <= len(names) <= MOST_CHANGES:
         raise ValueError(f"{len(names)} changes; expected 1 to {MOST_CHANGES}")
@@ -126,8 +125,6 @@ def shapley(
     missing = [sorted(changes) for changes in subsets if changes not in table]
     if missing:
         raise ValueError(f"errors with the changes {missing[0]} are missing")
-    if len({len(row) for row in table.values()}) > 1:
-        raise ValueError("errors hold different numbers of seeds; expected the same seeds in all")
     found = []
     for name in names:
         by_seed = np.zeros(len(table[frozenset()]))
@@ -149,6 +146,13 @@ def shapley(
     return sorted(found, key=lambda one: one.effect)
 
 
+def _by_set(errors: Mapping[Collection[str], ArrayLike]) -> dict[frozenset[str], np.ndarray]:
+    table = {frozenset(made): check_errors(row, f"{sorted(made)}") for made, row in errors.items()}
+    if len({len(row) for row in table.values()}) > 1:
+        raise ValueError("errors hold different numbers of seeds; expected the same seeds in all")
+    return table
+
+
 @dataclass(frozen=True)
 class Step:
     """One step of the path from no change to all of them."""
@@ -163,17 +167,45 @@ def largest_gains(
 ) -> list[Step]:
     """Return the path that makes, at every step, the change with the largest gain.
 
-    `errors` as for `shapley`. Because the path is chosen by its gains, the early gains are a little
-    too large and the late ones too small; the sum is unbiased. Raises ValueError as `shapley` does.
+    The largest gain is the lowest mean over seeds; of equal ones, the change that comes first in
+    the alphabet. `errors` is as for `shapley`, but needs only the sets that the path meets: at most
+    k(k + 1)/2 + 1 for k changes. `sets_to_meet` names them, step by step. Because the path is
+    chosen by its gains, the early gains are too large and the late ones too small; the sum is
+    unbiased. Raises ValueError if a set that the path meets is missing, or for errors that do not
+    pair up.
     """
-    contributions = shapley(errors, level=level)  # checks the arguments
-    table = {frozenset(changes): check_errors(row) for changes, row in errors.items()}
-    left, made = sorted(one.change for one in contributions), frozenset[str]()
-    steps = []
+    steps, missing = _climb(_by_set(errors))
+    if missing:
+        raise ValueError(f"errors with the changes {sorted(missing[0])} are missing")
+    return [Step(name, float(row.mean()), seed_interval(row, level)) for name, row in steps]
+
+
+def sets_to_meet(errors: Mapping[Collection[str], ArrayLike]) -> list[frozenset[str]]:
+    """Return the sets of changes that `largest_gains` needs next; none if it has all.
+
+    `errors` has at least no change, and all changes. Raises ValueError for errors that do not pair
+    up.
+    """
+    return _climb(_by_set(errors))[1]
+
+
+def _climb(
+    table: Mapping[frozenset[str], np.ndarray],
+) -> tuple[list[tuple[str, np.ndarray]], list[frozenset[str]]]:
+    """Return each change of the path with its gains (seeds,), as far as `table` has what it meets.
+
+    And the sets that its next step lacks.
+    """
+    left, made = sorted(set().union(*table)), frozenset[str]()
+    if not left:
+        raise ValueError("0 changes; expected 1 or more")
+    steps: list[tuple[str, np.ndarray]] = []
     while left:
+        if missing := [s for s in (made, *(made | {name} for name in left)) if s not in table]:
+            return steps, missing
         gains = {name: table[made | {name}] - table[made] for name in left}
         best = min(left, key=lambda name: float(gains[name].mean()))
-        steps.append(Step(best, float(gains[best].mean()), seed_interval(gains[best], level)))
+        steps.append((best, gains[best]))
         made |= {best}
         left.remove(best)
-    return steps
+    return steps, []

@@ -161,3 +161,9 @@ def plan(plan: Plan, todo: Sequence[tuple[str, int]], seconds: float) -> None:
             "then more seeds until every 95 % interval among sound runs is within "
             f"+-{until.halfwidth:g} points, {until.at_most} at most"
         )
+    if experiment.further:
+        most = experiment.most_arms
+        print(
+            f"then the path of the largest gains, step by step: {most} arms at most, "
+            f"{most * len(experiment.seeds)} runs with these seeds"
+        )
