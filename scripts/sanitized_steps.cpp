@@ -103,8 +103,8 @@ bool steps(Named named, int patterns, bool by_method = false, bool running = fal
         if (by_method)
             train_by<T>(named, schedule, networks, r.parameters.data(),
                         States<T>{r.velocity.data(), r.second.data(), r.curvature.data(),
-                                  r.average.data()},
-                        scratch.data(), settings.data(), methods.data(), rates.data(),
+                                  r.average.data(), nullptr},
+                        scratch.data(), nullptr, settings.data(), methods.data(), rates.data(),
                         rate_rows.data(), images.data(), labels.data(), kept.data(), orders.data(),
                         order_rows.data(), steps, 0);
         else

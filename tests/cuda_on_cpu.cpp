@@ -5,7 +5,8 @@
 //     schedule  n > 1  the same, every phase's tasks shuffled with seed n
 //     schedule -n      n threads and real barriers
 //
-// The choices that a kernel is compiled for are variables here: one call at a time.
+// The choices that a kernel is compiled for are variables here, and the functions of a user's components
+// pointers into another library (own_on_cpu.cpp): one call at a time.
 #include <algorithm>
 #include <barrier>
 #include <cstddef>
@@ -25,9 +26,45 @@ struct Named {
     int hidden, output, loss, momentum, optimizer;
 };
 
+// What own_on_cpu.cpp exports, for one scalar type.
+template <class T>
+struct OwnFunctions {
+    Activated<T> (*hidden)(T);
+    Activated<T> (*output)(T);
+    double (*loss)(const double*, const double*);
+    void (*loss_slopes)(const T*, const T*, T*);
+    void (*before)(bool, const double*, T, double*, double*);
+    void (*change)(bool, const double*, T, T*, T*);
+    int states, numbers;
+};
+
+template <class T>
+struct Own {
+    static inline OwnFunctions<T> from;
+    static constexpr int kMostStates = 8;
+
+    static Activated<T> hidden(T x) { return from.hidden(x); }
+    static Activated<T> output(T x) { return from.output(x); }
+    static double loss(const double* outputs, const double* targets) {
+        return from.loss(outputs, targets);
+    }
+    static void loss_slopes(const T* outputs, const T* targets, T* slopes) {
+        from.loss_slopes(outputs, targets, slopes);
+    }
+    static int states() { return from.states; }
+    static int numbers() { return from.numbers; }
+    static void before(bool first, const double* numbers, T rate, double* next, double* singles) {
+        from.before(first, numbers, rate, next, singles);
+    }
+    static void change(bool first, const double* singles, T gradient, T& weight, T* state) {
+        from.change(first, singles, gradient, &weight, state);
+    }
+};
+
 template <class Number, bool by_method>
 struct Choices {
     using Scalar = Number;
+    using Own = ::Own<Number>;
     static constexpr bool general = by_method, curved = by_method;
     static inline Activation hidden, output;
     static inline Loss loss;
@@ -197,16 +234,17 @@ void train(Named named, int schedule, int networks, T* parameters, T* velocity,
 
 template <class T>
 void train_by(Named named, int schedule, int networks, T* parameters, States<T> states, T* scratch,
-              const Settings<T>* settings, const Method<T>* methods, const Rate<T>* rates,
-              const int* rate_rows, const T* images, const int* labels, const unsigned* kept,
-              const int* orders, const int* order_rows, int patterns, int image_stride) {
+              double* own_numbers, const Settings<T>* settings, const Method<T>* methods,
+              const Rate<T>* rates, const int* rate_rows, const T* images, const int* labels,
+              const unsigned* kept, const int* orders, const int* order_rows, int patterns,
+              int image_stride) {
     using General = Choices<T, true>;
     General::set(named);
     for (int network = 0; network < networks; ++network) {
         BlockMemory<TrainingMemory<T>, T> memory(settings[network], false, true);
         with_team(schedule, [&](auto team) {
-            train_network_by<General>(team, network, *memory, parameters, states, scratch, settings,
-                                      methods, rates, rate_rows, images, labels, kept, orders,
+            train_network_by<General>(team, network, *memory, parameters, states, scratch,
+                                      own_numbers, settings, methods, rates, rate_rows, images, labels, kept, orders,
                                       order_rows, patterns, image_stride);
         });
     }
@@ -251,13 +289,14 @@ void functions(int count, const T* x, T* exponential, T* hyperbolic, T* normal, 
     }                                                                                           \
     extern "C" void train_by_##T(                                                               \
         Named named, int schedule, int networks, T* parameters, T* first, T* second, T* curvature, \
-        T* average, T* scratch, const Settings<T>* settings, const Method<T>* methods,          \
+        T* average, T* own, T* scratch, double* own_numbers, const Settings<T>* settings,       \
+        const Method<T>* methods,                                                               \
         const Rate<T>* rates, const int* rate_rows, const T* images, const int* labels,         \
         const unsigned* kept, const int* orders, const int* order_rows, int patterns,           \
         int image_stride) {                                                                     \
         train_by(named, schedule, networks, parameters,                                         \
-                 States<T>{first, second, curvature, average}, scratch, settings, methods, rates, \
-                 rate_rows, images, labels, kept, orders, order_rows, patterns, image_stride);  \
+                 States<T>{first, second, curvature, average, own}, scratch, own_numbers, settings, \
+                 methods, rates, rate_rows, images, labels, kept, orders, order_rows, patterns, image_stride);  \
     }                                                                                           \
     extern "C" void evaluate_##T(Named named, int schedule, int blocks, const T* parameters,    \
                                  const Settings<T>* settings, const T* images, const int* labels, \
@@ -266,6 +305,7 @@ void functions(int count, const T* x, T* exponential, T* hyperbolic, T* normal, 
         evaluate(named, schedule, blocks, parameters, settings, images, labels, patterns,       \
                  order_rows, predictions, losses);                                              \
     }                                                                                           \
+    extern "C" void use_##T(const OwnFunctions<T>* functions) { Own<T>::from = *functions; }      \
     extern "C" void functions_##T(int count, const T* x, T* exponential, T* hyperbolic,         \
                                   T* normal, T* logarithm) {                                    \
         functions(count, x, exponential, hyperbolic, normal, logarithm);                        \

@@ -12,7 +12,14 @@ from pathlib import Path
 
 import torch
 
-from lecun_ablate.cuda.compiler import ACTIVATIONS, LOSSES, OPTIMIZERS, SOURCES, Choices
+from lecun_ablate.cuda.compiler import (
+    ACTIVATIONS,
+    LOSSES,
+    OPTIMIZERS,
+    OWN,
+    SOURCES,
+    Choices,
+)
 
 HERE = Path(__file__).parent
 SOURCE = HERE / "cuda_on_cpu.cpp"
@@ -28,16 +35,48 @@ def library(*more_flags: str) -> ctypes.CDLL:
     """Return the kernels, compiled unless that has been done before on this machine."""
     flags = [*FLAGS, *_fused_instructions(), *more_flags]
     text = b"".join(path.read_bytes() for path in (*SOURCES, SOURCE))
+    return _compiled(text, SOURCE, flags)
+
+
+def _compiled(text: bytes, source: Path, flags: list[str], *more: str) -> ctypes.CDLL:
+    """Return the library of a source file; `text` is all of it, `more` are folders of headers."""
     name = hashlib.sha256(text + repr((COMPILER, flags)).encode()).hexdigest()[:16]
     place = Path(tempfile.gettempdir()) / f"lecun_ablate-kernels-{name}.so"
     with open(place.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the other processes of the test run wait for the first
         if not place.exists():
-            folders = [f"-I{folder}" for folder in sorted({path.parent for path in SOURCES})]
+            folders = [f"-I{folder}" for folder in (*sorted({p.parent for p in SOURCES}), *more)]
             made = place.with_suffix(".part")
-            subprocess.run([COMPILER, *flags, *folders, str(SOURCE), "-o", str(made)], check=True)
+            subprocess.run([COMPILER, *flags, *folders, str(source), "-o", str(made)], check=True)
             made.replace(place)
     return ctypes.CDLL(str(place))
+
+
+OWN_SOURCE = HERE / "own_on_cpu.cpp"
+FUNCTIONS = ("hidden", "output", "loss", "loss_slopes", "before", "change")
+
+
+class OwnFunctions(ctypes.Structure):
+    """Pointers to the functions of a user's components, as cuda_on_cpu.cpp takes them."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in FUNCTIONS),
+        ("states", ctypes.c_int),
+        ("numbers", ctypes.c_int),
+    ]
+
+
+@cache
+def own_functions(text: str) -> OwnFunctions:
+    """Return the functions that a C++ text of compiled/device.py defines."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "own.hpp").write_text('#include "step.hpp"\n' + text)
+        content = b"".join(path.read_bytes() for path in (*SOURCES, OWN_SOURCE)) + text.encode()
+        own = _compiled(content, OWN_SOURCE, [*FLAGS, *_fused_instructions(), "-w"], folder)
+    pointers = [ctypes.cast(getattr(own, name), ctypes.c_void_p) for name in FUNCTIONS]
+    found = OwnFunctions(*pointers, own.states(), own.numbers())
+    found.library = own  # lives as long as the pointers
+    return found
 
 
 def _fused_instructions() -> list[str]:
@@ -59,6 +98,7 @@ class Cpu:
 
     torch_device = torch.device("cpu")
     instruction_set = "cpu"
+    compiler = "a C++ compiler"
 
     def __init__(self, schedule: int = 0, resident: int = 8):
         self.schedule = schedule
@@ -75,14 +115,15 @@ class Kernels:
         self._type = C_NAMES[choices.dtype]
         self._first = (
             Named(
-                ACTIVATIONS.index(choices.activation),
-                ACTIVATIONS.index(choices.output_activation),
-                LOSSES.index(choices.loss),
+                _number(ACTIVATIONS, choices.activation),
+                _number(ACTIVATIONS, choices.output_activation),
+                _number(LOSSES, choices.loss),
                 choices.momentum,
-                OPTIMIZERS.index(choices.method or "sgd"),
+                _number(OPTIMIZERS, choices.method or "sgd"),
             ),
             schedule,
         )
+        self._own = own_functions(choices.own) if choices.own else None
 
     def resident(self, pairs):
         return self._resident
@@ -99,4 +140,11 @@ class Kernels:
             for a in arguments
         ]
         with _one_at_a_time:
+            if self._own:
+                getattr(library(), f"use_{self._type}")(ctypes.byref(self._own))
             getattr(library(), f"{name}_{self._type}")(*self._first, ctypes.c_int(blocks), *plain)
+
+
+def _number(names: tuple[str, ...], name: str) -> int:
+    """Return a choice as a number; those of the user's come last."""
+    return len(names) if name == OWN else names.index(name)

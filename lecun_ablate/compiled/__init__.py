@@ -1,1 +1,1 @@
-"""A user's own activations as machine code: traced, translated to C++, compiled, checked."""
+"""A user's own components as machine code: traced, translated to C++, compiled, checked."""

@@ -12,9 +12,10 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache as remembered
 from pathlib import Path
 
+from lecun_ablate.compiled import cache
 from lecun_ablate.compiled.refused import Refused
 from lecun_ablate.compiled.source import FOLDERS, headers
 
@@ -42,7 +43,7 @@ MISSING = (
 )
 
 
-@cache
+@remembered
 def _find(named: str) -> Compiler | None:
     for name in [named] if named else PROGRAMS:
         program = shutil.which(name)
@@ -59,22 +60,26 @@ def _find(named: str) -> Compiler | None:
     return None
 
 
+def digest_of(compiler: Compiler, text: str, options: Sequence[str]) -> str:
+    """Return the digest under which the shared object of a C++ text is kept."""
+    content = json.dumps([text, headers(), [*options, *OPTIONS], compiler.version])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
 def build(compiler: Compiler, text: str, options: Sequence[str]) -> ctypes.CDLL:
     """Return the shared object of a C++ text, from the cache folder if it is there and whole.
 
     Raises Refused if the compiler fails.
     """
-    content = json.dumps([text, headers(), [*options, *OPTIONS], compiler.version])
-    digest = hashlib.sha256(content.encode()).hexdigest()
-    folder = cache_folder()
+    digest = digest_of(compiler, text, options)
+    if (loaded := load(digest)) is not None:
+        return loaded
+    folder = cache.folder()
     if folder is not None:
-        if (loaded := _load(folder, digest)) is not None:
-            return loaded
-        # beside its place, so that renaming it is one step: another process sees all or nothing
+        # in its own file system, so that it can be moved to its place in one step
         with suppress(OSError), tempfile.TemporaryDirectory(dir=folder) as work:
-            made = _compile(compiler, text, options, Path(work))
-            made.replace(folder / f"{digest}-{_checksum(made)}.so")
-            if (loaded := _load(folder, digest)) is not None:
+            cache.keep(_compile(compiler, text, options, Path(work)), digest)
+            if (loaded := load(digest)) is not None:
                 return loaded
     with tempfile.TemporaryDirectory() as work:  # nothing can be kept
         made = _compile(compiler, text, options, Path(work))
@@ -84,38 +89,16 @@ def build(compiler: Compiler, text: str, options: Sequence[str]) -> ctypes.CDLL:
             raise Refused(f"what the compiler made cannot be loaded: {error}") from None
 
 
-def cache_folder() -> Path | None:
-    """Return the folder of compiled activations, made if need be; None where none can be."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    with suppress(OSError, RuntimeError):  # RuntimeError: no home folder is known
-        folder = (Path(base) if base else Path.home() / ".cache") / "lecun_ablate" / "compiled"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if os.access(folder, os.W_OK):
-            return folder
+def load(digest: str) -> ctypes.CDLL | None:
+    """Return a kept shared object; None if none is whole: a damaged one might end the process."""
+    for file in cache.kept(digest, ".so"):
+        with suppress(OSError):
+            return ctypes.CDLL(str(file))
     return None
-
-
-def _load(folder: Path, digest: str) -> ctypes.CDLL | None:
-    """Return a kept object; None if none is whole. The end of its name is a checksum.
-
-    Loading a damaged one might end the process.
-    """
-    for kept in folder.glob(f"{digest}-*.so"):
-        try:
-            if kept.stem == f"{digest}-{_checksum(kept)}":
-                return ctypes.CDLL(str(kept))
-            kept.unlink()
-        except OSError:
-            continue
-    return None
-
-
-def _checksum(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:32]
 
 
 def _compile(compiler: Compiler, text: str, options: Sequence[str], work: Path) -> Path:
-    source, made = work / "activation.cpp", work / "activation.so"
+    source, made = work / "component.cpp", work / "component.so"
     source.write_text(text)
     include = [f"-I{folder}" for folder in FOLDERS]
     command = [compiler.program, *options, *OPTIONS, *include, str(source), "-o", str(made)]

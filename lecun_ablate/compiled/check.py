@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter
 
+from lecun_ablate.compiled.activation import SHAPE
 from lecun_ablate.compiled.refused import Refused
-from lecun_ablate.compiled.trace import SHAPE, Function, quiet
+from lecun_ablate.compiled.trace import quiet
 
 BOUND = 16
 NEAR = 4  # floating-point numbers
@@ -31,10 +32,11 @@ WINDOW = 4  # numbers of the grid
 NAMES = ("value", "slope")
 BISECTIONS = 80
 
+Function = Callable[[Tensor], Tensor]
 Compiled = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # x -> values, slopes
 
 
-def check(
+def check_activation(
     function: Function,
     compiled: Compiled,
     graph: GraphModule,

@@ -1,5 +1,9 @@
-// What a translated activation is made of: the kernel's vector functions, and those of the C++
-// library lane by lane. NaN propagates as it does in PyTorch.
+// What a translated function is made of, for vectors: the kernel's functions of vectors, and those of
+// the C++ library lane by lane. NaN propagates as it does in PyTorch. scalars.hpp has the same for
+// single numbers.
+//
+// A row is what a pattern has at its ten outputs: kRow vectors, whose lanes past the tenth hold
+// anything.
 #pragma once
 
 #include <cmath>
@@ -17,13 +21,17 @@ struct Operations : Base {
     using Number = typename Base::Number;
     using Mask = typename Base::Mask;
     static constexpr int lanes = sizeof(Number) / sizeof(T);
+    static constexpr int kRow = (kOutputs + lanes - 1) / lanes;
 
-    ALWAYS_INLINE static Number number(T x) { return x - Number{}; }  // keeps -0, as + would not
+    ALWAYS_INLINE static Number constant(double x) { return T(x) - Number{}; }  // + would lose -0
     ALWAYS_INLINE static Number number(Number x) { return x; }
-    ALWAYS_INLINE static Number number(Mask x) { return x ? number(T(1)) : Number{}; }
+    ALWAYS_INLINE static Number number(Mask x) { return x ? constant(1) : Number{}; }
+    ALWAYS_INLINE static Number infinity() { return constant(__builtin_inf()); }
+    ALWAYS_INLINE static Number nan() { return constant(__builtin_nan("")); }
+    ALWAYS_INLINE static Mask none(Mask x) { return ~x; }
 
     ALWAYS_INLINE static Number abs(Number x) {
-        return (Number)((Mask)x & ~(Mask)number(T(-0.0)));
+        return (Number)((Mask)x & ~(Mask)constant(-0.0));
     }
     // x * y, rounded before anything is added to it, as in PyTorch; so a seam stays in its place
     ALWAYS_INLINE static Number product(Number x, Number y) {
@@ -33,7 +41,10 @@ struct Operations : Base {
 #endif
         return hide(z);
     }
-    ALWAYS_INLINE static Number sign(Number x) { return number(x > Number{}) - number(x < Number{}); }
+    ALWAYS_INLINE static Number sign(Number x) {
+        const Mask above = x > Number{}, below = x < Number{};  // Clang has other types for them
+        return number(above) - number(below);
+    }
     ALWAYS_INLINE static Number maximum(Number x, Number y) {
         return (x > y) | (x != x) ? x : y;
     }
@@ -41,7 +52,7 @@ struct Operations : Base {
         return (x < y) | (x != x) ? x : y;
     }
     ALWAYS_INLINE static Number sigmoid(Number x) {
-        return number(T(1)) / (number(T(1)) + Base::exp(-x));
+        return constant(1) / (constant(1) + Base::exp(-x));
     }
 
     // f(x) of each lane; a loop over an array, which compilers turn into vector instructions where
@@ -91,7 +102,7 @@ struct Operations : Base {
 
     // Whether all lanes are small enough to be reduced by pi / 2 in three parts; NaN is.
     ALWAYS_INLINE static bool small(Number x) {
-        const Mask large = abs(x) > number(T(Base::kDouble ? 1e5 : 4096));
+        const Mask large = abs(x) > constant(Base::kDouble ? 1e5 : 4096);
         typename Base::Int any = 0;
         for (int i = 0; i < lanes; ++i) any |= large[i];
         return !any;
@@ -129,17 +140,129 @@ struct Operations : Base {
         for (int i = 0; i < lanes; ++i) y[i] = std::atan2(y[i], x[i]);
         return y;
     }
+
+    // ---- rows: what has one value for a pattern has it in all lanes ---------------------------
+
+    ALWAYS_INLINE static void load(const T* from, Number (&row)[kRow]) {
+        T values[kRow * lanes] = {};
+        std::memcpy(values, from, kOutputs * sizeof(T));
+        std::memcpy(row, values, sizeof row);
+    }
+    ALWAYS_INLINE static void store(const Number (&row)[kRow], T* to) {
+        std::memcpy(to, row, kOutputs * sizeof(T));
+    }
+    ALWAYS_INLINE static T first(Number x) { return x[0]; }
+
+    // vector i of a row with these values
+    ALWAYS_INLINE static Number table(int i, const double (&values)[kOutputs]) {
+        Number x = {};
+        for (int k = 0; k < lanes; ++k)
+            if (i * lanes + k < kOutputs) x[k] = T(values[i * lanes + k]);
+        return x;
+    }
+    // where in vector i the place is `place`
+    ALWAYS_INLINE static Mask is(int i, Number place) {
+        Number own = {};
+        for (int k = 0; k < lanes; ++k) own[k] = T(i * lanes + k);
+        return own == place;
+    }
+    ALWAYS_INLINE static Number at(const Number (&row)[kRow], int place) {
+        return constant(row[place / lanes][place % lanes]);
+    }
+    ALWAYS_INLINE static Number at(const Number (&row)[kRow], Number place) {
+        T values[kOutputs];
+        store(row, values);
+        return constant(values[int(place[0])]);
+    }
+
+    // In one order on every instruction set, in chains that a CPU works on at once.
+    template <class F>
+    ALWAYS_INLINE static T folded(const Number (&row)[kRow], F f) {
+        T x[kOutputs];
+        store(row, x);
+        constexpr int half = kOutputs / 2;
+        for (int i = 0; i < half; ++i) x[i] = f(x[i], x[i + half]);
+        return f(f(f(x[0], x[1]), f(x[2], x[3])), x[4]);
+    }
+    ALWAYS_INLINE static Number sum(const Number (&row)[kRow]) {
+        return constant(folded(row, [](T a, T b) ALWAYS_INLINE { return a + b; }));
+    }
+    ALWAYS_INLINE static Number largest(const Number (&row)[kRow]) {
+        return constant(
+            folded(row, [](T a, T b) ALWAYS_INLINE { return (a > b) | (a != a) ? a : b; }));
+    }
+    ALWAYS_INLINE static Number smallest(const Number (&row)[kRow]) {
+        return constant(
+            folded(row, [](T a, T b) ALWAYS_INLINE { return (a < b) | (a != a) ? a : b; }));
+    }
+    ALWAYS_INLINE static Number largest_at(const Number (&row)[kRow]) {
+        return place_of(row, largest(row)[0]);
+    }
+    ALWAYS_INLINE static Number smallest_at(const Number (&row)[kRow]) {
+        return place_of(row, smallest(row)[0]);
+    }
+
+private:
+    // the first place of a value, which may be NaN
+    ALWAYS_INLINE static Number place_of(const Number (&row)[kRow], T value) {
+        T x[kOutputs];
+        store(row, x);
+        int place = kOutputs - 1;
+        for (int i = kOutputs - 1; i >= 0; --i)
+            if (x[i] == value || (x[i] != x[i] && value != value)) place = i;
+        return constant(place);
+    }
 };
 
-// What the kernel calls: f(values) in place, and f'(values) into `slopes` if wanted.
-template <class Formula, bool wanted>
+// ---- what the kernel calls ---------------------------------------------------------------------
+
+// f(values) in place, and f'(values) into `slopes` if wanted
+template <class Activation, bool wanted>
 void activate_all(void* values, void* slopes, int count) {
-    using Number = typename Formula::Number;
+    using Number = typename Activation::Number;
     for (int i = 0; i < count; ++i) {
-        const auto y = Formula::at(static_cast<Number*>(values)[i]);
+        const auto y = Activation::at(static_cast<Number*>(values)[i]);
         static_cast<Number*>(values)[i] = y.value;
         if constexpr (wanted) static_cast<Number*>(slopes)[i] = y.slope;
     }
+}
+
+// the loss of a pattern, or its derivatives by the outputs; (10,) each
+template <class Loss>
+typename Loss::T loss_of(const typename Loss::T* outputs, const typename Loss::T* targets,
+                         typename Loss::T* gradient) {
+    using Math = typename Loss::Math;
+    typename Loss::Number y[Math::kRow], t[Math::kRow], slopes[Math::kRow];
+    Math::load(outputs, y);
+    Math::load(targets, t);
+    const auto value = Loss::at(y, t, slopes);
+    if (gradient) Math::store(slopes, gradient);
+    return Math::first(value);
+}
+
+// A step of an optimizer: w and s[0], s[1], ... from the gradient g, at [ranges[2 r],
+// ranges[2 r + 1]) for each of `count` ranges, which begin and end with whole vectors.
+template <class Step>
+ALWAYS_INLINE inline void step_all(void* w, const void* g, void* const* s, double* numbers,
+                                   double rate, const int* ranges, int count) {
+    using T = typename Step::T;
+    using Number = typename Step::Number;
+    constexpr int lanes = Step::Math::lanes, states = Step::kStates;
+    double next[Step::kNumbers + 1], singles[Step::kSingles + 1];
+    Step::before(numbers, T(rate), next, singles);
+    T* own[states + 1];
+    for (int k = 0; k < states; ++k) own[k] = static_cast<T*>(s[k]);
+    for (int r = 0; r < count; ++r)
+        for (int i = ranges[2 * r]; i < ranges[2 * r + 1]; i += lanes) {
+            Number* const place = reinterpret_cast<Number*>(static_cast<T*>(w) + i);
+            Number weight = *place, state[states + 1];
+            for (int k = 0; k < states; ++k) state[k] = *reinterpret_cast<Number*>(own[k] + i);
+            const auto gradient = *reinterpret_cast<const Number*>(static_cast<const T*>(g) + i);
+            Step::change(singles, gradient, weight, state);
+            *place = weight;
+            for (int k = 0; k < states; ++k) *reinterpret_cast<Number*>(own[k] + i) = state[k];
+        }
+    for (int k = 0; k < Step::kNumbers; ++k) numbers[k] = next[k];
 }
 
 }  // namespace

@@ -1,56 +1,78 @@
-"""The C++ translation unit of an activation, for vectors of one size and both dtypes."""
+"""The C++ translation unit of a program in both dtypes, for the native kernel's vectors."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lecun_ablate.compiled.translate import Formula
+from lecun_ablate.compiled.program import Program
 
 HERE = Path(__file__).parent
 FOLDERS = (HERE, HERE.parent / "native")  # of the headers
 SCALARS = {"float32": ("float", 4), "float64": ("double", 8)}
+STEP_BYTES = 32  # at most, of the vectors in which the kernel's weights lie
 
-_FORMULA = """
-struct Formula_{dtype} {{
-    using T = {scalar};
-    using Math = Operations<VectorMath<T, {lanes}>>;
-    using Number = Math::Number;
-    using Mask = Math::Mask;
-    ALWAYS_INLINE static Activated<Number> at(Number x) {{
-{body}
-    }}
-}};
+_HEAD = """#include "operations.hpp"
+#include "scalars.hpp"
+
+#define LECUN_UNROLL _Pragma("GCC unroll 16")
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace lecun_ablate {
+namespace {
 """
-_ENTRIES = """
+_TAIL = """
+}  // namespace
+}  // namespace lecun_ablate
+
+using namespace lecun_ablate;
+"""
+_ACTIVATION = """
 EXPORT void value_{dtype}(void* values, void* slopes, int count, {scalar}) {{
-    activate_all<Formula_{dtype}, false>(values, slopes, count);
+    activate_all<Activation_{dtype}<{math}>, false>(values, slopes, count);
 }}
 EXPORT void with_slope_{dtype}(void* values, void* slopes, int count, {scalar}) {{
-    activate_all<Formula_{dtype}, true>(values, slopes, count);
+    activate_all<Activation_{dtype}<{math}>, true>(values, slopes, count);
 }}
 """
+_LOSS = """
+EXPORT {scalar} value_{dtype}(const {scalar}* outputs, const {scalar}* targets) {{
+    return loss_of<Loss_{dtype}<{math}>>(outputs, targets, nullptr);
+}}
+EXPORT void gradient_{dtype}(const {scalar}* outputs, const {scalar}* targets, {scalar}* slopes) {{
+    loss_of<Loss_{dtype}<{math}>>(outputs, targets, slopes);
+}}
+"""
+_OPTIMIZER = """
+EXPORT void step_{dtype}(void* w, const void* g, void* const* states, double* numbers, double rate,
+                         int first, const int* ranges, int count) {{
+    if (first)
+        step_all<First_{dtype}<{math}>>(w, g, states, numbers, rate, ranges, count);
+    else
+        step_all<Later_{dtype}<{math}>>(w, g, states, numbers, rate, ranges, count);
+}}
+"""
+_ENTRIES = {"activation": _ACTIVATION, "loss": _LOSS, "optimizer": _OPTIMIZER}
 
 
-def source(formulas: Mapping[str, Formula], vector_bytes: int) -> str:
-    """Return C++ that exports value_DTYPE and with_slope_DTYPE; `formulas` is by dtype."""
-    parts = ['#include "operations.hpp"\n', "namespace lecun_ablate {\nnamespace {"]
-    for dtype, formula in formulas.items():
+def source(kind: str, programs: Mapping[str, Sequence[Program]], vector_bytes: int) -> str:
+    """Return C++ that exports the functions of a component's kind; `programs` are by dtype.
+
+    With 0 for `vector_bytes`, they work on single numbers.
+    """
+    if kind == "optimizer":
+        vector_bytes = min(vector_bytes, STEP_BYTES)
+    parts = [_HEAD, *(program.text for own in programs.values() for program in own), _TAIL]
+    for dtype in programs:
         scalar, size = SCALARS[dtype]
-        body = textwrap.indent(formula.body, " " * 8)
-        parts.append(
-            _FORMULA.format(dtype=dtype, scalar=scalar, lanes=vector_bytes // size, body=body)
-        )
-    parts.append("}  // namespace\n}  // namespace lecun_ablate\n")
-    parts.append("using namespace lecun_ablate;")
-    parts.append('#define EXPORT extern "C" __attribute__((visibility("default")))')
-    parts += [_ENTRIES.format(dtype=dtype, scalar=SCALARS[dtype][0]) for dtype in formulas]
-    return "\n".join(parts)
+        vector = f"Operations<VectorMath<{scalar}, {vector_bytes // size}>>"
+        math = vector if vector_bytes else f"Scalars<{scalar}>"
+        parts.append(_ENTRIES[kind].format(dtype=dtype, scalar=scalar, math=math))
+    return "".join(parts)
 
 
 def headers() -> str:
     """Return the text of every header that the C++ includes."""
     files = sorted(file for folder in FOLDERS for file in folder.glob("*.hpp"))
-    wanted = ("formulas.hpp", "names.hpp", "operations.hpp", "simd.hpp")
+    wanted = ("formulas.hpp", "names.hpp", "operations.hpp", "scalars.hpp", "simd.hpp")
     return "\n".join(file.read_text() for file in files if file.name in wanted)

@@ -1,4 +1,4 @@
-"""Tracing: a user's activation as a straight-line graph of elementwise ATen operations."""
+"""Tracing: a user's function as a straight-line graph of ATen operations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -16,59 +16,78 @@ from torch.fx import GraphModule
 
 from lecun_ablate.compiled.refused import Refused
 
-Function = Callable[[Tensor], Tensor]
-SHAPE = (3, 5)  # of the argument; other shapes broadcast over it when a graph is evaluated
 LONGEST = 160  # characters of an error that are shown
 # ATen operations that a derivative or a module is still made of after the core decompositions
 FURTHER = ("elu", "gelu", "hardtanh", "leaky_relu", "hardswish", "silu")
+# and those over the last axis, for functions that may reduce over it
+REDUCING = (
+    "_log_softmax",
+    "_softmax",
+    "binary_cross_entropy",
+    "huber_loss",
+    "linalg_vector_norm",
+    "logsumexp",
+    "mse_loss",
+    "smooth_l1_loss",
+)
 
 
-def trace(function: Function, dtype: torch.dtype) -> GraphModule:
-    """Return a graph that maps x, of SHAPE and `dtype`, to (f(x), f'(x)), without mutations.
+def graph_of(
+    function: Callable[..., Any], arguments: Sequence[Tensor], reduces: bool = False
+) -> GraphModule:
+    """Return a function of tensors as a graph without mutations.
 
-    Raises Refused if the function is more than a function of x, branches on its values, or fails.
+    With `reduces`, operations over the last axis are made of sums and the like. Raises Refused if
+    the function branches on values, or fails.
     """
-    _try_out(function, dtype)
-
-    def value_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:
-        value, pull, *_ = torch.func.vjp(function, x)
-        return value, pull(torch.ones_like(value))[0]
-
     from torch.fx.experimental.proxy_tensor import make_fx
 
     with quiet():
         try:
             graph: GraphModule = make_fx(
-                torch.func.functionalize(value_and_slope, remove="mutations_and_views"),
-                decomposition_table=_decompositions(),
+                torch.func.functionalize(function, remove="mutations_and_views"),
+                decomposition_table=_decompositions(reduces),
                 tracing_mode="fake",  # without values, so that no branch on one can go unnoticed
-            )(torch.zeros(SHAPE, dtype=dtype))
+            )(*arguments)
             return graph
         except Exception as error:
             if "DataDependent" in type(error).__name__:
-                raise Refused("it branches on the values of its argument") from None
-            raise Refused(f"it cannot be traced: {_first_line(error)}") from None
+                raise Refused("it branches on the values of its arguments") from None
+            raise Refused(f"it cannot be traced: {first_line(error)}") from None
 
 
-def _try_out(function: Function, dtype: torch.dtype) -> None:
-    """Call the function once as the torch trainer would. Raises Refused if it does not behave."""
-    x = torch.linspace(-2, 2, SHAPE[0] * SHAPE[1], dtype=dtype).reshape(SHAPE)
-    version = x._version
+@contextlib.contextmanager
+def trying(arguments: Sequence[Tensor], what: str) -> Iterator[None]:
+    """Call a function of the user's inside. Raises Refused if it fails or does more than return.
+
+    `what` names its arguments, which it must not change.
+    """
+    versions = [argument._version for argument in arguments]
     with quiet() as printed:
         try:
-            y = function(x)
+            yield
         except Exception as error:
-            raise Refused(f"it fails: {_first_line(error)}") from None
+            raise Refused(f"it fails: {first_line(error)}") from None
     if printed.getvalue():
         raise Refused("it prints, which compiled code would not")
-    if x._version != version:
-        raise Refused("it changes its argument in place")
-    if not isinstance(y, Tensor):
-        raise Refused(f"it returns {type(y).__name__}: expected a tensor")
-    if y.dtype != dtype:
-        raise Refused(f"it returns {_name(y.dtype)} for {_name(dtype)}")
-    if y.shape != x.shape:
-        raise Refused(f"it returns shape {tuple(y.shape)} for shape {SHAPE}: it mixes elements")
+    if [argument._version for argument in arguments] != versions:
+        raise Refused(f"it changes {what} in place")
+
+
+def refuse_other_results(result: Any, like: Tensor, shape: Sequence[int], parts: str) -> None:
+    """Raise Refused if a result is no tensor of a shape and of the dtype of `like`.
+
+    `parts` are what a function mixes whose result has another shape.
+    """
+    if not isinstance(result, Tensor):
+        raise Refused(f"it returns {type(result).__name__}: expected a tensor")
+    if result.dtype != like.dtype:
+        raise Refused(f"it returns {_name(result.dtype)} for {_name(like.dtype)}")
+    if tuple(result.shape) != tuple(shape):
+        raise Refused(
+            f"it returns shape {tuple(result.shape)} for shape {tuple(like.shape)}: "
+            f"it mixes {parts}"
+        )
 
 
 @contextlib.contextmanager
@@ -90,10 +109,11 @@ def quiet() -> Iterator[io.StringIO]:
 
 
 @cache
-def _decompositions() -> dict[Any, Any]:
+def _decompositions(reduces: bool) -> dict[Any, Any]:
     from torch._decomp import core_aten_decompositions, get_decompositions
 
-    further = get_decompositions([getattr(torch.ops.aten, name) for name in FURTHER])
+    names = (*FURTHER, *REDUCING) if reduces else FURTHER
+    further = get_decompositions([getattr(torch.ops.aten, name) for name in names])
     return {**core_aten_decompositions(), **further}
 
 
@@ -101,6 +121,7 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the name of an error and the first line of what it says."""
     words = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     return words if len(words) <= LONGEST else f"{words[:LONGEST]}..."

@@ -49,6 +49,7 @@ def _names(of: str) -> tuple[str, ...]:
 ACTIVATIONS = _names("LECUN_ACTIVATIONS")
 LOSSES = _names("LECUN_LOSSES")
 OPTIMIZERS = _names("LECUN_OPTIMIZERS")
+OWN = "own"  # in the place of a name: a component of the user's
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Choices:
     momentum: bool  # whether there is any
     # by whose steps of method.hpp; None: plain gradient descent, pattern by pattern
     method: str | None = None
+    own: str = ""  # C++ of the components named OWN, from compiled/device.py
 
     @property
     def kernel(self) -> str:
@@ -109,6 +111,7 @@ def compile_kernels(
         "MOMENTUM": str(choices.momentum).lower(),
         "GENERAL": str(choices.method is not None).lower(),
         "OPTIMIZER": choices.method or "sgd",
+        "OWN": str(int(bool(choices.own))),
         "THREADS": str(THREADS),
         "TRAINING_BYTES": str(TRAINING_BYTES[choices.dtype]),
         "EVALUATION_BYTES": str(EVALUATION_BYTES[choices.dtype]),
@@ -121,14 +124,15 @@ def compile_kernels(
         ptxas_options=["-v"] if log else None,
     )
     try:
-        kept = Kept(source(), options)
+        text = source(choices.own)
+        kept = Kept(text, options)
         code = None if log or fresh else kept.read()
         if code is None:
-            code = Program(source(), "c++", options).compile("cubin", logs=log)
+            code = Program(text, "c++", options).compile("cubin", logs=log)
             kept.write(code)
         return code
     except Exception as error:  # NVRTC's own errors, and those of a wrong installation
-        what = ", ".join(map(str, astuple(choices)))
+        what = ", ".join(map(str, astuple(choices)[:-1]))
         line = re.search(r"error: .*", str(error))
         raise LecunAblateError(
             f"the CUDA kernels ({what}) cannot be compiled for {architecture}: "
@@ -142,7 +146,20 @@ def first_line(error: Exception) -> str:
 
 
 @cache
-def source() -> str:
-    """Return the kernels' source as one text, the project's own headers written out."""
+def source(own: str = "") -> str:
+    """Return the kernels' source as one text, the project's own headers written out.
+
+    `own` is C++ of components of the user's.
+    """
     included = re.compile(r'^#(include ".*"|pragma once)\n', re.MULTILINE)
-    return "\n".join(included.sub("", file.read_text(encoding="utf-8")) for file in SOURCES)
+    *headers, kernels = (file.read_text(encoding="utf-8") for file in SOURCES)
+    parts = [*headers, own, kernels] if own else [*headers, kernels]
+    return "\n".join(included.sub("", part) for part in parts)
+
+
+def compiler() -> str:
+    """Return the name and version of the compiler."""
+    from cuda.bindings import nvrtc
+
+    _, major, minor = nvrtc.nvrtcVersion()
+    return f"NVRTC {major}.{minor}"

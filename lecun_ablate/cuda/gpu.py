@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from lecun_ablate.cuda.compiler import PAIRS, THREADS, Choices, compile_kernels, first_line
+from lecun_ablate.cuda.compiler import (
+    PAIRS,
+    THREADS,
+    Choices,
+    compile_kernels,
+    compiler,
+    first_line,
+)
 from lecun_ablate.errors import LecunAblateError
 
 DRIVER = 13_000  # the least that a driver must be made for: CUDA 13.0
@@ -62,6 +69,7 @@ class Gpu:
         except Exception as error:  # cuda.core has no public name for its own
             raise LecunAblateError(f"the GPU cannot be used: {first_line(error)}") from error
         self.instruction_set = f"sm_{major}{minor}"
+        self.compiler = compiler()
         self._modules: dict[Choices, Kernels] = {}
 
     def kernels(self, choices: Choices, pairs: int) -> Kernels:

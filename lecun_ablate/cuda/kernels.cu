@@ -1,12 +1,18 @@
 // The kernels that NVRTC compiles, for one combination of choices: SCALAR, HIDDEN, OUTPUT, LOSS,
 // MOMENTUM, GENERAL, OPTIMIZER and THREADS (per block) are given as macros, and the bytes of shared
-// memory that the launch reckons with. One thread block holds one network.
+// memory that the launch reckons with. If OWN is 1, a struct Own with components of the user's comes
+// before this. One thread block holds one network.
 #include "method.hpp"
 
 namespace lecun_ablate {
 
+#if !OWN
+using Own = NoOwn<SCALAR>;
+#endif
+
 struct Choices {
     using Scalar = SCALAR;
+    using Own = lecun_ablate::Own;
     static constexpr Activation hidden = Activation::HIDDEN, output = Activation::OUTPUT;
     static constexpr Loss loss = Loss::LOSS;
     static constexpr bool momentum = MOMENTUM;
@@ -130,16 +136,16 @@ static_assert(sizeof(EvaluationMemory<T>) == EVALUATION_BYTES);
 #if GENERAL
 extern "C" __global__ void
 __launch_bounds__(THREADS, kMuchShared && kFloat ? 2 : 1)
-train_by(T* parameters, T* first, T* second, T* curvature, T* average, T* scratch,
-         const Settings<T>* settings, const Method<T>* methods, const Rate<T>* rates,
-         const int* rate_rows, const T* images, const int* labels, const unsigned* kept,
+train_by(T* parameters, T* first, T* second, T* curvature, T* average, T* own, T* scratch,
+         double* own_numbers, const Settings<T>* settings, const Method<T>* methods,
+         const Rate<T>* rates, const int* rate_rows, const T* images, const int* labels, const unsigned* kept,
          const int* orders, const int* order_rows, int patterns, int image_stride) {
     extern __shared__ __align__(16) char shared[];
     auto& memory = *reinterpret_cast<TrainingMemory<T>*>(shared);
     train_network_by<Choices>(Block(), blockIdx.x, memory, parameters,
-                              States<T>{first, second, curvature, average}, scratch, settings,
-                              methods, rates, rate_rows, images, labels, kept, orders, order_rows,
-                              patterns, image_stride);
+                              States<T>{first, second, curvature, average, own}, scratch,
+                              own_numbers, settings, methods, rates, rate_rows, images, labels,
+                              kept, orders, order_rows, patterns, image_stride);
 }
 #else
 extern "C" __global__ void

@@ -21,6 +21,7 @@ struct Method {
     int batch;      // patterns of a step
     int estimated;  // the first patterns, from which the curvature is estimated before an epoch
     int running;    // whether the curvature moves with every step
+    int fresh;      // whether the epoch's first step is the first of the run
 };
 
 // What is kept of each weight beside it; null where the method has no use for it.
@@ -28,6 +29,7 @@ template <class T>
 struct States {
     T *first, *second;  // velocity or mean; mean square
     T *curvature, *average;
+    T* own;  // (Own::states(), 10960): what an optimizer of the user's keeps of each weight
 };
 
 // One pattern's turn in an epoch.
@@ -65,6 +67,7 @@ template <class Choices, class T>
 LECUN_FORMULA void change(const Method<T>& m, T momentum, const Rate<T>& rate, T gradient,
                           T curvature, T& weight, T& first, T& second) {
     const Optimizer kind = Choices::optimizer;
+    if (kind == Optimizer::own) return;
     gradient = fused(m.weight_decay, weight, gradient);
     if (Choices::curved && kind == Optimizer::sdlm) gradient = gradient / (m.mu + curvature);
     if (kind == Optimizer::sgd || kind == Optimizer::nesterov || kind == Optimizer::sdlm) {
@@ -130,6 +133,31 @@ LECUN_FORMULA void take_step(Team team, const Method<T>& given, T momentum, cons
     });
 }
 
+// The same with an optimizer of the user's. numbers: what it keeps, room for the next, singles.
+template <class Choices, class Team, class T>
+LECUN_FORMULA void take_own_step(Team team, const Method<T>& given, bool first, T rate, T patterns,
+                                 double* numbers, T* weights, const T* sums,
+                                 const States<T>& states, int count) {
+    using Own = typename Choices::Own;
+    double* const next = numbers + Own::numbers();
+    double* const singles = next + Own::numbers();
+    team.each(1, [=](int) { Own::before(first, numbers, rate, next, singles); });
+    team.barrier();
+    team.each(count, [=](int i) {
+        const Method<T> method = given;
+        T weight = weights[i], own[Own::kMostStates];
+        for (int k = 0; k < Own::states(); ++k) own[k] = states.own[k * kParameters + i];
+        Own::change(first, singles, fused(method.weight_decay, weight, sums[i] / patterns), weight,
+                    own);
+        for (int k = 0; k < Own::states(); ++k) states.own[k * kParameters + i] = own[k];
+        weights[i] = weight;
+        if (states.average)
+            states.average[i] =
+                fused(method.average, states.average[i], method.rest_average * weight);
+    });
+    team.each(Own::numbers(), [=](int k) { numbers[k] = next[k]; });
+}
+
 // Sets the curvature to the mean of a batch, or moves it by gamma towards that.
 template <class Team, class T>
 LECUN_FORMULA void take_curvature(Team team, bool moves, T gamma, T patterns, const T* sums,
@@ -149,14 +177,25 @@ LECUN_FORMULA void take_curvature(Team team, bool moves, T gamma, T patterns, co
 }
 
 // A network's states in the order of the weights in fast memory.
-template <class T>
+template <class Choices, class T>
 LECUN_FORMULA States<T> in_scratch(T* scratch, const States<T>& states, unsigned network) {
     const int first = states.first != nullptr, second = states.second != nullptr;
     const int curvature = states.curvature != nullptr, average = states.average != nullptr;
-    T* own = scratch + (long long)network * (first + second + curvature + average) * kParameters;
-    return {first ? own : nullptr, second ? own + first * kParameters : nullptr,
-            curvature ? own + (first + second) * kParameters : nullptr,
-            average ? own + (first + second + curvature) * kParameters : nullptr};
+    const int others = first + second + curvature + average;
+    const int all = others + (Choices::optimizer == Optimizer::own ? Choices::Own::states() : 0);
+    T* near = scratch + (long long)network * all * kParameters;
+    return {first ? near : nullptr, second ? near + first * kParameters : nullptr,
+            curvature ? near + (first + second) * kParameters : nullptr,
+            average ? near + (first + second + curvature) * kParameters : nullptr,
+            near + others * kParameters};
+}
+
+// Copies all states of one weight that an optimizer of the user's keeps.
+template <class Choices, class T>
+LECUN_FORMULA void copy_own(T* to, long long to_at, const T* from, long long from_at) {
+    if (Choices::optimizer != Optimizer::own) return;
+    for (int k = 0; k < Choices::Own::states(); ++k)
+        to[k * kParameters + to_at] = from[k * kParameters + from_at];
 }
 
 // What a network is shown; all of its own.
@@ -177,14 +216,15 @@ struct Shown {
 //   states: (networks, 10960) each, or null
 //   scratch: (networks, as many states as are not null, 10960)
 //   methods: (networks,); rates: (any, steps), the row rate_rows[network] of it
+//   own_numbers: (networks, 2 numbers() + kMostSingles) of an optimizer of the user's
 //   kept: (networks, patterns, kKeptWords), or null without dropout
 //   orders: (any, patterns), the row order_rows[network] of it; a network with row -1 rests
 template <class Choices, class Team>
 LECUN_FORMULA void train_network_by(
     Team team, unsigned network, TrainingMemory<typename Choices::Scalar>& memory,
     typename Choices::Scalar* parameters, States<typename Choices::Scalar> states,
-    typename Choices::Scalar* scratch, const Settings<typename Choices::Scalar>* settings,
-    const Method<typename Choices::Scalar>* methods, const Rate<typename Choices::Scalar>* rates,
+    typename Choices::Scalar* scratch, double* own_numbers,
+    const Settings<typename Choices::Scalar>* settings, const Method<typename Choices::Scalar>* methods, const Rate<typename Choices::Scalar>* rates,
     const int* rate_rows, const typename Choices::Scalar* images, const int* labels,
     const unsigned* kept, const int* orders, const int* order_rows, int patterns,
     int image_stride) {
@@ -200,7 +240,9 @@ LECUN_FORMULA void train_network_by(
                             kept ? kept + (long long)network * patterns * kKeptWords : nullptr};
 
     const long long offset = (long long)network * kParameters;
-    const States<T> near = in_scratch(scratch, states, network);
+    const States<T> near = in_scratch<Choices>(scratch, states, network);
+    T* const own_states = Choices::optimizer == Optimizer::own
+                              ? states.own + offset * Choices::Own::states() : nullptr;
     Network<Choices, Team, TrainingMemory<T>> net(team, memory, own);
     net.load(parameters + offset, nullptr, own);
     net.each_parameter(own.connections, [=](int fast, int global) {
@@ -208,6 +250,7 @@ LECUN_FORMULA void train_network_by(
         if (states.second) near.second[fast] = states.second[offset + global];
         if (states.curvature) near.curvature[fast] = states.curvature[offset + global];
         if (states.average) near.average[fast] = states.average[offset + global];
+        copy_own<Choices>(near.own, fast, own_states, global);
     });
     net.batch.kept_scale = method.kept_scale;
     const int count = Batch<T>::room(own.connections.pairs());
@@ -232,10 +275,16 @@ LECUN_FORMULA void train_network_by(
             net.template train<false>(i % 2, fetch_next);
         if (!turn.ends) continue;
         // worked out anew, or the pointers would take registers throughout
-        const States<T> near = in_scratch(scratch, states, team.again(network));
+        const States<T> near = in_scratch<Choices>(scratch, states, team.again(network));
         if (Choices::curved && turn.curvature)
             take_curvature(team, i >= method.estimated, method.gamma, T(turn.patterns), sums,
                            near.curvature, count);
+        else if (Choices::optimizer == Optimizer::own)
+            take_own_step<Choices>(
+                team, method, method.fresh && turn.step == 0, rates[turn.step].plain,
+                T(turn.patterns),
+                own_numbers + network * (2 * Choices::Own::numbers() + kMostSingles),
+                weights, sums, near, count);
         else
             take_step<Choices>(team, method, momentum, rates[turn.step], T(turn.patterns), weights,
                                sums, near, count);
@@ -247,6 +296,7 @@ LECUN_FORMULA void train_network_by(
         if (states.second) states.second[offset + global] = near.second[fast];
         if (states.curvature) states.curvature[offset + global] = near.curvature[fast];
         if (states.average) states.average[offset + global] = near.average[fast];
+        copy_own<Choices>(own_states, global, near.own, fast);
     });
     team.barrier();
 }

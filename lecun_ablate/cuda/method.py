@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lecun_ablate.config.recipe import Recipe
+from lecun_ablate.cuda.compiler import OWN
 from lecun_ablate.network.epoch import learning_rates, steps_of
 
 _NUMBERS = ("weight_decay", "beta1", "rest1", "beta2", "rest2", "eps", "decay", "mu", "gamma",
@@ -19,7 +20,8 @@ def method_of(recipe: Recipe) -> str | None:
 
     Plain are steps of one pattern at a rate that stays the same throughout an epoch.
     """
-    optimizer = recipe.component("optimizer").name
+    component = recipe.component("optimizer")
+    optimizer = component.name if component.builtin else OWN
     plain = (
         optimizer == "sgd"
         and recipe.batch_size == 1
@@ -32,15 +34,21 @@ def method_of(recipe: Recipe) -> str | None:
 def method_type(dtype: str) -> np.dtype:
     """Return the layout of Method in method.hpp."""
     numbers = [(name, dtype) for name in _NUMBERS]
-    return np.dtype([*numbers, *((n, "i4") for n in ("batch", "estimated", "running"))], align=True)
+    return np.dtype(
+        [*numbers, *((n, "i4") for n in ("batch", "estimated", "running", "fresh"))], align=True
+    )
 
 
-def method_values(recipe: Recipe, patterns: int, estimate: bool) -> tuple[Any, ...]:
+def method_values(
+    recipe: Recipe, patterns: int, estimate: bool, fresh: bool = False
+) -> tuple[Any, ...]:
     """Return a Method of method.hpp for epochs of `patterns` patterns.
 
-    `estimate`: whether the curvature, if the optimizer takes it, is estimated before the epoch.
+    `estimate`: whether the curvature, if the optimizer takes it, is estimated before the epoch;
+    `fresh`: whether the epoch's first step is the first of the run.
     """
-    p: dict[str, Any] = recipe.component("optimizer").values
+    optimizer = recipe.component("optimizer")
+    p: dict[str, Any] = optimizer.values if optimizer.builtin else {}
     beta1, beta2 = p.get("beta1", 0.0), p.get("beta2", p.get("alpha", 0.0))
     return (
         recipe.weight_decay,
@@ -58,6 +66,7 @@ def method_values(recipe: Recipe, patterns: int, estimate: bool) -> tuple[Any, .
         min(recipe.batch_size, max(1, patterns)),
         min(int(p["patterns"]), patterns) if estimate and "patterns" in p else 0,
         p.get("estimate") == "running",
+        fresh,
     )
 
 

@@ -201,8 +201,33 @@ struct Batch {
 };
 constexpr int kKeptWords = kH2Units / 4;  // of a pattern
 
+constexpr int kMostSingles = 16;
+
+// Components of the user's, where there are none. lecun_ablate/compiled writes a struct with the same
+// functions; Choices::Own is either of them.
+template <class T>
+struct NoOwn {
+    LECUN_FORMULA static Activated<T> hidden(T x) { return {x, 1}; }
+    LECUN_FORMULA static Activated<T> output(T x) { return {x, 1}; }
+    // outputs, targets, slopes: (10,); the slopes are those of the loss by the outputs
+    LECUN_FORMULA static double loss(const double*, const double*) { return 0; }
+    LECUN_FORMULA static void loss_slopes(const T*, const T*, T*) {}
+
+    // What an optimizer keeps: states of every weight, at most kMostStates, and numbers. `singles`,
+    // at most kMostSingles, are what the weights need of the numbers in a step.
+    static constexpr int kMostStates = 1;
+    LECUN_FORMULA static int states() { return 0; }
+    LECUN_FORMULA static int numbers() { return 0; }
+    // once per step; `first`: the first step of a run
+    LECUN_FORMULA static void before(bool, const double*, T, double* /* next */,
+                                     double* /* singles */) {}
+    // of one weight
+    LECUN_FORMULA static void change(bool, const double* /* singles */, T /* gradient */,
+                                     T& /* weight */, T* /* state */) {}
+};
+
 // `Choices` holds what a kernel is compiled for: the type Scalar, and the values hidden, output
-// (Activation), loss (Loss) and momentum (bool). Where `general` is true, a pattern does not change
+// (Activation), loss (Loss) and momentum (bool). Own holds the functions of those that are `own`. Where `general` is true, a pattern does not change
 // the weights: its gradient, or with `train<true>` its curvature, is added to those of a batch, for
 // the steps of method.hpp.
 template <class Choices, class Team, class Memory>
@@ -286,7 +311,7 @@ public:
 #pragma unroll
             for (int slice = 0; slice < kH2Slices; ++slice)
                 sum += h2_sum(slice, i / kH2Map, i / half % 2)[i % half * 2 * kPlanes];
-            auto unit = activate<Math>(Choices::hidden, sum, leak_);
+            auto unit = hidden_unit(sum);
             if constexpr (Choices::general && Memory::kTraining) {
                 const T factor = batch.factor(i);  // what is left has slopes of its own
                 unit.value *= factor, unit.slope *= factor;
@@ -365,7 +390,7 @@ public:
                 Pack<2, T> value[tile / 2];
 #pragma unroll
                 for (int x = 0; x < tile; ++x) {
-                    const auto unit = activate<Math>(Choices::hidden, sum[plane][x] + bias.at[x], leak_);
+                    const auto unit = hidden_unit(sum[plane][x] + bias.at[x]);
                     value[x / 2].at[x % 2] = unit.value;
                     slope.at[x] = unit.slope;
                 }
@@ -385,7 +410,7 @@ public:
             T sum = m_.weights.h3_bias[i];
 #pragma unroll
             for (int slice = 0; slice < kH3Slices; ++slice) sum += m_.h3_sums()[slice][i];
-            const auto unit = activate<Math>(Choices::hidden, sum, leak_);
+            const auto unit = hidden_unit(sum);
             m_.h3[i] = unit.value;
             if constexpr (Memory::kTraining) m_.h3_delta[i] = unit.slope;
         });
@@ -403,7 +428,9 @@ public:
             T sum = m_.weights.out_bias[i];
 #pragma unroll
             for (int slice = 0; slice < kOutSlices; ++slice) sum += m_.out_sums()[slice][i];
-            const auto unit = activate<Math>(Choices::output, sum, output_leak_);
+            const auto unit = Choices::output == Activation::own
+                                  ? Choices::Own::output(sum)
+                                  : activate<Math>(Choices::output, sum, output_leak_);
             m_.out[i] = unit.value;
             if constexpr (Memory::kTraining) m_.out_delta[i] = unit.slope;
         });
@@ -429,6 +456,11 @@ public:
     }
 
 private:
+    LECUN_FORMULA Activated<T> hidden_unit(T sum) const {
+        if (Choices::hidden == Activation::own) return Choices::Own::hidden(sum);
+        return activate<Math>(Choices::hidden, sum, leak_);
+    }
+
     template <class Struct>
     LECUN_FORMULA static T* flat(Struct& tensors) {
         return reinterpret_cast<T*>(&tensors);
@@ -544,11 +576,17 @@ private:
     LECUN_FORMULA void output_deltas(Narrow narrow, int label) {
         narrow.each(kOutputs, [=, this](int i) {
             const T* targets = m_.targets[label];
-            const LossSlope<Math> slope(Choices::loss, m_.out, targets);
-            if constexpr (squared)
-                m_.out_delta[i] *= m_.out_delta[i] * slope.curvature(m_.out[i]);
-            else
-                m_.out_delta[i] *= slope(m_.out[i], targets[i]);
+            if (Choices::loss == Loss::own) {  // never squared
+                T slopes[kOutputs];
+                Choices::Own::loss_slopes(m_.out, targets, slopes);
+                m_.out_delta[i] *= slopes[i];
+            } else {
+                const LossSlope<Math> slope(Choices::loss, m_.out, targets);
+                if constexpr (squared)
+                    m_.out_delta[i] *= m_.out_delta[i] * slope.curvature(m_.out[i]);
+                else
+                    m_.out_delta[i] *= slope(m_.out[i], targets[i]);
+            }
             update(m_.weights.out_bias[i], m_.out_delta[i]);
         });
     }
@@ -830,7 +868,9 @@ LECUN_FORMULA void evaluate_network(
     }
     team.each(count, [=, &memory, &own](int image) {
         const double* out = memory.outputs[image];
-        memory.losses[image] = image_loss(Choices::loss, out, own.targets[labels[first + image]]);
+        const double* wanted = own.targets[labels[first + image]];
+        memory.losses[image] = Choices::loss == Loss::own ? Choices::Own::loss(out, wanted)
+                                                          : image_loss(Choices::loss, out, wanted);
         int best = 0;
         bool finite = true;
         for (int k = 0; k < kOutputs; ++k) {

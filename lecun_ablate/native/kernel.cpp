@@ -93,7 +93,7 @@ void train_by(const Choices& choices, const Method& method, const Tensors<T>& te
                 net->add_pattern(image, label, kept, i == 0, method.running);
             }
         }
-        if (!plain && !scaled) net->step(method, epoch.rates[step], batch);
+        if (!plain && !scaled) net->step(method, epoch.rates[step], batch, step == 0);
     }
     net->store(tensors);
 }
@@ -110,13 +110,15 @@ template <class T>
 double evaluate(const Choices& choices, const T* parameters, Patterns<T> patterns, T* outputs) {
     const auto net = std::make_unique<Net<T>>(choices);
     net->load(parameters, nullptr);
+    const auto own = (double (*)(const double*, const double*))choices.own_loss.value;
     double sum = 0;
     for (std::ptrdiff_t i = 0; i < patterns.count; ++i) {
         const T* answer = net->evaluate(patterns.images + i * kImage * kImage);
         double wide[kOutputs];  // the loss is always computed in double precision
         for (int k = 0; k < kOutputs; ++k) wide[k] = outputs[i * kOutputs + k] = answer[k];
-        sum += loss_value<VectorMath<double, kWidest<double>>>(
-            choices.loss, wide, choices.targets + patterns.labels[i] * kOutputs);
+        const double* targets = choices.targets + patterns.labels[i] * kOutputs;
+        sum += own ? own(wide, targets)
+                   : loss_value<VectorMath<double, kWidest<double>>>(choices.loss, wide, targets);
     }
     return sum / double(patterns.count);
 }

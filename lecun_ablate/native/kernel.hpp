@@ -8,17 +8,26 @@
 
 namespace lecun_ablate {
 
-// An activation of the user's, from lecun_ablate/compiled: void (T* values, T* slopes, int vectors,
-// T unused), for the vectors and the dtype of the kernel that calls it. Both null for a built-in.
+// Two functions of a component of the user's, from lecun_ablate/compiled, for the vectors and the dtype
+// of the kernel that calls them. Both null for a built-in.
+//   activation: void (T* values, T* slopes, int vectors, T unused), in place; the second with slopes
+//   loss: double (const double* outputs, const double* targets), the loss of one pattern;
+//         void (const T* outputs, const T* targets, T* gradient)
 struct Compiled {
     const void *value, *with_slope;
 };
+
+// The same for an optimizer; see step_all in lecun_ablate/compiled/operations.hpp.
+using CompiledStep = void (*)(void* weights, const void* gradient, void* const* states,
+                              double* numbers, double rate, int first, const int* ranges,
+                              int count);
 
 // The parts of a recipe that the kernel needs.
 struct Choices {
     Activation hidden, output;
     Compiled own_hidden, own_output;  // instead of `hidden` and `output`, if not null
     Loss loss;
+    Compiled own_loss;  // instead of `loss`, if not null
     double learning_rate, momentum, padding;
     double leak, output_leak;       // the slopes of leaky_relu below 0
     double targets[10 * kOutputs];  // [label, output]
@@ -44,6 +53,7 @@ struct Method {
     double mu, gamma;
     bool running;  // whether the curvature moves with every step
     double weight_decay, average, dropout;
+    CompiledStep own;  // instead of `optimizer`, if not null
 };
 
 // A network that is trained; everything flat. What the method has no use for may be null.
@@ -52,6 +62,11 @@ struct Tensors {
     T *parameters, *first, *second;  // first: velocity or mean; second: mean square
     T *curvature, *average;
     double* powers;  // (2,): beta1^t and beta2^t
+    // What an optimizer of the user's keeps: tensors, and numbers. `fresh`: nothing yet.
+    T* const* own;
+    int own_count;
+    double* numbers;
+    bool fresh;
 };
 
 // What one call presents.

@@ -76,7 +76,7 @@ const Functions<T>& functions(const std::string& instruction_set) {
     throw std::invalid_argument("this CPU or this build has no instruction set " + instruction_set);
 }
 
-// The addresses of a user's compiled activation: of its values alone, and with slopes.
+// The addresses of the two functions of a user's compiled activation or loss: see Compiled.
 using Addresses = std::pair<std::uintptr_t, std::uintptr_t>;
 
 Compiled compiled(const std::optional<Addresses>& at) {
@@ -87,14 +87,15 @@ Compiled compiled(const std::optional<Addresses>& at) {
 
 Choices make_choices(const std::string& activation, const std::string& output_activation,
                      const std::optional<Addresses>& own, const std::optional<Addresses>& own_output,
-                     const std::string& loss, double lr, double momentum, double padding, double leak,
+                     const std::optional<Addresses>& own_loss, const std::string& loss, double lr, double momentum, double padding, double leak,
                      double output_leak, Array<const double, nb::shape<10, kOutputs>> targets,
                      Array<const bool, nb::shape<12, 12>> connected) {
     Choices choices = {own ? Activation::identity : parse<Activation>(kActivations, activation),
                        own_output ? Activation::identity
                                   : parse<Activation>(kActivations, output_activation),
-                       compiled(own), compiled(own_output), parse<Loss>(kLosses, loss), lr, momentum, padding, leak,
-                       output_leak, {}, {}};
+                       compiled(own), compiled(own_output),
+                       own_loss ? Loss::own : parse<Loss>(kLosses, loss), compiled(own_loss), lr,
+                       momentum, padding, leak, output_leak, {}, {}};
     std::copy_n(targets.data(), targets.size(), choices.targets);
     std::copy_n(connected.data(), connected.size(), choices.connected);
     return choices;
@@ -138,7 +139,8 @@ void train_by(const std::string& instruction_set, const Choices& choices, const 
               std::optional<Vector<T>> average, std::optional<Vector<double>> powers,
               Images<T> images, Indices labels, Indices order, std::ptrdiff_t batch,
               Vector<const double> rates,
-              std::optional<Array<const std::uint8_t, nb::shape<-1, 192>>> kept) {
+              std::optional<Array<const std::uint8_t, nb::shape<-1, 192>>> kept,
+              const std::vector<Vector<T>>& own, std::optional<Vector<double>> numbers, bool fresh) {
     const auto& kernel = functions<T>(instruction_set);
     const auto patterns = make_patterns<T>(images, labels);
     const auto* begin = order.data();
@@ -154,11 +156,16 @@ void train_by(const std::string& instruction_set, const Choices& choices, const 
     expect(method.optimizer != Optimizer::rmsprop || second, "the mean squares of rmsprop");
     expect(method.optimizer != Optimizer::lion || first, "the mean of lion");
     expect(method.optimizer != Optimizer::sdlm || curvature, "the curvature of sdlm");
-    expect(method.momentum == 0 || first, "a velocity, with momentum");
+    expect(method.own || method.momentum == 0 || first, "a velocity, with momentum");
     expect(method.average == 0 || average, "an average of the weights");
+    expect(!method.own || numbers, "the numbers of an optimizer");
+    std::vector<T*> places;
+    for (const auto& tensor : own) places.push_back(optional_tensor<T>(tensor));
     const Tensors<T> tensors = {parameters.data(),       optional_tensor(first),
                                 optional_tensor(second), optional_tensor(curvature),
-                                optional_tensor(average), powers ? powers->data() : nullptr};
+                                optional_tensor(average), powers ? powers->data() : nullptr,
+                                places.data(),            int(places.size()),
+                                numbers ? numbers->data() : nullptr, fresh};
     const Epoch epoch = {begin, std::ptrdiff_t(order.size()), batch, rates.data(),
                          kept ? kept->data() : nullptr};
     nb::gil_scoped_release release;
@@ -217,6 +224,8 @@ void bind(nb::module_& m) {
           "curvature"_a.noconvert().none(), "average"_a.noconvert().none(),
           "powers"_a.noconvert().none(), "images"_a.noconvert(), "labels"_a.noconvert(),
           "order"_a.noconvert(), "batch"_a, "rates"_a.noconvert(), "kept"_a.noconvert().none(),
+          "own"_a.noconvert() = nb::list(), "numbers"_a.noconvert() = nb::none(),
+          "fresh"_a = true,
           "Advance one network in place by any method, by one step per batch of `order`.");
     m.def("curvature", &curvature<T>, "instruction_set"_a, "choices"_a,
           "parameters"_a.noconvert(), "images"_a.noconvert(), "labels"_a.noconvert(),
@@ -247,25 +256,27 @@ NB_MODULE(_native, m) {
                 const std::string& loss, double lr, double momentum, double padding, double leak,
                 double output_leak, Array<const double, nb::shape<10, kOutputs>> targets,
                 Array<const bool, nb::shape<12, 12>> connected,
-                const std::optional<Addresses>& own, const std::optional<Addresses>& own_output) {
+                const std::optional<Addresses>& own, const std::optional<Addresses>& own_output,
+                const std::optional<Addresses>& own_loss) {
                  new (self) Choices(make_choices(activation, output_activation, own, own_output,
-                                                 loss, lr, momentum, padding, leak, output_leak,
+                                                 own_loss, loss, lr, momentum, padding, leak, output_leak,
                                                  targets, connected));
              },
              "activation"_a, "output_activation"_a, "loss"_a, "lr"_a, "momentum"_a, "padding"_a,
              "leak"_a, "output_leak"_a, "targets"_a, "connected"_a,
-             "own"_a = nb::none(), "own_output"_a = nb::none());
+             "own"_a = nb::none(), "own_output"_a = nb::none(), "own_loss"_a = nb::none());
     nb::class_<Method>(m, "Method", "What a step does with the gradient of a batch.")
         .def("__init__",
              [](Method* self, const std::string& optimizer, double momentum, double beta1,
                 double beta2, double eps, double decay, double mu, double gamma, bool running,
-                double weight_decay, double average, double dropout) {
-                 new (self) Method{parse<Optimizer>(kOptimizers, optimizer), momentum, beta1,
-                                   beta2, eps, decay, mu, gamma, running, weight_decay, average,
-                                   dropout};
+                double weight_decay, double average, double dropout, std::uintptr_t own) {
+                 new (self) Method{own ? Optimizer::own : parse<Optimizer>(kOptimizers, optimizer),
+                                   momentum, beta1, beta2, eps, decay, mu, gamma, running,
+                                   weight_decay, average, dropout,
+                                   reinterpret_cast<CompiledStep>(own)};
              },
              "optimizer"_a, nb::kw_only(), "momentum"_a, "beta1"_a, "beta2"_a, "eps"_a, "decay"_a,
-             "mu"_a, "gamma"_a, "running"_a, "weight_decay"_a, "average"_a, "dropout"_a);
+             "mu"_a, "gamma"_a, "running"_a, "weight_decay"_a, "average"_a, "dropout"_a, "own"_a = 0);
     std::vector<std::string> instruction_sets;
     nb::dict vector_bytes, options;
     for (const Kernel* kernel : usable_kernels()) {

@@ -12,8 +12,9 @@
 
 namespace lecun_ablate {
 
-enum class Activation { LECUN_ACTIVATIONS(LECUN_ITEM) };
-enum class Loss { LECUN_LOSSES(LECUN_ITEM) };
-enum class Optimizer { LECUN_OPTIMIZERS(LECUN_ITEM) };
+// `own` is the user's, from lecun_ablate/compiled
+enum class Activation { LECUN_ACTIVATIONS(LECUN_ITEM) own };
+enum class Loss { LECUN_LOSSES(LECUN_ITEM) own };
+enum class Optimizer { LECUN_OPTIMIZERS(LECUN_ITEM) own };
 
 }  // namespace lecun_ablate

@@ -24,6 +24,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <vector>
 
 #include "kernel.hpp"
 #include "layout.hpp"
@@ -51,6 +52,7 @@ public:
           leak_(T(choices.leak)),
           output_leak_(T(choices.output_leak)),
           loss_(choices.loss),
+          own_loss_((LossGradient)choices.own_loss.with_slope),
           hidden_(activation<false>(choices.hidden, choices.own_hidden)),
           hidden_with_slopes_(activation<true>(choices.hidden, choices.own_hidden)),
           output_(activation<false>(choices.output, choices.own_output)),
@@ -97,6 +99,14 @@ public:
         copy_in(more_->curvature, from.curvature);
         copy_in(more_->average, from.average);
         if (from.powers) beta1_power_ = from.powers[0], beta2_power_ = from.powers[1];
+        more_->own = std::make_unique<Parameters[]>(from.own_count);
+        for (int k = 0; k < from.own_count; ++k) {
+            copy_in(more_->own[k], from.own[k]);
+            more_->own_places.push_back(&more_->own[k]);
+        }
+        numbers_ = from.numbers;
+        fresh_ = from.fresh;
+        find_unused();
     }
 
     void store(const Tensors<T>& to) {
@@ -106,6 +116,7 @@ public:
         copy_out(more_->curvature, to.curvature);
         copy_out(more_->average, to.average);
         if (to.powers) to.powers[0] = beta1_power_, to.powers[1] = beta2_power_;
+        for (int k = 0; k < to.own_count; ++k) copy_out(more_->own[k], to.own[k]);
     }
 
     // Adds a pattern to the gradient of the batch, and to its curvature where that is `running`.
@@ -120,8 +131,9 @@ public:
         }
     }
 
-    // Takes a step with what the patterns of the batch have added up to.
-    void step(const Method& method, double rate, std::ptrdiff_t patterns) {
+    // Takes a step with what the patterns of the batch have added up to. `begins`: it is the first one
+    // since `load`.
+    void step(const Method& method, double rate, std::ptrdiff_t patterns, bool begins) {
         T* __restrict w = values(weights_);
         T* __restrict g = values(more_->gradient);
         const T share = T(1) / T(patterns), decay = T(method.weight_decay);
@@ -133,7 +145,10 @@ public:
             const T gamma = T(method.gamma);
             each_value([&](int i) ALWAYS_INLINE { h[i] += gamma * (now[i] * share - h[i]); });
         }
-        apply_optimizer(method, T(rate), w, g);
+        if (method.own)
+            apply_own(method.own, rate, fresh_ && begins);
+        else
+            apply_optimizer(method, T(rate), w, g);
         if (method.average != 0) {
             T* __restrict mean = values(more_->average);
             const T keep = T(method.average), rest = T(1 - method.average);
@@ -237,6 +252,9 @@ private:
     struct More {
         Parameters gradient = {}, second = {}, average = {};
         Parameters curvature = {}, pattern_curvature = {}, squares = {};
+        std::unique_ptr<Parameters[]> own;  // the states of an optimizer of the user's
+        std::vector<void*> own_places;
+        std::vector<int> ranges, unused;  // of places of values(); see find_unused
     };
 
     static constexpr int kValues = sizeof(Parameters) / sizeof(T);
@@ -256,7 +274,23 @@ private:
             }
         for (int i = first + kGroups * kWindows * window; i < kValues; ++i) f(i);
     }
-    
+
+    // Lists the ranges of places that each_value visits, and the places in them of no parameter.
+    void find_unused() {
+        std::vector<bool> used(kValues);
+        T* const begin = values(weights_);
+        visit(weights_, [&](T& lane, int) { used[&lane - begin] = true; });
+        auto& ranges = more_->ranges;
+        each_value([&](int i) {
+            if (ranges.empty() || ranges.back() != i) {
+                ranges.push_back(i);
+                ranges.push_back(i);
+            }
+            ranges.back() = i + 1;
+            if (!used[i]) more_->unused.push_back(i);
+        });
+    }
+
     void copy_in(Parameters& to, const T* from) {
         if (from) visit(to, [&](T& lane, int i) { lane = from[i]; });
     }
@@ -372,6 +406,7 @@ private:
     case Activation::name: return activate_all<Activation::name, slopes>;
         switch (kind) {
             LECUN_ACTIVATIONS(LECUN_CASE)
+            case Activation::own: break;
         }
 #undef LECUN_CASE
         return activate_all<Activation::identity, slopes>;
@@ -541,8 +576,11 @@ private:
 
     void output_delta(int label, T scale) {
         T gradient[kOutputs];
-        loss_gradient<VectorMath<T, lanes>>(loss_, scalars(out_), targets_ + label * kOutputs,
-                                            gradient);
+        const T* targets = targets_ + label * kOutputs;
+        if (own_loss_)
+            own_loss_(scalars(out_), targets, gradient);
+        else
+            loss_gradient<VectorMath<T, lanes>>(loss_, scalars(out_), targets, gradient);
         for (int i = 0; i < kOutputs; ++i)
             scalars(out_delta_)[i] = gradient[i] * scalars(out_slope_)[i] * scale;
     }
@@ -843,7 +881,18 @@ private:
                     w[i] = shrink * w[i] - rate * sign;
                     first[i] = beta2 * first[i] + rest2 * g[i];
                 });
+            case Optimizer::own:
+                return;
         }
+    }
+
+    // The user's optimizer knows nothing of places without a parameter, and may move their 0.
+    void apply_own(CompiledStep own, double rate, bool first) {
+        const auto& ranges = more_->ranges;
+        own(&weights_, &more_->gradient, more_->own_places.data(), numbers_, rate, first,
+            ranges.data(), int(ranges.size() / 2));
+        T* const w = values(weights_);
+        for (const int i : more_->unused) w[i] = 0;
     }
 
     ALWAYS_INLINE static float square_root(float x) { return __builtin_sqrtf(x); }
@@ -851,6 +900,8 @@ private:
 
     T learning_rate_, momentum_, padding_, leak_, output_leak_;
     Loss loss_;
+    using LossGradient = void (*)(const T* outputs, const T* targets, T* gradient);
+    LossGradient own_loss_;  // null for a built-in
     Activate hidden_, hidden_with_slopes_, output_, output_with_slopes_;
     T targets_[10 * kOutputs];  // [label, output]
     bool open_[kGroups][kWindows] = {};          // whether a group reads a window
@@ -859,6 +910,8 @@ private:
     Parameters weights_ = {}, velocity_ = {};
     std::unique_ptr<More> more_;
     double beta1_power_ = 1, beta2_power_ = 1;
+    double* numbers_ = nullptr;  // of an optimizer of the user's
+    bool fresh_ = false;
     T kept_scale_ = 1;
     V h1_padding_[kTileVectors], h2_padding_[kGroups][kGroup];  // see weigh_padding
 

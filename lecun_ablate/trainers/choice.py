@@ -57,9 +57,9 @@ def choose(recipes: Mapping[str, Recipe], trainer: str = "auto", device: str = "
             notice += " For a small experiment, the native trainer may be faster: --device cpu."
         return dict.fromkeys(recipes, fallback), [notice]
     fast: list[Trainer] = (
-        [native.NativeTrainer(), native.NativeTrainer(own_activations=True)]
+        [native.NativeTrainer(), native.NativeTrainer(own_components=True)]
         if fastest == "native"
-        else [cuda.CudaTrainer()]
+        else [cuda.CudaTrainer(), cuda.CudaTrainer(own_components=True)]
     )
     return _supported(recipes, trainer, fast, fallback)
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -18,8 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lecun_ablate.compiled.component import compiled
+from lecun_ablate.compiled.device import ON_CPU, device_source
+from lecun_ablate.compiled.library import Compiled, CompiledOptimizer
+from lecun_ablate.compiled.optimizer import Slot
 from lecun_ablate.config.recipe import Recipe
-from lecun_ablate.cuda.compiler import ACTIVATIONS, LOSSES, OPTIMIZERS, PAIRS, Choices
+from lecun_ablate.cuda.compiler import ACTIVATIONS, LOSSES, OPTIMIZERS, OWN, PAIRS, Choices
 from lecun_ablate.cuda.gpu import Gpu, availability
 from lecun_ablate.cuda.method import method_of, method_type, method_values, powers_after, rates
 from lecun_ablate.data.digits import Split
@@ -33,6 +37,8 @@ from lecun_ablate.network.epoch import (
     smoothed,
 )
 from lecun_ablate.network.initial import PARAMETERS
+from lecun_ablate.parameters import Value
+from lecun_ablate.registry import Component
 from lecun_ablate.trainers.base import (
     AVERAGE,
     CURVATURE,
@@ -46,7 +52,9 @@ from lecun_ablate.trainers.base import (
 from lecun_ablate.trainers.download import download
 from lecun_ablate.trainers.flat import flatten, tensors
 from lecun_ablate.trainers.orders import Orders
+from lecun_ablate.trainers.own_state import OwnState
 from lecun_ablate.trainers.shared import (
+    COMPILED_FIELDS,
     POWERS,
     begin,
     epoch_report,
@@ -54,6 +62,7 @@ from lecun_ablate.trainers.shared import (
     refuse_unsupported,
     slots,
     targets,
+    uncompilable,
     unknown_component,
 )
 from lecun_ablate.trainers.workers import Finish, reports_of
@@ -64,6 +73,9 @@ from lecun_ablate.trainers.workers import Finish, reports_of
 BATCHES = 3
 IMAGES_PER_BLOCK = 32  # as in step.hpp
 CONNECTION_BYTES = 458  # of Connections in step.hpp
+MOST_SINGLES = 16  # as in step.hpp
+# COMPILED_FIELDS in the words of compiled/device.py
+OWN_FIELDS = ("hidden", "output", "loss", "optimizer")
 
 
 class Kernels(Protocol):
@@ -84,6 +96,7 @@ class Launcher(Protocol):
 
     torch_device: torch.device
     instruction_set: str
+    compiler: str
 
     def kernels(self, choices: Choices, pairs: int) -> Kernels:
         """Return the kernels for some choices, or raise LecunAblateError."""
@@ -92,7 +105,9 @@ class Launcher(Protocol):
 class CudaTrainer:
     """Trains batches of runs that share what a kernel is compiled for.
 
-    `threads` batches are in flight at a time. Raises ConfigError where the GPU cannot be used.
+    `threads` batches are in flight at a time. With `own_components`, it compiles components of the
+    user's own; the compiler is part of its identity then. Raises ConfigError where the GPU cannot
+    be used.
     """
 
     name = "cuda"
@@ -100,13 +115,19 @@ class CudaTrainer:
     together = 1024  # fills the largest GPUs, all batches in flight
     numerics = 3
 
-    def __init__(self, launcher: Launcher | None = None, threads: int = BATCHES):
+    def __init__(
+        self,
+        launcher: Launcher | None = None,
+        threads: int = BATCHES,
+        own_components: bool = False,
+    ):
         if launcher is None:
             if absent := availability():
                 raise ConfigError(f"the cuda trainer cannot run: {absent}")
             launcher = Gpu()
         self.launcher = launcher
         self.threads = threads
+        self.own_components = own_components
         self._making = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -116,7 +137,9 @@ class CudaTrainer:
 
     def identity(self) -> Identity:
         """Return what of the trainer decides a run's numbers; see trainers.base."""
-        return Identity(self.name, self.device, self.launcher.instruction_set, self.numerics)
+        version = self.launcher.compiler if self.own_components else ""
+        chip = self.launcher.instruction_set
+        return Identity(self.name, self.device, chip, self.numerics, version)
 
     def unsupported(self, recipe: Recipe) -> str | None:
         """Return why the kernels cannot train a recipe, or None.
@@ -126,14 +149,14 @@ class CudaTrainer:
         too. So may a network that takes too much of the GPU's memory; a connectivity that depends
         on the seed is judged by seed 0.
         """
-        known = {
-            "activation": ACTIVATIONS,
-            "output_activation": ACTIVATIONS,
-            "loss": LOSSES,
-            "optimizer": OPTIMIZERS,
-        }
-        if unknown := unknown_component(self.name, recipe, known):
-            return unknown
+        if self.own_components:
+            reason = uncompilable_there(recipe)
+        else:
+            names = (ACTIVATIONS, ACTIVATIONS, LOSSES, OPTIMIZERS)
+            known = dict(zip(COMPILED_FIELDS, names, strict=True))
+            reason = unknown_component(self.name, recipe, known)
+        if reason:
+            return reason
         try:
             self.launcher.kernels(_choices(recipe), _pairs(Run(recipe, seed=0)))
         except LecunAblateError as error:
@@ -216,9 +239,31 @@ def _pairs(run: Run) -> int:
 
 def _choices(recipe: Recipe) -> Choices:
     method = method_of(recipe)
-    activation, output = recipe.component("activation"), recipe.component("output_activation")
-    loss, momentum = recipe.component("loss"), recipe.momentum > 0 and method is None
-    return Choices(recipe.dtype, activation.name, output.name, loss.name, momentum, method)
+    components = [recipe.component(field) for field in COMPILED_FIELDS]
+    hidden, output, loss, _ = (c.name if c.builtin else OWN for c in components)
+    made = [_compiled(component, recipe.momentum) for component in components]
+    own = device_source(dict(zip(OWN_FIELDS, made, strict=True)), recipe.dtype)
+    momentum = recipe.momentum > 0 and method is None
+    return Choices(recipe.dtype, hidden, output, loss, momentum, method, own)
+
+
+def _compiled(component: Component, momentum: float) -> Compiled | None:
+    """Return a component of the user's, compiled for a CPU as for a GPU; None for a built-in.
+
+    Raises Refused, with the reason, if it cannot be compiled.
+    """
+    return None if component.builtin else compiled(component, ON_CPU, momentum)
+
+
+def uncompilable_there(recipe: Recipe) -> str | None:
+    """Return why components of the user's in a recipe cannot be compiled for a GPU, or None."""
+    return uncompilable("cuda", recipe, _compiled)
+
+
+def _own_slots(recipe: Recipe) -> tuple[Slot, ...]:
+    """Return what an optimizer of the user's keeps; nothing for a built-in."""
+    own = _compiled(recipe.component("optimizer"), recipe.momentum)
+    return own.slots[recipe.dtype] if isinstance(own, CompiledOptimizer) else ()
 
 
 def _launched_alike(recipe: Recipe) -> tuple[Any, ...]:
@@ -229,8 +274,14 @@ def _launched_alike(recipe: Recipe) -> tuple[Any, ...]:
         recipe.average > 0,
         recipe.batch_size,
         slots(recipe),
-        recipe.component("optimizer").values.get("estimate"),
+        _estimate(recipe),
     )
+
+
+def _estimate(recipe: Recipe) -> Value | None:
+    """Return how the curvature of sdlm is estimated; None for other optimizers."""
+    optimizer = recipe.component("optimizer")
+    return optimizer.values.get("estimate") if optimizer.builtin else None
 
 
 @dataclass(frozen=True)
@@ -262,6 +313,7 @@ class _Results:
     parameters: np.ndarray  # (R, PARAMETERS)
     kept: Mapping[str, np.ndarray]  # by slot of a state, (R, PARAMETERS) each
     powers: np.ndarray | None  # (R, 2), those of POWERS
+    own: Sequence[OwnState]  # of each network
     answers: Mapping[str, tuple[np.ndarray, np.ndarray]]  # (R, n) digits and (R, chunks) losses
     evaluate: Mapping[str, _Images]
 
@@ -272,6 +324,7 @@ class _Results:
             optimizer |= tensors(values[i], f"{slot}/")
         if self.powers is not None:
             optimizer |= {name: self.powers[i, [k]] for k, name in enumerate(POWERS)}
+        optimizer |= self.own[i].stored()
         scores = {}
         for name, (digits, losses) in self.answers.items():
             labels = self.evaluate[name].split.labels
@@ -295,11 +348,13 @@ class _Batch:
         first, second = slots(recipe)
         curvature = CURVATURE if self.method == "sdlm" else None
         self.slots = (first, second, curvature, AVERAGE if recipe.average else None)
-        self.running = recipe.component("optimizer").values.get("estimate") == "running"
+        self.running = _estimate(recipe) == "running"
         flat = np.empty((len(runs), PARAMETERS), recipe.dtype)
         kept = {slot: np.zeros_like(flat) for slot in self.slots if slot}
         settings = np.zeros((2, len(runs)), _settings_type(recipe.dtype))  # to train and to score
         self.powers = np.ones((len(runs), 2)) if self.method in ("adam", "adamw") else None
+        own_slots = _own_slots(recipe)
+        self.own: list[OwnState] = []  # of each network; without slots for a built-in optimizer
         self.estimated = np.zeros(len(runs), bool)  # whether there is a curvature to go on with
         for i, run in enumerate(runs):
             seen, state = begin(run)
@@ -312,6 +367,7 @@ class _Batch:
             if self.powers is not None and POWERS[0] in state.optimizer:
                 self.powers[i] = [state.optimizer[name].item() for name in POWERS]
             self.estimated[i] = self.running and f"{CURVATURE}/h1_weight" in state.optimizer
+            self.own.append(OwnState.of(own_slots, state, recipe.dtype))
             settings[:, i] = _settings(run.recipe, seen)
             wanted = torch.from_numpy(targets(run.recipe))
             settings["targets"][0, i] = smoothed(run.recipe, wanted).numpy()
@@ -321,10 +377,8 @@ class _Batch:
         self.own_settings = settings[0]
         self.training, self.scoring = (self._upload(part.view(np.uint8)) for part in settings)
         self.nothing = torch.empty(0, device=self.place)  # a null pointer to a kernel
-        if self.method is not None:  # where the kernel has the states in another order
-            self.scratch = torch.zeros(
-                len(runs), len(kept), PARAMETERS, dtype=self.parameters.dtype, device=self.place
-            )
+        if self.method is not None:
+            self._make_room()
         self.images, self.masks = data.fit.images, self.nothing
         if recipe.augmentation != "none":
             self.images = torch.empty(
@@ -341,6 +395,19 @@ class _Batch:
             for name, s in data.evaluate.items()
         }
 
+    def _make_room(self) -> None:
+        """Make what only a method's steps need: what an optimizer of the user's keeps, and scratch.
+
+        In the scratch, the kernel has all states in an order of its own.
+        """
+        networks, own = len(self.runs), self.own[0]
+        self.own_weights = self._upload(np.stack([o.weights for o in self.own]))
+        numbers = np.zeros((networks, 2 * len(own.numbers) + MOST_SINGLES))
+        numbers[:, : len(own.numbers)] = [o.numbers for o in self.own]
+        self.own_numbers = self._upload(numbers)
+        shape = (networks, len(self.kept) + len(own.weights), PARAMETERS)
+        self.scratch = torch.zeros(shape, dtype=self.parameters.dtype, device=self.place)
+
     def start_epoch(self, epoch: int, active: Sequence[int]) -> None:
         """Start an epoch of the active networks and their evaluations; wait for neither."""
         orders, rows = self.orders.take(epoch, active)
@@ -356,7 +423,8 @@ class _Batch:
             told += shown
         else:
             kept = (self.kept[slot] if slot else self.nothing for slot in self.slots)
-            told = (self.parameters, *kept, self.scratch, self.training)
+            told = (self.parameters, *kept, self.own_weights, self.scratch, self.own_numbers)
+            told += (self.training,)
             told += (*self._methods(epoch, active), *shown, self.masks)
         self.kernels.train(len(self.runs), self.pairs, *told, *in_order, own)
         for name, split in self.data.evaluate.items():
@@ -403,7 +471,9 @@ class _Batch:
         row_of = np.zeros(len(self.runs), np.int32)
         for i in active:
             recipe = self.runs[i].recipe
-            methods[i] = method_values(recipe, n, estimate=not self.estimated[i])
+            own, estimate = self.own[i], not self.estimated[i]
+            methods[i] = method_values(recipe, n, estimate, own.fresh)
+            own.fresh = False
             powers = () if self.powers is None else tuple(self.powers[i])
             row_of[i] = rows.setdefault((recipe, powers), len(tables))
             if row_of[i] == len(tables):
@@ -420,12 +490,20 @@ class _Batch:
         names = list(self.answers)
         # a curvature that is not running is estimated anew before every epoch
         kept = {s: t for s, t in self.kept.items() if s != CURVATURE or self.running}
-        arrays = [self.parameters, *kept.values(), *(t for p in self.answers.values() for t in p)]
-        parameters, *rest = download(arrays)
+        answers = [tensor for pair in self.answers.values() for tensor in pair]
+        kept_own = [self.own_weights, self.own_numbers] if self.own[0].slots else []
+        parameters, *rest = download([self.parameters, *kept_own, *kept.values(), *answers])
+        own = list(self.own)
+        if kept_own:
+            own = [
+                replace(before, weights=weights, numbers=numbers[: len(before.numbers)])
+                for before, weights, numbers in zip(own, *rest[:2], strict=True)
+            ]
+        rest = rest[len(kept_own) :]
         states, rest = dict(zip(kept, rest, strict=False)), rest[len(kept) :]
         pairs = dict(zip(names, zip(rest[::2], rest[1::2], strict=True), strict=True))
         powers = None if self.powers is None else self.powers.copy()
-        return _Results(parameters, states, powers, pairs, self.data.evaluate)
+        return _Results(parameters, states, powers, own, pairs, self.data.evaluate)
 
     def _upload(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.place)

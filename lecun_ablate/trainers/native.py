@@ -11,9 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from lecun_ablate.compiled.activation import CompiledActivation, Target, compiled
 from lecun_ablate.compiled.build import Compiler
-from lecun_ablate.compiled.refused import Refused
+from lecun_ablate.compiled.component import compiled
+from lecun_ablate.compiled.library import (
+    Compiled,
+    CompiledActivation,
+    CompiledLoss,
+    CompiledOptimizer,
+)
+from lecun_ablate.compiled.target import Target
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.digits import Split
 from lecun_ablate.errors import ConfigError, nearest
@@ -40,7 +46,9 @@ from lecun_ablate.trainers.base import (
 )
 from lecun_ablate.trainers.flat import flatten, tensors
 from lecun_ablate.trainers.instructions import PINNED
+from lecun_ablate.trainers.own_state import OwnState
 from lecun_ablate.trainers.shared import (
+    COMPILED_FIELDS,
     POWERS,
     begin,
     epoch_report,
@@ -48,6 +56,7 @@ from lecun_ablate.trainers.shared import (
     refuse_unsupported,
     slots,
     targets,
+    uncompilable,
     unknown_component,
 )
 from lecun_ablate.trainers.workers import Finish, Job, reports_of
@@ -75,17 +84,19 @@ def instruction_sets() -> tuple[str, ...]:
 ACTIVATION_FIELDS = ("activation", "output_activation")
 
 
-def compiled_for(component: Component, instruction_set: str) -> CompiledActivation | None:
-    """Return an activation of the user's own, compiled for a kernel; None for a built-in.
+def compiled_for(
+    component: Component, instruction_set: str, momentum: float = 0.0
+) -> Compiled | None:
+    """Return a component of the user's own, compiled for a kernel; None for a built-in.
 
-    Raises Refused, with the reason, if it cannot be compiled.
+    `momentum` is what an optimizer is given. Raises Refused, with the reason, if the component
+    cannot be compiled.
     """
     if component.builtin:
         return None
     options = tuple(kernel.OPTIONS[instruction_set].split())
-    return compiled(
-        component, Target(instruction_set, kernel.VECTOR_BYTES[instruction_set], options)
-    )
+    target = Target(instruction_set, kernel.VECTOR_BYTES[instruction_set], options)
+    return compiled(component, target, momentum)
 
 
 class NativeTrainer:
@@ -93,8 +104,8 @@ class NativeTrainer:
 
     `instruction_set` is one of those that the CPU has ("avx512", "avx2", "baseline" or "neon"),
     by default the one that is pinned, else the fastest. Between instruction sets, results differ in
-    rounding. With `own_activations`, it compiles activations of the user's own; the compiler is
-    part of its identity then. Raises ConfigError if the kernel or the instruction set is missing.
+    rounding. With `own_components`, it compiles components of the user's own; the compiler is part
+    of its identity then. Raises ConfigError if the kernel or the instruction set is missing.
     """
 
     name = "native"
@@ -105,7 +116,7 @@ class NativeTrainer:
         self,
         threads: int | None = None,
         instruction_set: str | None = None,
-        own_activations: bool = False,
+        own_components: bool = False,
     ):
         if kernel is None:
             raise ConfigError(f"the native trainer cannot run: {_missing}")
@@ -117,15 +128,15 @@ class NativeTrainer:
             )
         self.threads = threads or usable_cores()
         self.instruction_set = instruction_set or kernel.INSTRUCTION_SETS[0]
-        self.own_activations = own_activations
+        self.own_components = own_components
 
     def __reduce__(self) -> tuple[Any, ...]:
         # another machine may lack the kernel or the instruction set: it raises there
-        return NativeTrainer, (self.threads, self.instruction_set, self.own_activations)
+        return NativeTrainer, (self.threads, self.instruction_set, self.own_components)
 
     def identity(self) -> Identity:
         """Return what about the trainer decides a run's numbers; see trainers.base."""
-        compiler = Compiler.find() if self.own_activations else None
+        compiler = Compiler.find() if self.own_components else None
         version = compiler.version if compiler else ""
         return Identity(self.name, self.device, self.instruction_set, 2, version)
 
@@ -133,21 +144,15 @@ class NativeTrainer:
         """Return why the kernel cannot train a recipe, or None.
 
         Inits, connectivities, targets, orders, schedules and augmentations are data to the kernel,
-        so it supports all of them. Activations of the user's own are compiled here.
+        so it supports all of them. Other components of the user's own are compiled here.
         """
-        known = {"loss": kernel.LOSSES, "optimizer": kernel.OPTIMIZERS}
-        unknown = dict.fromkeys(ACTIVATION_FIELDS, kernel.ACTIVATIONS) | known
-        if not self.own_activations:
-            return unknown_component(self.name, recipe, unknown)
-        if reason := unknown_component(self.name, recipe, known):
-            return reason
-        for field in ACTIVATION_FIELDS:
-            component = recipe.component(field)
-            try:
-                compiled_for(component, self.instruction_set)
-            except Refused as reason:
-                return f"the native trainer cannot compile activation {component.name!r}: {reason}"
-        return None
+        if not self.own_components:
+            names = (kernel.ACTIVATIONS, kernel.ACTIVATIONS, kernel.LOSSES, kernel.OPTIMIZERS)
+            known = dict(zip(COMPILED_FIELDS, names, strict=True))
+            return unknown_component(self.name, recipe, known)
+        return uncompilable(
+            self.name, recipe, lambda c, momentum: compiled_for(c, self.instruction_set, momentum)
+        )
 
     def train(
         self,
@@ -211,13 +216,18 @@ class _Network:
         wanted = targets(recipe)
         smooth = smoothed(recipe, torch.from_numpy(wanted)).numpy()
         activations = [recipe.component(field) for field in ACTIVATION_FIELDS]
-        # kept, since the kernel calls what is in them
-        self.own = [compiled_for(component, instruction_set) for component in activations]
-        addresses = [own.addresses(recipe.dtype) if own else None for own in self.own]
+        loss = recipe.component("loss")
+        called = [compiled_for(component, instruction_set) for component in (*activations, loss)]
+        addresses = [
+            own.addresses(recipe.dtype)
+            if isinstance(own, CompiledActivation | CompiledLoss)
+            else None
+            for own in called
+        ]
         self.scoring, self.training = (
             kernel.Choices(
                 *(component.name for component in activations),
-                recipe.component("loss").name,
+                loss.name,
                 recipe.lr,
                 recipe.momentum,
                 recipe.padding,
@@ -228,12 +238,19 @@ class _Network:
             )
             for codes in (wanted, smooth)
         )
+        own = compiled_for(optimizer, instruction_set, recipe.momentum)
+        self.own: OwnState | None = None
+        self.own_step = 0  # its address
+        if isinstance(own, CompiledOptimizer):
+            self.own = OwnState.of(own.slots[recipe.dtype], state, recipe.dtype)
+            self.own_step = own.address(f"step_{recipe.dtype}")
         # the slots of the state that are used, as the torch trainer names them
         first, second = slots(recipe)
         self.first = self._tensor(state, first)
         self.second = self._tensor(state, second)
         self.average = self._tensor(state, AVERAGE if recipe.average else None, self.parameters)
-        self.running = optimizer.values.get("estimate") == "running"
+        self.values: dict[str, Any] = optimizer.values if optimizer.builtin else {}
+        self.running = self.values.get("estimate") == "running"
         self.curvature = self._tensor(state, CURVATURE if optimizer.name == "sdlm" else None)
         self.estimated = self.running and f"{CURVATURE}/h1_weight" in state.optimizer
         self.powers = None
@@ -272,6 +289,8 @@ class _Network:
                 optimizer |= tensors(values, f"{slot}/")
         if self.powers is not None:
             optimizer |= {name: self.powers[i : i + 1].copy() for i, name in enumerate(POWERS)}
+        if self.own is not None:
+            optimizer |= self.own.stored()
         return State(epoch, tensors(self.parameters), optimizer)
 
     def train(self, epoch: int, fit: Split) -> None:
@@ -291,7 +310,7 @@ class _Network:
             )
             return
         if self.curvature is not None and not self.estimated:
-            some = slice(0, int(self.optimizer.values["patterns"]))
+            some = slice(0, int(self.values["patterns"]))
             kernel.curvature(
                 self.instruction_set,
                 self.training,
@@ -318,10 +337,15 @@ class _Network:
             min(recipe.batch_size, max(n, 1)),
             np.ascontiguousarray(learning_rates(recipe, epoch, steps_of(recipe, n))),
             None if kept is None else kept.view(np.uint8),
+            [] if self.own is None else list(self.own.weights),
+            None if self.own is None else self.own.numbers,
+            self.own is None or self.own.fresh,
         )
+        if self.own is not None:
+            self.own.fresh = False
 
     def _method(self) -> Any:
-        values: dict[str, Any] = self.optimizer.values
+        values = self.values
         return kernel.Method(
             self.optimizer.name,
             momentum=self.recipe.momentum,
@@ -335,6 +359,7 @@ class _Network:
             weight_decay=self.recipe.weight_decay,
             average=self.recipe.average,
             dropout=self.recipe.dropout,
+            own=self.own_step,
         )
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 import torch
 
+from lecun_ablate.compiled.refused import Refused
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.errors import ConfigError
 from lecun_ablate.network import initial
+from lecun_ablate.registry import Component
 from lecun_ablate.trainers.base import EpochReport, Run, Scores, State, Trainer
 
 # what an optimizer keeps of each weight, as a state names it: first and second moments
@@ -22,12 +24,17 @@ SLOTS = {
     "rmsprop": (None, "square"),
     "lion": ("mean", None),
 }
+# the fields whose components are code to the compiled trainers; all others are data
+COMPILED_FIELDS = ("activation", "output_activation", "loss", "optimizer")
 POWERS = ("beta1_power", "beta2_power")  # what adam and adamw keep beside them
 
 
 def slots(recipe: Recipe) -> tuple[str | None, str | None]:
-    """Return the names of the first and second moments that a recipe's optimizer keeps."""
-    first, second = SLOTS[recipe.component("optimizer").name]
+    """Return the names of the first and second moments that a built-in optimizer keeps."""
+    optimizer = recipe.component("optimizer")
+    if not optimizer.builtin:
+        return None, None
+    first, second = SLOTS[optimizer.name]
     return (None if first == "velocity" and not recipe.momentum else first), second
 
 
@@ -44,6 +51,26 @@ def unknown_component(
         component = recipe.component(field)
         if not component.builtin or component.name not in names:
             return f"the {trainer} trainer has no {component.kind} {component.name!r}"
+    return None
+
+
+def uncompilable(
+    trainer: str, recipe: Recipe, compile_one: Callable[[Component, float], object]
+) -> str | None:
+    """Return why a trainer cannot compile the user's components of a recipe; None if it can.
+
+    `compile_one` takes a component and the momentum that an optimizer is given; it raises Refused.
+    """
+    for field in COMPILED_FIELDS:
+        component = recipe.component(field)
+        try:
+            compile_one(component, recipe.momentum)
+        except Refused as reason:
+            it = f"{component.kind} {component.name!r}"
+            return f"the {trainer} trainer cannot compile {it}: {reason}"
+    loss = recipe.component("loss")
+    if not loss.builtin and recipe.component("optimizer").name == "sdlm":
+        return f"the {trainer} trainer has no second derivative of loss {loss.name!r}"
     return None
 
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from lecun_ablate.config.recipe import COMPONENT_FIELDS, Recipe
-from lecun_ablate.cuda.compiler import ACTIVATIONS, LOSSES, OPTIMIZERS
 from lecun_ablate.errors import ConfigError
 from lecun_ablate.registry import Component
-from lecun_ablate.trainers import native
-from lecun_ablate.trainers.shared import unknown_component
-
-CUDA = {"activation": ACTIVATIONS, "loss": LOSSES, "optimizer": OPTIMIZERS}
+from lecun_ablate.trainers import cuda, native
 
 
 def refusals(component: Component) -> dict[str, str | None]:
     """Return why each fast trainer cannot run a component; None where it can, at full speed.
 
-    An activation of the user's own is compiled to find out. The torch trainer runs all of them.
+    A component of the user's own is compiled to find out, for a GPU too, whether or not there is
+    one. The torch trainer runs all of them.
     """
     if component.kind not in ("activation", "loss", "optimizer"):  # data to the kernels
         return {"native": native.availability(), "cuda": None}
@@ -26,8 +23,5 @@ def refusals(component: Component) -> dict[str, str | None]:
         return dict.fromkeys(("native", "cuda"), str(error))
     reason = native.availability()
     if reason is None:
-        reason = native.NativeTrainer(own_activations=True).unsupported(recipe)
-    return {
-        "native": reason,
-        "cuda": unknown_component("cuda", recipe, {field: CUDA[component.kind]}),
-    }
+        reason = native.NativeTrainer(own_components=True).unsupported(recipe)
+    return {"native": reason, "cuda": cuda.uncompilable_there(recipe)}

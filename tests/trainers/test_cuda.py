@@ -287,7 +287,7 @@ def test_choosing_it(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(cuda, "availability", lambda: None)
-    monkeypatch.setattr(cuda, "CudaTrainer", lambda: CudaTrainer(Cpu()))
+    monkeypatch.setattr(cuda, "CudaTrainer", lambda **more: CudaTrainer(Cpu(), **more))
     for trainer, device in (("auto", "auto"), ("cuda", "auto"), ("auto", "cuda")):
         chosen, notices = trainers.choose(recipes, trainer, device)
         assert {t.name for t in chosen.values()} == {"cuda"}
@@ -296,11 +296,11 @@ def test_choosing_it(monkeypatch):
         ConfigError, match=r"native: it does not run on device cuda; .* torch, cuda$"
     ):
         trainers.choose(recipes, "native", "cuda")
-    registry.register("activation", "own")(lambda x: x * x)
+    registry.register("activation", "own")(lambda x: x - x.mean())
     recipes["b"] = Recipe(activation="own")
     chosen, notices = trainers.choose(recipes)
     assert {(t.name, t.device) for t in chosen.values()} == {("torch", "cuda")}
-    assert "b: the cuda trainer has no activation 'own'" in notices[0]
+    assert "b: the cuda trainer cannot compile activation 'own': it mixes elements" in notices[0]
     chosen, _ = trainers.choose(recipes, "mixed")
     assert {arm: t.name for arm, t in chosen.items()} == {"a": "cuda", "b": "torch"}
     with pytest.raises(ConfigError, match="arm 'b'"):
@@ -411,12 +411,12 @@ def test_the_cache_of_compiled_kernels(tmp_path, monkeypatch):
     def kept() -> int:
         return sum(path.is_file() for path in tmp_path.rglob("entries/**/*"))
 
-    monkeypatch.setattr(compiler, "source", lambda: _TINY)
+    monkeypatch.setattr(compiler, "source", lambda own="": _TINY)
     compile_kernels(NOTEBOOK, "sm_90")
     (entry,) = (path for path in tmp_path.rglob("entries/**/*") if path.is_file())
     entry.write_bytes(b"\x7fELF, but another one")
     assert compile_kernels(NOTEBOOK, "sm_90").code == b"\x7fELF, but another one"
-    monkeypatch.setattr(compiler, "source", lambda: _TINY + "\n")
+    monkeypatch.setattr(compiler, "source", lambda own="": _TINY + "\n")
     compile_kernels(NOTEBOOK, "sm_90")  # another source
     assert kept() == 2
     compile_kernels(NOTEBOOK, "sm_80")  # another architecture
@@ -439,7 +439,7 @@ def test_where_nothing_can_be_kept_the_kernels_are_compiled_all_the_same(
 ):
     from cuda.core.utils import FileStreamProgramCache
 
-    monkeypatch.setattr(compiler, "source", lambda: _TINY)
+    monkeypatch.setattr(compiler, "source", lambda own="": _TINY)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     if what == "no home":
         monkeypatch.delenv("XDG_CACHE_HOME")
@@ -464,7 +464,7 @@ def test_the_oldest_compiler_that_is_supported_takes_the_source():
 
 @pytest.mark.usefixtures("nvrtc")
 def test_a_compiler_that_fails_says_why(monkeypatch):
-    monkeypatch.setattr(compiler, "source", lambda: "__device__ int x = y;")
+    monkeypatch.setattr(compiler, "source", lambda own="": "__device__ int x = y;")
     with pytest.raises(LecunAblateError, match=r'for sm_90: error: identifier "y" is undefined'):
         compile_kernels(NOTEBOOK, "sm_90", io.StringIO())
 
@@ -483,7 +483,7 @@ def fake_gpu(nvrtc, monkeypatch, tmp_path):
     from cuda.bindings import driver
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(compiler, "source", lambda: _TINY)
+    monkeypatch.setattr(compiler, "source", lambda own="": _TINY)
     fake = SimpleNamespace(version=13_000, launches=[], attributes=[], damaged=b"", broken=None)
 
     class Device:
