@@ -47,6 +47,7 @@ from lecun_ablate.tracking.records import (
 )
 from lecun_ablate.tracking.sqlite import sql_store
 from lecun_ablate.tracking.tags import (
+    OF_FINISHED_RUNS,
     contradictory_histories,
     finished_run,
     plan_record,
@@ -221,7 +222,7 @@ class Store:
         """
         finished: Finished = {}
         unusable: Unusable = {}
-        for run in self.connection.tagged(experiment_id, {LEVEL: Level.RUN}):
+        for run in self.connection.tagged(experiment_id, {LEVEL: Level.RUN}, OF_FINISHED_RUNS):
             if run.info.status != "FINISHED":
                 continue
             run_id, key = run.info.run_id, run.data.tags.get(KEY, run.info.run_id)
