@@ -7,10 +7,10 @@
 Writes seed runs of realistic size (23 epochs of 7 metrics, the recipe as params, the weights and
 the answers on the test split as artifacts) to a store in a temporary folder, and prints the total
 time, and the time to find them again. --tracking-uri writes to another store, a new one; --client
-through MLflow's client, as to a server or to a database whose tables are unknown. --profile also
-shows where the time is spent. --overlapped runs a whole experiment instead, with the cuda trainer
-on a device that computes nothing. That leaves the work of the host, from drawing the first weights
-to writing the last run.
+through MLflow's client, one run at a time, as this package once did to servers and to PostgreSQL.
+--profile also shows where the time is spent. --overlapped runs a whole experiment instead, with the
+cuda trainer on a device that computes nothing. That leaves the work of the host, from drawing the
+first weights to writing the last run.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from lecun_ablate.reporting.conclusion import conclude
 from lecun_ablate.running.experiment import run_experiment
 from lecun_ablate.running.training import Prepared
 from lecun_ablate.tracking import sqlite
+from lecun_ablate.tracking.connection import Connection
 from lecun_ablate.tracking.plan_run import PlanRun
 from lecun_ablate.tracking.writer import Writer
 from lecun_ablate.trainers.base import Identity, Trainer
@@ -128,6 +129,7 @@ def main() -> None:
     profile = cProfile.Profile()
     if options.client:
         sqlite.TESTED_REVISIONS.clear()
+        Connection.is_server = False  # then runs are written one by one
     with (
         tempfile.TemporaryDirectory() as folder,
         Writer.opened(options.tracking_uri or f"sqlite:///{Path(folder, 'mlflow.db')}") as writer,
@@ -138,6 +140,7 @@ def main() -> None:
             profile.enable()
         for seed in range(options.runs):
             plan_run.log("one", seed, history, RunStatus.FINISHED, artifacts)
+        writer.flush()
         profile.disable()
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
         began = time.perf_counter()

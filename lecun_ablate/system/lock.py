@@ -208,10 +208,8 @@ def _boot() -> str:
 def in_use(what: str, who: str, since: str = "") -> LecunAblateError:
     """Return the error that says who holds a lock, and since when if that is known."""
     when = f" since {since}" if since else ""
-    text = (
-        f"{what} is in use by {who or 'another process'}{when}: wait until it has ended, or stop it"
-    )
-    return LecunAblateError(without_passwords(text))
+    text = f"{what} is in use by {who or 'another process'}{when}"
+    return LecunAblateError(without_passwords(f"{text}: wait until it has ended, or stop it"))
 
 
 def _bound_by(name: str) -> str:

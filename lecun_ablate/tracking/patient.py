@@ -117,9 +117,7 @@ class _Patient:
         return until_answered(action, self._where)
 
 
-_given_up: set[str] = (
-    set()
-)  # servers that have been waited for in vain: not again until they answer
+_given_up: set[str] = set()  # servers that were waited for in vain, until they answer
 
 
 def give_up(where: str) -> None:

@@ -1,4 +1,4 @@
-"""Finished runs on their way to a tracking server: on this machine's disk until the server has them.
+"""Finished runs on their way to a tracking server, kept on this machine's disk until it has them.
 
 Each is a zip archive of its own: `run.json`, what the server is told of the run, and `files/`. It
 appears under its name only when it is whole and on the disk, and goes only when the server has all

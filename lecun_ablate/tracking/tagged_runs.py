@@ -31,7 +31,8 @@ def tagged_runs(
     """Yield what the client's `search_runs` would, without inputs: the newest first.
 
     Deleted runs are left out. `only`: of their tags and params those with these keys are read, and
-    no metrics, which takes a fraction of the time. Call it only where `Connection.has_known_tables`.
+    no metrics, which takes a fraction of the time. Only for stores that
+    `Connection.has_known_tables`.
     """
     wanted: Any = select(*_INFO).where(
         SqlRun.experiment_id == int(experiment_id),

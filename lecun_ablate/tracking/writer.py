@@ -20,7 +20,7 @@ import functools
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -333,18 +333,11 @@ class Writer:
 
         write_once(self.connection.impatient, run, spool.request_of(path), again, put)
 
-    @writes
     def flush(self) -> None:
         """Wait until all runs are on the server; raise LecunAblateError if they cannot be."""
-        silence = self._sender.wait(patient.LONGEST)
+        self._wait_for_server()
         self._raise_failures()
-        if silence:
-            patient.give_up(self.connection.where)
-            raise LecunAblateError(
-                f"{self.connection.where}: does not answer: {reason(silence)}; {self._waiting()}"
-            )
 
-    @writes
     def take_up(self, experiment_id: str, notice: Callable[[str], None]) -> None:
         """Write the runs of an experiment that an earlier process has left waiting.
 
@@ -354,34 +347,45 @@ class Writer:
         paths = self._spool.waiting(self._names[experiment_id])
         if not paths:
             return
-        tagged = self.connection.tagged(experiment_id, {LEVEL: Level.RUN})
-        there = {run.data.tags.get(KEY) for run in tagged if run.info.status == "FINISHED"}
-        for path in paths:
-            try:
-                about, _ = spool.read(path)
-            except LecunAblateError as error:
-                notice(f"{error}: left aside as {spool.set_aside(path)}")
-                continue
-            if about.key in there:
-                path.unlink()
-            else:
-                self._sender.add(path, again=True)
-        silence = self._sender.wait(patient.LONGEST)
+        with self.writing():
+            tagged = self.connection.tagged(experiment_id, {LEVEL: Level.RUN})
+            there = {run.data.tags.get(KEY) for run in tagged if run.info.status == "FINISHED"}
+            for path in paths:
+                self._take_up(path, there, notice)
+        self._wait_for_server()
         for failure in self._sender.failures():
             aside = spool.set_aside(failure.path)
             notice(f"{aside}: a finished run that the server refuses: {reason(failure.error)}")
-        if silence:
-            patient.give_up(self.connection.where)
-            raise LecunAblateError(f"does not answer: {reason(silence)}; {self._waiting()}")
         one = len(paths) == 1
         notice(
             f"{len(paths)} finished run{'' if one else 's'} that waited in {self._spool.folder} "
-            f"{'is' if one else 'are'} on the server now"
+            f"{'has' if one else 'have'} been taken up"
         )
+
+    def _take_up(
+        self, path: Path, there: Container[str | None], notice: Callable[[str], None]
+    ) -> None:
+        try:
+            about, _ = spool.read(path)
+        except LecunAblateError as error:
+            notice(f"{error}: set aside as {spool.set_aside(path).name}")
+            return
+        if about.key in there:
+            path.unlink()
+        else:
+            self._sender.add(path, again=True)
+
+    def _wait_for_server(self) -> None:
+        if silence := self._sender.wait(patient.LONGEST):
+            patient.give_up(self.connection.where)
+            raise LecunAblateError(
+                f"{self.connection.where}: does not answer: {reason(silence)}; {self._waiting()}"
+            )
 
     def _raise_failures(self) -> None:
         for failure in self._sender.failures():
-            raise failure.error
+            with self.connection.explained("cannot be written"):
+                raise failure.error
 
     def _waiting(self) -> str:
         number = len(self._spool.waiting())

@@ -62,9 +62,10 @@ def test_the_run_that_ended_first_is_first(here):
     assert here.waiting("a/tiny") == [early, late]
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda b: b[:100], lambda b: b"", lambda b: b[:-300] + b"x" * 9]
-)
+DAMAGES = [lambda b: b[:100], lambda b: b"", lambda b: b[:-300] + b"x" * 9]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_archive_is_named_and_can_be_set_aside(here, damage):
     path = here.put("any/tiny", ENDED, FILES)
     path.write_bytes(damage(path.read_bytes()))
@@ -87,7 +88,7 @@ def test_a_full_disk_leaves_no_part_of_a_run(here, monkeypatch):
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space left on device: .*unsent"):
+    with pytest.raises(OSError, match=r"No space left on device: .*unsent"):
         here.put("any/tiny", ENDED, FILES)
     assert [path for path in Path("unsent").rglob("*") if path.is_file()] == []
 
@@ -193,11 +194,8 @@ class Tracking:
         return value
 
     def search_runs(self, ids, condition):
-        found = [
-            run
-            for run in self.runs.values()
-            if f"'{run.tags['lecun_ablate.request']}'" in condition
-        ]
+        runs = self.runs.values()
+        found = [r for r in runs if f"'{r.tags['lecun_ablate.request']}'" in condition]
         return self._answer(found)
 
     def create_run(self, experiment_id, started, tags, name):
