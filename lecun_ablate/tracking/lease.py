@@ -78,7 +78,8 @@ class Lease:
 
     def _take(self) -> None:
         other = self._owner()
-        if other and alive(other.holder) is not False:
+        left = other and (other.holder == identity() or alive(other.holder) is False)
+        if other and not left:  # this process could not give its last one back: the server was down
             if other.until > time.time():
                 raise self._in_use(other)
             self._watch(other)
