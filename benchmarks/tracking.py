@@ -6,7 +6,7 @@
 
 Writes seed runs of realistic size (23 epochs of 7 metrics, the recipe as params, the weights and
 the answers on the test split as artifacts) to a store in a temporary folder, and prints the total
-time, and the time to find them again. --tracking-uri writes to another store, a new one; --client
+time, and the time to find them again. --tracking-uri writes to another store; --client writes
 through MLflow's client, one run at a time, as this package once did to servers and to PostgreSQL.
 --profile also shows where the time is spent. --overlapped runs a whole experiment instead, with the
 cuda trainer on a device that computes nothing. That leaves the work of the host, from drawing the
@@ -21,6 +21,7 @@ import io
 import pstats
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ IDENTITY = Identity("cuda", "cuda", "sm_90", 1)
 
 def made_up_plan(runs: int, digits: Digits, identity: Identity, recipe: Recipe) -> Plan:
     experiment = Experiment(
-        "logging",
+        f"logging-{uuid.uuid4().hex[:8]}",  # new in any store
         "How fast?",
         DataChoice(name="usps"),
         (Arm("one", {}, recipe),),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -114,17 +115,32 @@ _WHEN = ("timestamp", "step")
 def _insert(
     connection: Connection, model: Any, columns: tuple[str, ...], rows: list[tuple[Any, ...]]
 ) -> None:
-    """Insert rows, at a third of the cost of SQLAlchemy's own way, which looks at every value."""
-    if rows:
-        connection.exec_driver_sql(_statement(model, columns, connection.dialect), rows)
+    """Insert rows, at a third of the cost of SQLAlchemy's own way, which looks at every value.
+
+    A server gets all of them in one statement: each takes the way to it and back.
+    """
+    if not rows:
+        return
+    dialect = connection.dialect
+    if dialect.name == "sqlite":
+        connection.exec_driver_sql(_statement(model, columns, 1, dialect), rows)
+        return
+    most = MOST_VALUES // len(columns)
+    for part in (rows[i : i + most] for i in range(0, len(rows), most)):
+        values = tuple(itertools.chain.from_iterable(part))
+        connection.exec_driver_sql(_statement(model, columns, len(part), dialect), values)
 
 
-@functools.lru_cache(32)
-def _statement(model: Any, columns: tuple[str, ...], dialect: Dialect) -> str:
-    """Return an INSERT as the database's driver takes it."""
+MOST_VALUES = 10_000  # in a statement; PostgreSQL takes 65,535
+
+
+@functools.lru_cache(128)
+def _statement(model: Any, columns: tuple[str, ...], rows: int, dialect: Dialect) -> str:
+    """Return an INSERT of some rows as the database's driver takes it."""
     quoted = ", ".join(map(dialect.identifier_preparer.quote, columns))
     places = ", ".join(["?" if dialect.paramstyle == "qmark" else "%s"] * len(columns))
-    return f"INSERT INTO {model.__tablename__} ({quoted}) VALUES ({places})"
+    values = ", ".join([f"({places})"] * rows)
+    return f"INSERT INTO {model.__tablename__} ({quoted}) VALUES {values}"
 
 
 def _insert_input(

@@ -8,9 +8,9 @@ run names.
 Seed runs for a tracking server go to this machine's disk first, and from there to the server while
 training goes on.
 
-What is written beside an SQLite file reaches the disk every few seconds and at the end, not with
-every run: that would take longer than training. A power cut can so take the last few runs, or leave
-their rows without their files. Such runs do not count and are trained again.
+An SQLite file, and files of runs in a folder, reach the disk every few seconds and at the end, not
+with every run: that would take longer than training. A power cut can so take the last few runs, or
+leave their rows without their files. Such runs do not count and are trained again.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Writer:
         self.client = store.connection.client  # MLflow's: for this package only
         self._folders: dict[str, str] = {}  # of experiments that have been written to
         database = store.connection.database
-        self._sync = GroupSync([database.parent, artifact_folder(database)]) if database else None
+        self._sync = GroupSync([database.parent, artifact_folder(database)] if database else [])
         self._names: dict[str, str] = {}  # of the experiments that are being driven, by id
         self._leases: dict[str, Lease] = {}  # on them, by id
         self._spool = Spool(store.connection.uri)
@@ -128,8 +128,8 @@ class Writer:
                 writer._stop_sending()
                 if database is not None:
                     close(writer.client)
-                    with writer.writing():
-                        writer.sync()
+                with writer.writing():
+                    writer.sync()
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -227,8 +227,7 @@ class Writer:
 
     def sync(self) -> None:
         """Wait until all that has been written is on the disk; a server answers for its own."""
-        if self._sync is not None:
-            self._sync.finish()
+        self._sync.finish()
 
     # ---- runs of any level
 
@@ -289,13 +288,12 @@ class Writer:
         if level is Level.RUN:
             contents = {**contents, RUN_FILE: kept(run)}
         # first, since the run counts as soon as it is inserted
-        self.files.put(run_id, contents, durable=self._sync is None)
+        self.files.put(run_id, contents, durable=False)
         place = self.files.place(run_id)  # may be beside a copy
         info = run.info(run_id, place if urlsplit(place).scheme else folder_uri(Path(place)))
         self.connection.remember(info)
         insert_run(self.client, run, info)
-        if self._sync is not None:
-            self._sync.written()
+        self._sync.written(Path(place).parents[1])
         return run_id
 
     @writes
