@@ -15,7 +15,8 @@ from test_servers import YAML, free_port, server, stop
 from unreliable import Unreliable
 
 import lecun_ablate
-from lecun_ablate.tracking import lease, patient
+from lecun_ablate.plan.results import EPOCH_METRICS
+from lecun_ablate.tracking import lease, patient, store
 
 RUN = ("run", "small.yaml", "--device", "cpu", "--trainer", "torch")
 COLUMNS = ["arm", "seed", "epoch", "train_loss", "test_loss", "test_misses", "status"]
@@ -104,6 +105,7 @@ def test_runs_wait_on_the_disk_until_the_next_start(proxy, command, monkeypatch,
     assert_right(monkeypatch)
 
 
+@pytest.mark.slow
 def test_an_outage_that_ends_in_time_is_only_said(proxy, command, monkeypatch):
     def down_for_a_while():
         proxy.down = True
@@ -116,6 +118,7 @@ def test_an_outage_that_ends_in_time_is_only_said(proxy, command, monkeypatch):
     assert_right(monkeypatch)
 
 
+@pytest.mark.slow
 def test_what_the_server_has_already_is_not_written_again(proxy, command, monkeypatch):
     """As after a kill between the last answer of the server and the deletion of the file."""
     kept = {}
@@ -192,6 +195,20 @@ def test_a_kill_while_runs_wait_loses_none(proxy, command, monkeypatch):
     assert set(keys.values()) == {1} and len(keys) == 80
 
 
+@pytest.mark.parametrize("most", [2500, 2])
+def test_histories_are_those_that_mlflow_gives_run_by_run(proxy, command, monkeypatch, most):
+    """Many runs in one request; the server leaves points out of runs that have too many."""
+    monkeypatch.setattr(store, "MOST_POINTS", most)
+    assert command(*RUN, "--epochs", "3")[0] == 0
+    opened = store.Store()
+    (experiment,) = [e for e in MlflowClient().search_experiments() if e.name != "Default"]
+    runs = opened.finished(experiment.experiment_id)[0].values()
+    ids = [run.run_id for run in runs]
+    points = opened._points_of_server(ids)
+    assert sorted(points) == sorted(opened._points_of_client(ids))
+    assert len(points) == len(ids) * len(EPOCH_METRICS) * 3
+
+
 # ---- who drives
 
 HOLD = """
@@ -246,6 +263,7 @@ def test_the_lease_of_a_dead_machine_is_taken_over(proxy, command, monkeypatch):
     assert_right(monkeypatch)
 
 
+@pytest.mark.slow
 def test_a_living_holder_whose_clock_is_behind_keeps_its_lease(proxy, command, monkeypatch):
     """By our clock its lease has run out; but it is renewed."""
     assert command(*RUN, "--seeds", "1")[0] == 0
@@ -258,6 +276,7 @@ def test_a_living_holder_whose_clock_is_behind_keeps_its_lease(proxy, command, m
     first.communicate("")
 
 
+@pytest.mark.slow
 def test_a_killed_driver_on_this_machine_is_not_waited_for(proxy, command, monkeypatch):
     assert command(*RUN, "--seeds", "1")[0] == 0
     (experiment,) = [e for e in MlflowClient().search_experiments() if e.name != "Default"]
@@ -269,6 +288,7 @@ def test_a_killed_driver_on_this_machine_is_not_waited_for(proxy, command, monke
     assert time.monotonic() - began < lease.SECONDS / 2
 
 
+@pytest.mark.slow
 def test_a_driver_whose_lease_was_taken_over_stops(proxy, command, monkeypatch):
     """As a laptop that was asleep; what it had finished is kept."""
     monkeypatch.setattr(lease, "RENEWAL", 0.1)

@@ -147,8 +147,8 @@ def test_a_study_and_its_experiment_on_one_server(server, tiny, command, monkeyp
     assert set(tuned.arm) == {"tanh", "relu"}
 
 
-def test_one_database_for_both_is_refused_with_a_reason(one_postgres, tiny, command, workplace):
+def test_one_database_for_both_is_refused_with_a_reason(one_postgres, workplace):
     both = one_postgres.replace("/mlflow", "/studies")
     assert open_storage(both) is not None  # Optuna's tables
-    with pytest.raises(LecunAblateError, match="schema"):
+    with pytest.raises(LecunAblateError, match="database of another program, such as Optuna"):
         Store(both)
