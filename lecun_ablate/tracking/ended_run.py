@@ -1,9 +1,8 @@
-"""A run that has ended, and a fast way to write it to MLflow's SQLite file."""
+"""A run that has ended, and a fast way to write it to MLflow's database."""
 
 from __future__ import annotations
 
 import functools
-import itertools
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -95,7 +94,7 @@ def insert_run(client: MlflowClient, run: EndedRun, info: RunInfo) -> None:
             points.append((run_id, name, value, is_nan, run.ended, epoch))
         latest.append(points[-1])
     text, point = ("run_uuid", "key", "value"), ("run_uuid", "key", "value", "is_nan", *_WHEN)
-    rows: list[tuple[Any, tuple[str, ...], list[tuple[Any, ...]]]] = [
+    parts: list[Part] = [
         (SqlRun, tuple(about), [tuple(about.values())]),
         (SqlTag, text, [(run_id, key, value) for key, value in run.tags.items()]),
         (SqlParam, text, [(run_id, param.key, param.value) for param in params(run.values)]),
@@ -103,49 +102,65 @@ def insert_run(client: MlflowClient, run: EndedRun, info: RunInfo) -> None:
         (SqlLatestMetric, point, latest),
     ]
     with store.engine.begin() as connection:
-        for table, columns, values in rows:
-            _insert(connection, table, columns, values)
         if run.data:
-            _insert_input(connection, run_id, run.experiment_id, run.data)
+            parts += _input_parts(connection, run_id, run.experiment_id, run.data)
+        _insert(connection, [part for part in parts if part[2]])
 
 
 _WHEN = ("timestamp", "step")
+Part = tuple[Any, tuple[str, ...], list[tuple[Any, ...]]]  # a table, columns, and rows for it
+MOST_VALUES = 8_000  # in a part of a statement
+AT_ONCE = 8  # parts of a statement, in which PostgreSQL takes 65,535 values
 
 
-def _insert(
-    connection: Connection, model: Any, columns: tuple[str, ...], rows: list[tuple[Any, ...]]
-) -> None:
+def _insert(connection: Connection, parts: Sequence[Part]) -> None:
     """Insert rows, at a third of the cost of SQLAlchemy's own way, which looks at every value.
 
-    A server gets all of them in one statement: each takes the way to it and back.
+    PostgreSQL gets all parts in one statement: each takes the way to the server and back.
     """
-    if not rows:
-        return
     dialect = connection.dialect
-    if dialect.name == "sqlite":
-        connection.exec_driver_sql(_statement(model, columns, 1, dialect), rows)
+    if dialect.name != "postgresql":
+        for model, columns, rows in parts:
+            connection.exec_driver_sql(_statement(((model, columns, 1),), dialect), rows)
         return
-    most = MOST_VALUES // len(columns)
-    for part in (rows[i : i + most] for i in range(0, len(rows), most)):
-        values = tuple(itertools.chain.from_iterable(part))
-        connection.exec_driver_sql(_statement(model, columns, len(part), dialect), values)
+    waiting: list[Part] = []
+    for model, columns, rows in parts:
+        most = MOST_VALUES // len(columns)
+        for i in range(0, len(rows), most):
+            waiting.append((model, columns, rows[i : i + most]))
+            if len(waiting) >= AT_ONCE:
+                _insert_at_once(connection, waiting)
+                waiting = []
+    _insert_at_once(connection, waiting)
 
 
-MOST_VALUES = 10_000  # in a statement; PostgreSQL takes 65,535
+def _insert_at_once(connection: Connection, parts: Sequence[Part]) -> None:
+    if parts:
+        shapes = tuple((model, columns, len(rows)) for model, columns, rows in parts)
+        values = tuple(value for _, _, rows in parts for row in rows for value in row)
+        connection.exec_driver_sql(_statement(shapes, connection.dialect), values)
 
 
 @functools.lru_cache(128)
-def _statement(model: Any, columns: tuple[str, ...], rows: int, dialect: Dialect) -> str:
-    """Return an INSERT of some rows as the database's driver takes it."""
-    quoted = ", ".join(map(dialect.identifier_preparer.quote, columns))
-    places = ", ".join(["?" if dialect.paramstyle == "qmark" else "%s"] * len(columns))
-    values = ", ".join([f"({places})"] * rows)
-    return f"INSERT INTO {model.__tablename__} ({quoted}) VALUES {values}"
+def _statement(shapes: tuple[tuple[Any, tuple[str, ...], int], ...], dialect: Dialect) -> str:
+    """Return a statement that inserts numbers of rows into tables, as the driver takes it."""
+    inserts = []
+    for model, columns, rows in shapes:
+        quoted = ", ".join(map(dialect.identifier_preparer.quote, columns))
+        places = ", ".join(["?" if dialect.paramstyle == "qmark" else "%s"] * len(columns))
+        values = ", ".join([f"({places})"] * rows)
+        inserts.append(f"INSERT INTO {model.__tablename__} ({quoted}) VALUES {values}")
+    *first, last = inserts
+    if not first:
+        return last
+    named = ", ".join(f"part{number} AS ({insert})" for number, insert in enumerate(first))
+    return f"WITH {named} {last}"
 
 
-def _insert_input(
+def _input_parts(
     connection: Connection, run_id: str, experiment_id: str, data: DatasetInput
-) -> None:
+) -> list[Part]:
+    """Return what says that a run used a data set, which is inserted if it is a new one."""
     dataset = data.dataset
     known = {
         "experiment_id": int(experiment_id), "name": dataset.name, "digest": dataset.digest,
@@ -168,9 +183,8 @@ def _insert_input(
     input_id = uuid.uuid4().hex
     columns = ("input_uuid", "source_type", "source_id", "destination_type", "destination_id")
     row = (input_id, "DATASET", dataset_id, "RUN", run_id)
-    _insert(connection, SqlInput, columns, [row])
     tags = [(input_id, tag.key, tag.value) for tag in data.tags]
-    _insert(connection, SqlInputTag, ("input_uuid", "name", "value"), tags)
+    return [(SqlInput, columns, [row]), (SqlInputTag, ("input_uuid", "name", "value"), tags)]
 
 
 _DATASET_ID: Any = select(SqlDataset.dataset_uuid).where(

@@ -43,20 +43,20 @@ class Files:
     def read(self, run_id: str, artifact: str) -> bytes:
         """Return an artifact's bytes; raises LecunAblateError if it is gone."""
         place = self.place(run_id)
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                if not urlsplit(place).scheme:  # MLflow's downloader is many times slower
-                    return Path(place, artifact).read_bytes()
+        try:
+            if not urlsplit(place).scheme:  # MLflow's downloader is many times slower
+                return Path(place, artifact).read_bytes()
+            with tempfile.TemporaryDirectory() as folder:
                 remote = self._remote(place)
                 path = until_answered(
                     lambda _: remote.download_artifacts(artifact, folder), self._connection.where
                 )
                 return Path(path).read_bytes()
-            except (MlflowException, OSError) as error:
-                raise LecunAblateError(
-                    f"run {run_id}: its file {artifact} cannot be read: {error} (run its "
-                    "experiment again: that trains the runs that have lost their files)"
-                ) from error
+        except (MlflowException, OSError) as error:
+            raise LecunAblateError(
+                f"run {run_id}: its file {artifact} cannot be read: {error} (run its "
+                "experiment again: that trains the runs that have lost their files)"
+            ) from error
 
     def _remote(self, place: str) -> ArtifactRepository:
         """Return what reads and lists files of a run that are elsewhere.

@@ -397,7 +397,7 @@ def histories_at_once(
 ) -> list[tuple[str, int, str, float]]:
     """Return (run_id, epoch, metric, value) of at most 100 runs from a tracking server.
 
-    MLflow's client has no method for it, and would take a request for each run. A run has MOST_POINTS
+    MLflow's client has no method for it, and would take a request for each. A run has MOST_POINTS
     at most: of more, the server leaves some out.
     """
     asked = GetMetricHistoryBulkInterval(
