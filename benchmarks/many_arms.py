@@ -10,6 +10,8 @@
   said to hold for new images as well, of at least one arm, with and without Holm over the joint p.
 - A factorial without effects: the chance that any comparison of its arms or any effect is called,
   corrected as two families or as one.
+- Changes that are all worth the same: what the steps of the path of the largest gains show, and how
+  often their intervals cover the truth.
 - One better arm: the difference that is shown where it is called, what `shown_when_called` expects,
   and what `corrected_for_call` makes of it.
 
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from itertools import combinations
 
 import numpy as np
 from scipy import stats
@@ -32,6 +35,7 @@ from lecun_ablate.statistics import (
     corrected_for_call,
     factorial,
     holm,
+    largest_gains,
     shown_when_called,
     sign_flip_test,
     step_down,
@@ -130,6 +134,29 @@ def families(experiments: int) -> Iterator[str]:
         yield f"| {' x '.join(map(str, levels))} | {seeds} | {shares} |"
 
 
+def paths(experiments: int) -> Iterator[str]:
+    """Changes that each gain 0.2 points wherever they are made; errors have sd 0.3 over seeds."""
+    yield "| changes | seeds | each gains | first step | last step | covered: first, last |"
+    yield "|---|---|---|---|---|---|"
+    true, sd = -0.002, 0.003
+    for changes, seeds in ((4, 10), (8, 10), (8, 20)):
+        names = "abcdefgh"[:changes]
+        sets = [made for size in range(changes + 1) for made in combinations(names, size)]
+        rng = np.random.default_rng(4)
+        ends: list[tuple[float, float]] = []
+        covered: list[tuple[bool, bool]] = []
+        for _ in range(experiments):
+            table = {made: 0.05 + true * len(made) + rng.normal(0, sd, seeds) for made in sets}
+            path = largest_gains(table)
+            steps = path[0], path[-1]
+            ends.append((steps[0].effect, steps[1].effect))
+            inside = [s.interval is not None and not s.interval.excludes(true) for s in steps]
+            covered.append((inside[0], inside[1]))
+        first, last = 100 * np.mean(ends, axis=0)
+        shares = ", ".join(f"{100 * share:.1f} %" for share in np.mean(covered, axis=0))
+        yield f"| {changes} | {seeds} | {100 * true:+.2f} | {first:+.2f} | {last:+.2f} | {shares} |"
+
+
 def inflation(experiments: int) -> Iterator[str]:
     yield "| true difference, sd | seeds | called | shown then | expected | corrected, median |"
     yield "|---|---|---|---|---|---|"
@@ -152,6 +179,7 @@ PARTS = {
     "corrections": ("arms against one baseline", corrections, 1),
     "images": ("new images, equal arms", new_images, 4),
     "factorials": ("factorials without effects", families, 2),
+    "paths": ("changes that are worth the same", paths, 2),
     "inflation": ("a better arm", inflation, 1),
 }
 

@@ -1,4 +1,4 @@
-"""What following the advice "N more seeds would probably tell" costs, by simulation.
+"""What following the advice "N more seeds would probably decide it" costs, by simulation.
 
     python benchmarks/more_seeds.py
 

@@ -17,7 +17,7 @@ __all__ = ["comparisons", "load_results", "register", "report", "run", "show", "
 
 
 def __getattr__(name: str) -> Any:
-    """Import the heavy entry points only when they are asked for."""
+    """Import the heavy entry points only when they are used."""
     if name in __all__:
         from lecun_ablate import api
 

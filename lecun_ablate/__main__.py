@@ -5,7 +5,7 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Run the command line; Ctrl-C while it is still being imported ends it quietly as well."""
+    """Run the command line; Ctrl-C also ends it quietly while it is still being imported."""
     try:
         from lecun_ablate.cli import main as command_line
 

@@ -1,7 +1,7 @@
-"""The package from Python: one function for each thing that the command line does.
+"""The package from Python: one function for each command.
 
 Heavy imports wait until a function needs them, so that a wrong file or missing data end a command
-before the seconds that they take.
+before these seconds are spent.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ STUDY_STORAGE = "sqlite:///studies/optuna.db"
 class Options:
     """Where data are, what trains, and where results are stored."""
 
-    data_dir: Path | None = None  # None: LECUN_ABLATE_DATA, else the cache, else the Hub
+    data_dir: Path | None = None  # None: LECUN_ABLATE_DATA, otherwise the cache, otherwise the Hub
     trainer: str = "auto"  # see trainers.names.TrainerChoice
     device: str = "auto"  # see trainers.names.DeviceChoice
     storage: str = STUDY_STORAGE  # where Optuna keeps studies
@@ -66,10 +66,10 @@ def _ignore(_: object) -> None:
 
 @dataclass(frozen=True)
 class Watch:
-    """What is told while a command works."""
+    """Callbacks that report while a command works."""
 
-    notice: Callable[[str], None] = warnings.warn  # what a user must know
-    remark: Callable[[str], None] = _ignore  # what explains a delay or a choice
+    notice: Callable[[str], None] = warnings.warn  # notices that a user must not miss
+    remark: Callable[[str], None] = _ignore  # remarks that explain a delay or a choice
     progress: Progress | None = None
     studied: Callable[[FinishedStudy], None] = _ignore  # a study that `tune` has run first
 
@@ -94,13 +94,14 @@ class DryRun:
             "data": plan.data,
             "data_digest": plan.data_digest,
             "arms": {arm.name: arm.described for arm in plan.experiment.arms},
+            "arms_at_most": plan.experiment.most_arms,
             "baseline": plan.experiment.baseline,
             "seeds": list(plan.experiment.seeds),
             "runs": len(plan.keys),
             "done": len(plan.keys) - len(self.todo),
             "todo": len(self.todo),
             "estimated_seconds": round(self.seconds, 1),
-            "trainers": {arm: identity.name for arm, identity in plan.trainers.items()},
+            "trainers": {arm.name: plan.trainers[arm.name].name for arm in plan.experiment.arms},
         }
 
 
@@ -139,7 +140,7 @@ class Shown:
 
     @property
     def notices(self) -> list[str]:
-        """What must be said of runs that are not among the results."""
+        """Notices about runs that are not among the results."""
         left_out = self.evidence.results.left_out
         if not left_out:
             return []
@@ -180,17 +181,16 @@ def run(
     tracking_uri: str | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Train what is missing of an experiment and return all of its results.
+    """Train the missing runs of an experiment and return all of its results.
 
     `experiment` is a YAML file, which the keyword arguments override as the options of the command
     line do, or an Experiment. `storage` is where Optuna keeps the study that tunes it, if one does;
-    `tune` runs what is missing of that study first. `only` names the arms to train now, if not all;
+    `tune` finishes that study first. `only` names the arms to train now, if not all;
     `without_seeds` leaves seeds out of training and of the results; `all_pairs` compares every arm
-    with every other. Returns a tidy frame with a row
-    per run and epoch: arm, seed, epoch, train_loss, train_error, train_misses, test_loss,
-    test_error, test_misses (errors as fractions), epoch_seconds, status and run_id. Seeds that the
-    same plan has been run with before are among them. Raises ConfigError, DataError or
-    LecunAblateError.
+    with every other. Returns a tidy frame with a row per run and epoch: arm, seed, epoch,
+    train_loss, train_error, train_misses, test_loss, test_error, test_misses (errors as fractions),
+    epoch_seconds, status and run_id. They include seeds that the same plan was run with before.
+    Raises ConfigError, DataError or LecunAblateError.
     """
     from lecun_ablate.config.source import Overrides
 
@@ -212,12 +212,11 @@ def evaluate(
     tune: bool = False,
     only: Sequence[str] = (),
 ) -> Shown:
-    """Do as `run` does, and return the results with what they show.
+    """Do the same as `run`, and return the results with their evidence.
 
     The report is written under reports/ and to the experiment's run in MLflow.
     """
     experiment = _experiment(experiment, overrides, options, watch, writes=True)
-    from lecun_ablate.reporting.conclusion import conclude
     from lecun_ablate.running.experiment import run_experiment
     from lecun_ablate.tracking.plan_run import PlanRun
     from lecun_ablate.tracking.writer import Writer
@@ -229,10 +228,12 @@ def evaluate(
     prepared = replace(prepare(experiment, options), only=tuple(only))
     for notice in prepared.notices:
         watch.notice(notice)
-    # only the report needs this; most of the import goes on while the trainer is at work
+    # statistics and figures are needed only at the end, so they are imported during training
     with Writer.opened(options.tracking_uri) as writer, _importing("lecun_ablate.reporting.page"):
         with PlanRun.opened(writer, prepared.plan, watch.notice) as plan_run:
             results = run_experiment(prepared, plan_run, watch.progress)
+            from lecun_ablate.reporting.conclusion import conclude
+
             evidence = conclude(results, writer.files, plan_run)
         _write_report(evidence, prepared.digits, writer)
         return _shown(evidence, writer.store)
@@ -250,7 +251,7 @@ def dry_run(
     """Return what `run` would do; arms whose study has not been run have their own values."""
     experiment = _experiment(experiment, overrides, options, watch)
     from lecun_ablate.running.estimate import estimate
-    from lecun_ablate.tracking.store import still_to_do
+    from lecun_ablate.tracking.store import still_to_do, with_earlier_arms
 
     if tune:
         _refuse_untunable(experiment)
@@ -259,9 +260,10 @@ def dry_run(
     prepared = prepare(experiment, options, untuned_too=True)
     for notice in prepared.notices:
         watch.notice(notice)
-    todo = still_to_do(prepared.plan, options.tracking_uri)
+    plan = with_earlier_arms(prepared.plan, options.tracking_uri)
+    todo = still_to_do(plan, options.tracking_uri)
     todo = [run for run in todo if not only or run[0] in only]
-    return DryRun(prepared.plan, todo, estimate(prepared, todo))
+    return DryRun(plan, todo, estimate(prepared, todo))
 
 
 def prepare(
@@ -314,7 +316,7 @@ def _experiment(
 def _read(
     file: str | Path, overrides: Overrides, options: Options, watch: Watch, command: str
 ) -> YamlFile:
-    """Read a file; raise DataError, or remark that a fallback will be taken, if data are absent.
+    """Read a file. If data are absent, raise DataError or remark that the fallback will be used.
 
     `command` is the one that takes such files: another command's file raises ConfigError.
     """
@@ -329,7 +331,7 @@ def _read(
     asked = data_asked(yaml)
     reason = seek(asked.name, asked.fallback, options.data_dir) if asked else None
     if reason and asked:
-        watch.remark(f"{reason.splitlines()[0]}\ngoing on with {asked.fallback}")
+        watch.remark(f"{reason.splitlines()[0]}\nusing {asked.fallback} instead")
     return yaml
 
 
@@ -339,14 +341,14 @@ def _refuse_untunable(experiment: Experiment) -> None:
 
 
 def _tune(experiment: Experiment, options: Options, watch: Watch) -> None:
-    """Run what is missing of the study that tunes an experiment."""
+    """Train the missing runs of the study that tunes an experiment."""
     from lecun_ablate.studies import runner
     from lecun_ablate.studies.tuned_arms import NotStudied
 
     _refuse_untunable(experiment)
     try:
         prepare(experiment, options)
-    except NotStudied:  # values that have been found are good, whichever trainer found them
+    except NotStudied:  # found values are valid, whichever trainer found them
         prepared = runner.prepare_tuning(
             experiment, options.data_dir, options.trainer, options.device
         )
@@ -371,7 +373,7 @@ def _importing(module: str) -> Iterator[None]:
     """Import a module on another thread while the block runs."""
 
     def work() -> None:
-        with suppress(Exception):  # whoever needs the module will meet it again
+        with suppress(Exception):  # the code that needs the module will raise it again
             import_module(module)
 
     thread = threading.Thread(target=work)
@@ -417,7 +419,7 @@ def show_study(name_or_id: str, tracking_uri: str | None = None) -> ShownStudy |
 
 
 def show(name_or_id: str, tracking_uri: str | None = None) -> Shown:
-    """Return the results of an experiment with what they show; `name_or_id` as in load_results."""
+    """Return the results of an experiment with their evidence; `name_or_id` as in load_results."""
     store, record, evidence = _weighed(name_or_id, tracking_uri)
     return replace(_shown(evidence, store), other_plans=store.other_plans(record))
 
@@ -425,7 +427,7 @@ def show(name_or_id: str, tracking_uri: str | None = None) -> Shown:
 def power(
     name_or_id: str, effect: float, tracking_uri: str | None = None
 ) -> list[tuple[PairResult, PowerAnalysis]]:
-    """Return how many seeds it takes to see a true `effect`, a fraction, in each comparison.
+    """Return the number of seeds needed to see a true `effect`, a fraction, in each comparison.
 
     `name_or_id` as in load_results. Raises LecunAblateError if no two arms have two seeds in
     common.
@@ -459,7 +461,7 @@ def report(
     pictures: bool = True,
     tracking_uri: str | None = None,
 ) -> Path:
-    """Write the report of an experiment that has been run once more; return its page.
+    """Write the report of a finished experiment again; return its page.
 
     `name_or_id` as in load_results. Raises DataError if the digits are not available, or are not
     those that the runs were tested on; without `pictures` of them, they are not needed.
@@ -477,7 +479,7 @@ def report(
 
 
 def latex(name_or_id: str, *, tracking_uri: str | None = None) -> Path:
-    """Write an experiment that has been run for a paper: report.tex beside its page; return it.
+    """Write report.tex, for a paper, beside the page of a finished experiment; return it.
 
     `name_or_id` as in load_results.
     """
@@ -531,7 +533,7 @@ def compare(a: str, b: str, tracking_uri: str | None = None) -> RunComparison | 
 
 
 def contents(tracking_uri: str | None = None) -> list[Entry]:
-    """Return a line for each experiment and study of the store, what was run last first."""
+    """Return an entry for each experiment and study of the store, the last run first."""
     from lecun_ablate.tracking.contents import entries
     from lecun_ablate.tracking.store import Store
 
@@ -595,9 +597,9 @@ def link(name_or_id: str, tracking_uri: str | None = None) -> tuple[str, str | N
 
 
 def init(folder: str | Path) -> list[Path]:
-    """Write a folder to start from: an experiment, a study, a file of components, explained.
+    """Create a starter project: an experiment, a study and a component file, with comments.
 
-    Nothing that is there is replaced: a file that exists raises ConfigError. Returns the files.
+    Existing files are never replaced; they raise ConfigError. Returns the files.
     """
     from importlib.resources import as_file, files
 
@@ -607,7 +609,7 @@ def init(folder: str | Path) -> list[Path]:
         target = Path(folder)
         there = [target / name for name in names if (target / name).exists()]
         if there:
-            raise ConfigError(f"{there[0]}: exists already, and is not replaced")
+            raise ConfigError(f"{there[0]}: already exists, and is not replaced")
         for name in names:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             (target / name).write_bytes((source / name).read_bytes())
@@ -623,7 +625,7 @@ def reproduce(
     trust_components: bool = False,
     tracking_uri: str | None = None,
 ) -> Reproduction:
-    """Train a single run again from what MLflow holds, and compare every metric.
+    """Train a single run again from what MLflow has, and compare every metric.
 
     `trainer` is another trainer than the run's own. Components that only the store holds are code:
     `trust_components` lets it run. See running.reproduce.reproduce.
@@ -641,7 +643,7 @@ def reproduce(
 
 @dataclass(frozen=True)
 class Examination:
-    """What `doctor` has found."""
+    """What `doctor` found."""
 
     where: str  # the store
     findings: list[Finding]
@@ -649,7 +651,7 @@ class Examination:
 
 
 def doctor(*, repair: bool = False, tracking_uri: str | None = None) -> Examination:
-    """Look for everything that is wrong with the store; `repair` mends what is safe to mend.
+    """Look for everything that is wrong with the store; `repair` makes the repairs that are safe.
 
     Raises LecunAblateError if the store cannot be opened; the message says what can be saved.
     """
@@ -678,12 +680,12 @@ def study(
     tracking_uri: str | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Train what is missing of a study and return a row per trial.
+    """Train the missing runs of a study and return a row per trial.
 
     `file` is a study's YAML; `storage` is where Optuna keeps it: sqlite:///FILE, any other address
     that SQLAlchemy knows, or the path of a journal file. `fresh` starts a new version of a study,
-    beside the old one. Columns: those of studies.outcome.SearchResult.frame for a study that
-    searches, of studies.seeds.SeedResult.frame for one of seeds. Raises ConfigError, DataError or
+    beside the old one. Columns: those of studies.outcome.SearchResult.frame for a search, of
+    studies.seeds.SeedResult.frame for a study of seeds. Raises ConfigError, DataError or
     LecunAblateError.
     """
     from lecun_ablate.config.source import Overrides
@@ -701,7 +703,7 @@ def run_study(
     *,
     fresh: bool = False,
 ) -> FinishedStudy:
-    """Do as `study` does, and return the report as well."""
+    """Do the same as `study`, and return the report as well."""
     yaml = _read(file, overrides, options, watch, "study")
     new_store.begin(options.tracking_uri)
     from lecun_ablate.config.study import parse_study
@@ -740,7 +742,7 @@ def plan_study(
 def data_places(
     data_dir: str | Path | None = None, components: Sequence[str | Path] = ()
 ) -> list[Found]:
-    """Return where each data set was looked for and what is there."""
+    """Return where each data set was looked for and what was found."""
     from lecun_ablate.data.places import survey
 
     _load(components)

@@ -1,4 +1,4 @@
-"""The command line: parse, call a function of `api`, hand what comes back to `terminal`.
+"""The command line: parse, call a function of `api`, pass its result to `terminal`.
 
 Heavy imports wait for their command.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 PROGRAM = "python -m lecun_ablate"
-SCRIPT = "lecun-ablate"  # the same as one word, which a shell can complete
+SCRIPT = "lecun-ablate"  # a single word, for shell completion
 
 app = typer.Typer(
     help="Fair, paired, reproducible ablations of LeCun's 1989 zip-code network.",
@@ -49,16 +49,16 @@ def _version(asked: bool) -> None:
 @app.callback()
 def common(
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Say nothing of the progress of training.")
+        bool, typer.Option("--quiet", "-q", help="Do not show the progress of training.")
     ] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Print what the libraries in use have to say.")
+        bool, typer.Option("--verbose", "-v", help="Show the messages of libraries.")
     ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Options that stand before the command."""
+    """Options before the command."""
     _state["quiet"] = quiet
     if verbose:
         import logging
@@ -81,12 +81,12 @@ DataDir = Annotated[
     Path | None,
     typer.Option(
         help="Folder that holds data/train-00000-of-00001.parquet and data/test-... of USPS. "
-        "Default: LECUN_ABLATE_DATA, else the Hugging Face Hub."
+        "Default: LECUN_ABLATE_DATA, otherwise the Hugging Face Hub."
     ),
 ]
 Components = Annotated[
     list[Path] | None,
-    typer.Option(help="Python file that registers components of your own; may be repeated."),
+    typer.Option(help="Python file that registers your own components; may be repeated."),
 ]
 Assignments = Annotated[
     list[str] | None,
@@ -103,7 +103,7 @@ Trainer = Annotated[
 ]
 Device = Annotated[
     DeviceChoice,
-    typer.Option(help="Where they are trained. auto: on a CUDA GPU if there is one, else the CPU."),
+    typer.Option(help="Where to train. auto: on a CUDA GPU if there is one, otherwise on the CPU."),
 ]
 StudyStorage = Annotated[
     str | None,
@@ -119,7 +119,7 @@ def _limit(threads: int | None) -> int | None:
     if threads:
         from lecun_ablate.system import cores
 
-        cores.limit(threads)  # now: NumPy and PyTorch read it while they are imported
+        cores.limit(threads)  # now, because NumPy and PyTorch read it when they are imported
     return threads
 
 
@@ -128,7 +128,7 @@ Threads = Annotated[
     typer.Option(
         min=1,
         callback=_limit,
-        help="Use so many cores at most. Default: OMP_NUM_THREADS, else all that the system gives.",
+        help="Use at most this many cores. Default: OMP_NUM_THREADS, otherwise all available.",
     ),
 ]
 DryRun = Annotated[
@@ -163,10 +163,10 @@ def run(
     dry_run: DryRun = False,
     tune: Annotated[
         bool,
-        typer.Option("--tune", help="First run what is missing of the study that tunes the arms."),
+        typer.Option("--tune", help="First finish the study that tunes the arms."),
     ] = False,
     only: Annotated[
-        list[str] | None, typer.Option(help="Train this arm alone for now; may be repeated.")
+        list[str] | None, typer.Option(help="Train only this arm for now; may be repeated.")
     ] = None,
     without_seed: Annotated[
         list[int] | None,
@@ -179,7 +179,7 @@ def run(
     storage: StudyStorage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train what is missing of an experiment, and compare its arms."""
+    """Train the missing runs of an experiment, and compare its arms."""
     from lecun_ablate import api
     from lecun_ablate.config.source import Overrides
 
@@ -227,7 +227,7 @@ def study(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train what is missing of a study: search values for every arm, or repeat one over seeds."""
+    """Train the missing runs of a study: search values for every arm, or repeat one over seeds."""
     from lecun_ablate import api
     from lecun_ablate.config.source import Overrides
 
@@ -273,13 +273,13 @@ def report(
     data_dir: DataDir = None,
     components: Components = None,
     pictures: Annotated[
-        bool, typer.Option(help="Show the digits that are hard; this needs the data set.")
+        bool, typer.Option(help="Show pictures of hard digits; this needs the data set.")
     ] = True,
     latex: Annotated[
         bool, typer.Option("--latex", help="Write report.tex instead: tables and macros.")
     ] = False,
 ) -> None:
-    """Write the report of an experiment again, from what MLflow holds."""
+    """Write the report of an experiment again, from what MLflow has."""
     from lecun_ablate import api
 
     if latex:
@@ -297,7 +297,7 @@ def power(
     effect: Annotated[float, typer.Option(help="The difference of interest, in points of error.")],
     as_json: AsJson = False,
 ) -> None:
-    """Say how many seeds it takes to see an effect, from an experiment that has been run."""
+    """Show how many seeds are needed to see an effect, based on an experiment's results."""
     from lecun_ablate import api
 
     rows = api.power(experiment, effect / 100)
@@ -407,12 +407,12 @@ def delete(
 def init(
     folder: Annotated[Path, typer.Argument(help="The folder to write; it may exist.")],
 ) -> None:
-    """Write a folder to start from: an experiment, a study and a component, explained."""
+    """Create a starter project: an experiment, a study and a component, with comments."""
     from lecun_ablate import api
 
     for file in api.init(folder):
         print(file)
-    print(f"go on with: cd {folder} && {PROGRAM} run experiments/first.yaml")
+    print(f"continue with: cd {folder} && {PROGRAM} run experiments/first.yaml")
 
 
 @app.command("open")
@@ -420,7 +420,7 @@ def open_(
     name: Annotated[str, typer.Argument(help="The name of an experiment or a study.")],
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
 ) -> None:
-    """Open an experiment's comparison in the MLflow UI, which is started if none is running."""
+    """Open an experiment's comparison in the MLflow UI, starting the UI if none is running."""
     from lecun_ablate import api
     from lecun_ablate.terminal import ui
 
@@ -441,11 +441,11 @@ def reproduce(
         bool,
         typer.Option(
             "--trust-components",
-            help="Run the run's own components from the store, where you do not have them.",
+            help="Run the run's own components from the store, even if you do not have them.",
         ),
     ] = False,
 ) -> None:
-    """Train a run again from what MLflow holds, and compare every metric."""
+    """Train a run again from what MLflow has, and compare every metric."""
     from lecun_ablate import api
     from lecun_ablate.terminal import runs
 
@@ -464,10 +464,10 @@ def reproduce(
 @app.command()
 def doctor(
     repair: Annotated[
-        bool, typer.Option("--repair", help="Mend what can be mended without losing anything.")
+        bool, typer.Option("--repair", help="Make the repairs that lose nothing.")
     ] = False,
 ) -> None:
-    """Check the store: runs and files that are damaged, doubled, orphaned or left running."""
+    """Check the store for runs and files that are damaged, duplicated, orphaned or left running."""
     from lecun_ablate import api
     from lecun_ablate.terminal import listings
 
@@ -489,7 +489,7 @@ def data(
     ] = "digits",
     components: Components = None,
 ) -> None:
-    """Show which digits are found where, with class counts and digest."""
+    """Show which data sets are found, and where, with class counts and digests."""
     from lecun_ablate import api
 
     files = components or ()
@@ -515,7 +515,7 @@ def components(
     file: Annotated[
         list[Path] | None,
         typer.Option(
-            "--components", help="Python file that registers components of your own as well."
+            "--components", help="Python file that registers your own components as well."
         ),
     ] = None,
 ) -> None:
@@ -525,7 +525,7 @@ def components(
 
     found = api.components(kind, file or ())
     refusals = {}
-    if file:  # else there is nothing but built-in components, and the trainers are slow to import
+    if file:  # otherwise all components are built in, and importing the trainers is slow
         from lecun_ablate.trainers.speeds import refusals as refusals_of
 
         refusals = {
@@ -621,19 +621,19 @@ def _print_results(shown: Shown, as_json: bool) -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
-    gc.set_threshold(100_000)  # imports make many objects, hardly any of them garbage
+    gc.set_threshold(100_000)  # imports create many objects, almost none of them garbage
     for which in (signal.SIGTERM, signal.SIGHUP):  # end as Ctrl-C does
-        if signal.getsignal(which) != signal.SIG_IGN:  # as `nohup` has it
+        if signal.getsignal(which) != signal.SIG_IGN:  # `nohup` ignores it
             signal.signal(which, signal.default_int_handler)
-    if Path(sys.argv[0]).name == "__main__.py":  # the holder of a lock is shown by this
+    if Path(sys.argv[0]).name == "__main__.py":  # shown as the holder of a lock
         sys.argv[0] = PROGRAM
     status = _main(sys.argv[1:])
-    gc.freeze()  # otherwise Python looks through everything once more at its end: over a second
+    gc.freeze()  # otherwise Python scans all objects again at exit: over a second
     sys.exit(status)
 
 
 def _main(arguments: list[str]) -> int:
-    """Run a command and return its status. With --json, standard output has nothing else on it."""
+    """Run a command and return its status. With --json, nothing else goes to standard output."""
     if "--json" not in arguments:
         return _command(arguments)
     token = _json_output.set(sys.stdout)
@@ -658,7 +658,7 @@ def _command(arguments: list[str]) -> int:
             kept = ""
             if arguments[0] in ("run", "study"):
                 again = " without --fresh" if "--fresh" in arguments else ""
-                kept = f": what had finished is kept; run the same command{again} to go on"
+                kept = f": what had finished is kept; run the same command{again} to continue"
             print(f"interrupted{kept}", file=sys.stderr)
         return status
     except typer.TyperException as error:  # a wrong option, for example; it prints itself
@@ -690,7 +690,7 @@ def _unexpected(error: Exception) -> int:
         log.write_text(trace)
     except OSError:
         descriptor, name = tempfile.mkstemp(prefix=f"{log.stem}-", suffix=log.suffix)
-        log = Path(name)  # a name that nobody can have put a link in the place of
+        log = Path(name)  # a name at which nobody can have placed a link
         with open(descriptor, "w", encoding="utf-8") as file:
             file.write(trace)
     message = without_passwords(f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""The errors that a user can cause, each with its exit status."""
+"""The errors that users can cause, each with its exit status."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class NoStoreYet(LecunAblateError):
 
 
 class ConfigError(LecunAblateError):
-    """A configuration that cannot be run. Holds every problem found, one line each."""
+    """A configuration that cannot be run, with all problems found, one line each."""
 
     exit_status = 2
 
@@ -28,13 +28,13 @@ class ConfigError(LecunAblateError):
 
 
 class DataError(LecunAblateError):
-    """A data set that is missing or not what it should be."""
+    """A data set that is missing or invalid."""
 
     exit_status = 3
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return a hint at the valid name nearest to a wrong one, and all valid names."""
+    """Return a hint with the valid name nearest to a wrong one, and all valid names."""
     valid = [str(option) for option in valid]
     folded = {option.lower(): option for option in valid}
     close = difflib.get_close_matches(str(name).lower(), folded, n=1, cutoff=0.5)
@@ -44,7 +44,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def neighbours(file: str | Path, pattern: str) -> str:
-    """Return a hint, in brackets, at the files beside a missing one; empty if there are none."""
+    """Return a hint, in brackets, with the files beside a missing one; empty if there are none."""
     folder = Path(file).parent
     names = sorted(str(path) for path in folder.glob(pattern)) if folder.is_dir() else []
     return f" ({nearest(str(file), names)})" if names else ""

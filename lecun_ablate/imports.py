@@ -1,6 +1,6 @@
-"""The modules of a user's own project that a Python file imports, found without running any.
+"""Finding the modules of a user's own project that a Python file imports, without running any.
 
-Their code decides the numbers of a component as much as the component's own file does.
+Their code affects a component's numbers as much as the component's own file does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def roots(file: Path) -> list[Path]:
-    """Return the folders of the user's own modules: those of sys.path, and the file's own, last.
+    """Return the folders of the user's own modules: those of sys.path, then the file's own.
 
     Folders of Python itself and of installed packages are left out.
     """
@@ -57,23 +57,23 @@ def digest(source: bytes, modules: Mapping[str, bytes]) -> str:
 
 
 def path_of(module: str, file: Path) -> str:
-    """Return where a module's file lies below its root, such as `package/module.py`."""
+    """Return a module's path relative to its root, such as `package/module.py`."""
     folder = module.replace(".", "/")
     return f"{folder}/__init__.py" if file.name == "__init__.py" else f"{folder}.py"
 
 
 def _names(source: bytes, package: str) -> Iterator[str]:
-    """Yield the names of modules, or of what is in them, that a source imports."""
+    """Yield the names of modules, or of their contents, that a source imports."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return  # running it will say so
+        return  # running it will report the error
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
-            if node.level:  # each dot after the first is a package further up
+            if node.level:  # each dot after the first goes up one package
                 parts = package.split(".")
                 parts = parts[: len(parts) - node.level + 1]
                 base = ".".join(filter(None, [*parts, base]))
@@ -91,13 +91,13 @@ def _file(module: str, roots: Sequence[Path]) -> Path | None:
 
 
 def _known(name: str) -> bool:
-    """Tell whether a top-level module has been imported from an installed package."""
+    """Return whether a top-level module has been imported from an installed package."""
     origin = getattr(getattr(sys.modules.get(name), "__spec__", None), "origin", None)
     return isinstance(origin, str) and _is_installed(Path(origin).resolve().parent)
 
 
 def _is_installed(folder: Path) -> bool:
-    """Tell whether a folder belongs to Python itself or to installed packages."""
+    """Return whether a folder belongs to Python itself or to installed packages."""
     if {"site-packages", "dist-packages"} & set(folder.parts):
         return True
     paths = sysconfig.get_paths()

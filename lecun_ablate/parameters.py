@@ -5,8 +5,8 @@ A keyword-only argument with a default is a parameter:
     @register("activation")
     def leaky_relu(x, *, slope: Annotated[float, Field(ge=0)] = 0.01): ...
 
-A recipe gives it a value as `leaky_relu(slope=0.2)`. The annotation gives its type and range; one
-without an annotation has the type of its default.
+A recipe gives it a value as `leaky_relu(slope=0.2)`. The annotation gives its type and range;
+without an annotation, its type is that of the default.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ class Parameter:
 
     name: str
     default: Value
-    annotation: Any  # float, int, bool, str or a Literal of texts, perhaps Annotated with a range
+    annotation: (
+        Any  # float, int, bool, str or a Literal of strings, possibly Annotated with a range
+    )
 
     @property
     def type(self) -> type:
@@ -48,7 +50,8 @@ class Parameter:
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"expected a finite number, got {value}")
         try:
-            return TypeAdapter(self.annotation).validate_python(value, strict=True)
+            valid: Value = TypeAdapter(self.annotation).validate_python(value, strict=True)
+            return valid
         except ValidationError as error:
             words = error.errors()[0]["msg"].replace("Input should be", "expected")
             raise ValueError(f"{words}, got {value!r}") from None
@@ -69,12 +72,12 @@ class Parameter:
         if get_origin(plain) is Literal:
             words = " or ".join(map(str, get_args(plain)))
         else:
-            words = " ".join([_WORDS.get(plain, "a text"), " and ".join(bounds)]).strip()
+            words = " ".join([_WORDS.get(plain, "a string"), " and ".join(bounds)]).strip()
         return f"{self.name} ({words}; default {_text(self.default)})"
 
 
 def declared(function: Callable[..., Any]) -> dict[str, Parameter]:
-    """Return the parameters that a function, or an object that can be called, declares.
+    """Return the parameters that a function, or a callable object, declares.
 
     Raises ValueError if one of them has a type that a recipe cannot write, or a bad default.
     """
@@ -95,8 +98,8 @@ def declared(function: Callable[..., Any]) -> dict[str, Parameter]:
         parameter = Parameter(p.name, p.default, hints.get(p.name, type(p.default)))
         if parameter.type not in (bool, int, float, str):
             raise ValueError(
-                f"parameter {p.name!r}: expected a number, a bool, a text or a Literal of texts, "
-                f"got {p.annotation if p.name in hints else type(p.default).__name__}"
+                f"parameter {p.name!r}: expected a number, a bool, a string or a Literal of "
+                f"strings, got {p.annotation if p.name in hints else type(p.default).__name__}"
             )
         try:
             parameter.validate(p.default)
@@ -137,13 +140,13 @@ def check(
 
 
 def spell(name: str, values: Mapping[str, Value]) -> str:
-    """Return how a recipe writes a component with these values for its parameters."""
+    """Return a component with these values for its parameters, as a recipe writes it."""
     each = ", ".join(f"{key}={_text(value)}" for key, value in values.items())
     return f"{name}({each})" if each else name
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:
-    """Return the name and the given parameters of what a recipe writes for a component.
+    """Parse a component as a recipe writes it: its name and the given parameters.
 
     Raises ConfigError if it is neither NAME nor NAME(PARAMETER=VALUE, ...).
     """

@@ -45,7 +45,7 @@ class Kind:
 
     name: str
     arguments: tuple[str, ...]
-    required: int  # how many of the arguments a component must take
+    required: int  # number of arguments that a component must take
     contract: str
 
 
@@ -123,12 +123,12 @@ class Component:
     origin: str  # where it was registered, for messages
     file: Path | None = None  # the component file that registered it, if any
     digest: str | None = None  # SHA-256 of its source and its modules; None if built in
-    source: bytes | None = field(default=None, repr=False)  # the content of `file` when it ran
+    source: bytes | None = field(default=None, repr=False)  # the content of `file` when it was run
     # the modules of the user's project that `file` imports: path -> content
     modules: Mapping[str, bytes] = field(default_factory=dict, repr=False, hash=False)
     parameters: Mapping[str, Parameter] = field(default_factory=dict, repr=False, hash=False)
     changed: Mapping[str, Value] = field(default_factory=dict, hash=False)  # not the defaults
-    interactive: bool = False  # from a notebook or a session, where a cell may be run again
+    interactive: bool = False  # from a notebook or a session, where cells may be run again
 
     def __call__(self, *arguments: Any) -> Any:
         """Call the component, without the trailing arguments that it does not take."""
@@ -136,7 +136,7 @@ class Component:
 
     @property
     def spelling(self) -> str:
-        """How a recipe writes it, such as `sdlm(mu=0.1)`: parameters at their defaults left out."""
+        """Its form in a recipe, such as `sdlm(mu=0.1)`, without parameters at their defaults."""
         return spell(self.name, self.changed)
 
     @property
@@ -146,7 +146,7 @@ class Component:
         return defaults | dict(self.changed)
 
     def given(self, values: Mapping[str, Any]) -> Component:
-        """Return the component with these values and otherwise the defaults of its parameters.
+        """Return the component with these values, and the defaults for its other parameters.
 
         Raises ConfigError for an unknown parameter or a value of the wrong type or out of range.
         """
@@ -182,7 +182,7 @@ class _Source:
 
     @property
     def stored(self) -> dict[str, bytes]:
-        """The contents of the modules by the paths under which they are kept."""
+        """The contents of the modules, by the paths under which they are stored."""
         return {imports.path_of(name, self.files[name]): c for name, c in self.modules.items()}
 
     @property
@@ -196,16 +196,16 @@ class Registry:
     def __init__(self) -> None:
         self._components: dict[str, dict[str, Component]] = {kind: {} for kind in KINDS}
         self._loading: _Source | None = None
-        self._ran: dict[str, str] = {}  # modules of the user's -> digest of the code that ran
+        self._ran: dict[str, str] = {}  # the user's modules -> digest of the code that was run
 
     def names(self, kind: str) -> list[str]:
         """Return the names of a kind, in order of registration."""
         return list(self._of(kind))
 
     def get(self, kind: str, name: str) -> Component:
-        """Return the component of a name, or of a name with parameters: `leaky_relu(slope=0.2)`.
+        """Return the component with a name, possibly with parameters: `leaky_relu(slope=0.2)`.
 
-        Raises ConfigError, with what is valid, if the name or a parameter is not.
+        Raises ConfigError, with the valid choices, if the name or a parameter is invalid.
         """
         components = self._of(kind)
         if name in components:
@@ -216,7 +216,7 @@ class Registry:
         return components[plain].given(values)
 
     def canonical(self, kind: str, value: str | Mapping[Any, Any]) -> str:
-        """Return how keys and tables write a component: that of a string or of a mapping.
+        """Return a component, given as a string or mapping, as run keys and tables write it.
 
         A mapping is {NAME: {PARAMETER: VALUE}}. Raises ConfigError as `get` does.
         """
@@ -233,7 +233,7 @@ class Registry:
         """Return the components of a kind; `place` begins the message if there is no such kind."""
         if kind not in self._components:
             raise ConfigError(f"{place}unknown kind of component {kind!r}: {nearest(kind, KINDS)}")
-        # Built-in components come first, whoever asks or registers. Importing them is slow.
+        # Built-in components are always registered first. Importing them is slow.
         importlib.import_module(
             "lecun_ablate.data" if kind == "data" else "lecun_ablate.components"
         )
@@ -259,7 +259,7 @@ class Registry:
                 )
             if not key.isprintable() or not key.strip():
                 raise ConfigError(
-                    f"{origin}: {kind} {key!r}: expected a name of characters that can be printed"
+                    f"{origin}: {kind} {key!r}: expected a name of printable characters"
                 )
             old = components.get(key)
             again = old is not None and file is None and _interactive(thing) and old.interactive
@@ -298,7 +298,7 @@ class Registry:
     def _origin(self, thing: Any, line: str) -> tuple[str, Path | None, str | None]:
         """Return a component's origin (for messages), file and digest.
 
-        `line` is the file and the line that register it.
+        `line` is the file and line that register it.
         """
         module = getattr(thing, "__module__", None) or "this session"
         if module.startswith("lecun_ablate."):
@@ -315,9 +315,9 @@ class Registry:
     def load(self, file: str | Path) -> None:
         """Run a Python file that registers components. Loading it again changes nothing.
 
-        It may import modules of the user's, which then are part of it: from the working directory,
-        any other folder of sys.path, or the file's own. Raises ConfigError if the file is missing,
-        fails, or registers nothing. A file that fails registers nothing at all.
+        It may import the user's modules, which are then part of it: from the working directory, any
+        other folder of sys.path, or the file's own folder. Raises ConfigError if the file is
+        missing, fails, or registers nothing. A file that fails registers nothing.
         """
         path = Path(file).resolve()
         if not path.is_file():
@@ -338,7 +338,7 @@ class Registry:
         try:
             self._forget_old(source)
             exec(compile(source.content, str(path), "exec"), module.__dict__)
-            for name in source.modules:  # those that functions import, too: as they are now
+            for name in source.modules:  # including those imported by functions, as they are now
                 importlib.import_module(name)
             if not any(c.file == path and c.digest == digest for c in self._all()):
                 raise ConfigError(
@@ -358,7 +358,7 @@ class Registry:
             sys.path.remove(str(path.parent))
 
     def _forget_old(self, source: _Source) -> None:
-        """Have modules imported again that ran from other files, or whose files have changed."""
+        """Make Python reimport modules that came from other files, or whose files have changed."""
         digests = {
             name: hashlib.sha256(content).hexdigest() for name, content in source.modules.items()
         }
@@ -378,7 +378,7 @@ class Registry:
 
 
 def _interactive(thing: Any) -> bool:
-    """Tell whether a component was defined in a session or a notebook."""
+    """Return whether a component was defined in a session or a notebook."""
     if getattr(thing, "__module__", None) != "__main__":
         return False
     return not hasattr(sys.modules["__main__"], "__file__")  # a script has one

@@ -9,9 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from lecun_ablate.system.cores import usable_cores
+
 ROOT = Path(__file__).resolve().parent.parent
 DATA = os.environ.get("LECUN_ABLATE_DATA")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+def pytest_xdist_auto_num_workers(config):
+    """One worker more than there are cores: tests also wait, for processes and servers."""
+    return usable_cores() + 1
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -144,7 +144,7 @@ def test_init_replaces_nothing(workplace, command):
     (workplace / "start/README.md").write_text("mine")
     (workplace / "start/components/mine.py").unlink()
     status, _, err = command("init", "start")
-    assert status == 2 and "exists already" in err
+    assert status == 2 and "already exists" in err
     assert (workplace / "start/README.md").read_text() == "mine"
     assert not (workplace / "start/components/mine.py").exists()
 

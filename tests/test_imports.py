@@ -136,7 +136,7 @@ def test_a_changed_module_trains_again_and_reproduce_takes_the_kept_one(workplac
 
     forget()
     status, _, err = command("reproduce", run_id)
-    assert status == 1 and "the working directory does not: helper.py" in err
+    assert status == 1 and "not in the working directory: helper.py" in err
     forget()
     status, out, err = command("reproduce", run_id, "--trust-components")
     assert status == 0 and "is reproduced, bit for bit" in out, out + err

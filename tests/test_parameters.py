@@ -116,7 +116,7 @@ def test_what_is_written_can_be_read():
 def test_a_signature_that_declares_no_usable_parameter():
     fresh = Registry()
     for wrong, message in (
-        (lambda x, *, a=None: x, "parameter 'a': expected a number, a bool, a text"),
+        (lambda x, *, a=None: x, "parameter 'a': expected a number, a bool, a string"),
         (lambda x, *, a=float("nan"): x, "the default of parameter 'a': expected a finite number"),
     ):
         with pytest.raises(ConfigError, match=message):

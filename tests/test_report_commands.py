@@ -162,7 +162,7 @@ def test_compare_counts_the_digits_on_which_two_runs_differ(pair, command):
     text = " ".join(command("compare", *ids)[1].split())
     assert text.startswith("tanh seed 0: ") and "tanh seed 0 minus relu seed 1: " in text
     assert command("compare", "pair:tanh:0", ids[1][:8])[1] == command("compare", *ids)[1]
-    assert "McNemar" in text and "tanh seed 0" in text and "that takes seeds" in text
+    assert "McNemar" in text and "tanh seed 0" in text and "which takes several seeds" in text
 
 
 @pytest.mark.usefixtures("tiny")

@@ -91,18 +91,20 @@ def _close(
     for right in (exact, own):
         finite = np.isfinite(found) & np.isfinite(right) & np.isfinite(allowed)
         result |= finite & (np.abs(found.astype("float64") - right) <= allowed)
-    return result | _alike(found, own) | _alike(found, exact.astype(x.dtype))
+    result |= _alike(found, own) | _alike(found, exact.astype(x.dtype))
+    return result
 
 
 def _alike(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return (a == b) | (np.isnan(a) & np.isnan(b))
+    alike: np.ndarray = (a == b) | (np.isnan(a) & np.isnan(b))
+    return alike
 
 
 def _noise(own: np.ndarray, around: list[np.ndarray], seams: np.ndarray) -> np.ndarray:
     """Return how much PyTorch's results differ among numbers that are hardly different, (n,)."""
     differences = np.abs(np.array(around, "float64") - own)
     each = np.nan_to_num(differences, nan=0, posinf=0, neginf=0).max(0)
-    spread = each.copy()
+    spread: np.ndarray = each.copy()
     calm = np.where(seams, 0, each)  # a jump at a seam says nothing of what lies beside it
     for shift in range(1, WINDOW + 1):
         spread[shift:] = np.maximum(spread[shift:], calm[:-shift])

@@ -1,4 +1,4 @@
-"""Augmentations: how an epoch changes the images that it presents."""
+"""Augmentations: changes to the images that an epoch presents."""
 
 from typing import Annotated
 
@@ -28,7 +28,7 @@ def shift(
 ) -> Tensor:
     """By up to `pixels` rows and columns, each number of them equally likely. Karpathy 2022.
 
-    What leaves on one side comes in on the other; with wrap=false, background (-1) comes in.
+    Pixels that leave on one side enter on the other; with wrap=false, background (-1) enters.
     """
     by = torch.randint(-pixels, pixels + 1, (len(images), 2), generator=generator)
     size, inside = 16 + 2 * pixels, slice(pixels, 16 + pixels)
@@ -40,5 +40,5 @@ def shift(
             around[:, -pixels:] = around[:, pixels : 2 * pixels]
     places = np.lib.stride_tricks.sliding_window_view(padded.numpy(), (16, 16), (1, 2))
     row, column = (pixels - by).T.numpy()
-    # NumPy copies a window much faster than PyTorch's indexing does
+    # NumPy copies a window much faster than PyTorch's indexing
     return torch.from_numpy(places[np.arange(len(images)), row, column])

@@ -37,7 +37,7 @@ def cyclic() -> Tensor:
 
 @register("connectivity")
 def random_8(generator: torch.Generator) -> Tensor:
-    """8 of 12 planes each, drawn anew for every seed. LeCun et al. 1989 gives no pattern."""
+    """8 of 12 planes each, drawn separately for every seed. LeCun et al. 1989 gives no pattern."""
     return _from_lists(
         [torch.randperm(PLANES, generator=generator)[:8].tolist() for _ in range(PLANES)]
     )

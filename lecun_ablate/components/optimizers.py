@@ -3,9 +3,9 @@
 Parameters and gradients are (replicas, weights): each row is the whole network of one replica. An
 optimizer works elementwise or reduces over the last axis, so that replicas do not mix.
 
-State tensors are (replicas, weights) too, or (replicas, 1) for one number per replica. Powers of
-the decay rates are kept as such numbers, in float64: a running product is rounded in the same way
-wherever a replica stands, and 1 - beta^t needs the digits.
+State tensors are also (replicas, weights), or (replicas, 1) for one number per replica. Powers of
+the decay rates are such numbers, in float64: a running product is rounded in the same way for every
+replica, and 1 - beta^t needs the precision.
 """
 
 from typing import Annotated, Literal
@@ -23,7 +23,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 
 
 def _kept(state: State, name: str, like: Tensor) -> Tensor:
-    """Return a tensor of the state, which begins with zeros."""
+    """Return a tensor of the state, initially zeros."""
     if name not in state:
         state[name] = torch.zeros_like(like)
     return state[name]
@@ -147,7 +147,7 @@ def sdlm(
 
     LeCun, Bottou, Bengio, Haffner 1998, appendix C. h is the curvature (network/curvature.py): a
     mean over the first `patterns` of the epoch's images before every epoch, or a running mean that
-    begins with it and then moves by `gamma` towards that of each step's patterns.
+    starts from it and moves by `gamma` towards that of each step's patterns.
     """
     scaled = gradients / (curvature + mu)
     parameters.addcmul_(_velocity(state, scaled, momentum), lr, value=-1)

@@ -1,7 +1,7 @@
 """Schedules: the factor of the learning rate as training progresses from 0 to 1.
 
-The factor is 1 where the full rate is meant. Progress is that of the epochs, or of the steps, from
-the first (0) to the last (1), as the recipe's `schedule_per` says.
+A factor of 1 means the full rate. Progress goes from the first epoch or step (0) to the last (1),
+as set by the recipe's `schedule_per`.
 """
 
 import math

@@ -1,1 +1,1 @@
-"""What a user asks for: YAML files read into recipes, experiments and studies."""
+"""Parsing YAML files into recipes, experiments and studies."""

@@ -1,9 +1,9 @@
-"""The arms between two recipes: every combination of their changes, or all changes but one."""
+"""The arms between two recipes: all combinations of changes, all changes but one, or a path."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Literal
 
@@ -13,10 +13,11 @@ from lecun_ablate.config.base import check_overrides
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.config.yaml_file import YamlFile
 
-BASELINE, WINNER = "baseline", "winner"  # the arms that the others lie between
-MOST_CHANGES = 5  # of which every combination is trained: 32 arms
+BASELINE, WINNER = "baseline", "winner"  # the first and the last arm; the others lie between them
+MOST_CHANGES = 5  # up to here every combination is trained: 32 arms
+LONGEST_PATH = 8  # the most changes of a path: at most 37 arms
 
-Which = Literal["all", "leave_one_out"]
+Which = Literal["all", "leave_one_out", "path"]
 
 
 class AblateFile(BaseModel):
@@ -26,20 +27,39 @@ class AblateFile(BaseModel):
 
     from_: dict[str, Any] = Field(default={}, alias="from")
     to: dict[str, Any] = Field(min_length=1)
-    arms: Which | None = None  # None: all where there are few changes enough
+    arms: Which | None = None  # None: "all" up to MOST_CHANGES
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """Which changes lead from the baseline to the winner, and which of their sets are trained."""
+    """The changes from the baseline to the winner, and the sets of changes that are trained."""
 
     changes: tuple[str, ...]  # recipe fields
     arms: Which
     sets: dict[str, tuple[str, ...]]  # by arm: the changes that it has
 
     @property
+    def most_arms(self) -> int:
+        """How many arms there are at the end, at most."""
+        steps = len(self.changes)
+        return steps * (steps + 1) // 2 + 1 if self.arms == "path" else len(self.sets)
+
+    def at_first(self) -> Ablation:
+        """Return the same with what is trained first: of a path no change, each alone, and all."""
+        if self.arms != "path":
+            return self
+        ends = 0, 1, len(self.changes)
+        return replace(self, sets={a: made for a, made in self.sets.items() if len(made) in ends})
+
+    def with_sets(self, more: Iterable[Collection[str]]) -> Ablation:
+        """Return the same with more sets of changes trained, all in the order of `all`."""
+        wanted = {frozenset(made) for made in (*self.sets.values(), *more)}
+        every = combined(self.changes)
+        return replace(self, sets={a: made for a, made in every.items() if set(made) in wanted})
+
+    @property
     def comparisons(self) -> list[tuple[str, str]]:
-        """The pairs (arm, reference): each change alone, or left out; and the whole difference."""
+        """The pairs (arm, reference): each change alone, or left out, and the whole difference."""
         whole = (WINNER, BASELINE)
         if self.arms == "leave_one_out":
             left = [arm for arm in self.sets if arm not in (BASELINE, WINNER)]
@@ -50,9 +70,10 @@ class Ablation:
 def parse_ablation(
     yaml: YamlFile, content: Any, recipe: Mapping[str, Any]
 ) -> tuple[dict[str, dict[str, Any]], Ablation | None]:
-    """Return the overrides of every arm by name, and what they are; note what is wrong.
+    """Return the overrides of every arm by name, and the ablation; note problems.
 
-    `recipe` are the fields that the file gives all arms: what `from` leaves out is as there.
+    For a path, these are all arms that it could include.
+    `recipe` has the fields that the file sets for all arms, and that `from` may omit.
     """
     asked = yaml.validate(AblateFile, content, ("ablate",))
     if asked is None:
@@ -72,15 +93,17 @@ def parse_ablation(
             "compared under `arms`",
         )
         return {}, None
-    if asked.arms == "all" and len(changes) > MOST_CHANGES:
-        yaml.problem(
-            ("ablate", "arms"),
-            f"all: {len(changes)} changes have {2 ** len(changes)} combinations: expected "
-            f"{MOST_CHANGES} changes at most, or arms: leave_one_out",
-        )
-        return {}, None
+    for choice, most in (("all", MOST_CHANGES), ("path", LONGEST_PATH)):
+        if asked.arms == choice and len(changes) > most:
+            others = "path or leave_one_out" if len(changes) <= LONGEST_PATH else "leave_one_out"
+            yaml.problem(
+                ("ablate", "arms"),
+                f"{choice}: {len(changes)} changes have {2 ** len(changes)} combinations: expected "
+                f"{most} changes at most, or arms: {others}",
+            )
+            return {}, None
     which: Which = asked.arms or ("all" if len(changes) <= MOST_CHANGES else "leave_one_out")
-    sets = _sets(changes, which)
+    sets = _left_out(changes) if which == "leave_one_out" else combined(changes)
     arms = {
         name: before | {field: after[field] for field in changes if field in made}
         for name, made in sets.items()
@@ -88,15 +111,18 @@ def parse_ablation(
     return arms, Ablation(tuple(changes), which, sets)
 
 
-def _sets(changes: list[str], which: Which) -> dict[str, tuple[str, ...]]:
-    """Return the changes of every arm by its name."""
+def combined(changes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return every set of changes by the name of the arm that has it, the smaller sets first."""
     sets: dict[str, tuple[str, ...]] = {BASELINE: ()}
-    if which == "all":
-        for size in range(1, len(changes)):
-            sets |= {"+".join(made): made for made in combinations(changes, size)}
-    else:
-        sets |= {f"without {one}": tuple(c for c in changes if c != one) for one in changes}
+    for size in range(1, len(changes)):
+        sets |= {"+".join(made): made for made in combinations(changes, size)}
     return sets | {WINNER: tuple(changes)}
+
+
+def _left_out(changes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return all changes but one by arm, between none and all."""
+    each = {f"without {one}": tuple(c for c in changes if c != one) for one in changes}
+    return {BASELINE: (), **each, WINNER: tuple(changes)}
 
 
 def stored(ablation: Mapping[str, Any] | None) -> Ablation | None:

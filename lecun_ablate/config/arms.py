@@ -1,4 +1,4 @@
-"""Arms: the recipes that are compared, made from what a file says about them."""
+"""Arms: the recipes that are compared, built from a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lecun_ablate.system.text import is_invisible
 
 @dataclass(frozen=True)
 class Tuning:
-    """Where an arm's tuned values come from."""
+    """The origin of an arm's tuned values."""
 
     study: str  # the YAML file
     version: int
@@ -25,12 +25,12 @@ class Tuning:
     values: dict[str, Any]  # recipe field -> value
     trials: int
     seeds: int  # of each trial
-    validation_error: float  # of these values, over the seeds that confirmed them
+    validation_error: float  # of these values, over the confirming seeds
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The recipe that one of several searches has found for an arm."""
+    """The recipe that one of several searches found for an arm."""
 
     recipe: Recipe
     tuning: Tuning
@@ -38,15 +38,15 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Arm:
-    """A named recipe; `overrides` is what it changes against the experiment's own.
+    """A named recipe; `overrides` are its differences from the experiment's recipe.
 
-    An arm that several searches have tuned has a recipe from each of them: the run with seed s is
-    trained with number s modulo their number, in every arm alike.
+    An arm tuned by several searches has a recipe from each of them: in every arm, the run with seed
+    s uses the recipe with number s modulo the number of searches.
     """
 
     name: str
     overrides: dict[str, Any]
-    recipe: Recipe  # the first of those drawn, if there are several
+    recipe: Recipe  # the first of `drawn`, if there are several
     tuning: Tuning | None = None  # None: it has not been tuned
     drawn: tuple[Drawn, ...] = ()
     resampled: bool = False  # whether a run's seed draws its training and test images
@@ -56,17 +56,17 @@ class Arm:
         return self.drawn[seed % len(self.drawn)].recipe if self.drawn else self.recipe
 
     def tuning_for(self, seed: int) -> Tuning | None:
-        """Return where the values of the run with a seed come from."""
+        """Return the origin of the values of the run with a seed."""
         return self.drawn[seed % len(self.drawn)].tuning if self.drawn else self.tuning
 
     @property
     def recipes(self) -> list[Recipe]:
-        """All recipes that its runs are trained with."""
+        """All recipes of the arm's runs."""
         return [one.recipe for one in self.drawn] or [self.recipe]
 
     @property
     def described(self) -> dict[str, Any]:
-        """The recipe's fields as plain values; those in which several differ as a list in words."""
+        """The recipe's fields as plain values; where recipes differ, a list in words."""
         fields = self.recipe.model_dump()
         for field in fields:
             values = list(dict.fromkeys(getattr(recipe, field) for recipe in self.recipes))
@@ -76,7 +76,7 @@ class Arm:
 
     @property
     def rate(self) -> str:
-        """The learning rate for people, or the smallest and the largest of several."""
+        """The learning rate for display, or the smallest and the largest of several."""
         rates = sorted({recipe.lr for recipe in self.recipes})
         return " - ".join(dict.fromkeys(f"{lr:.4g}" for lr in (rates[0], rates[-1])))
 
@@ -88,9 +88,10 @@ def _short(value: Any) -> str:
 def parse_arms(
     yaml: YamlFile, forced: dict[str, Any]
 ) -> tuple[list[Arm], dict[str, list[Any]] | None, Ablation | None]:
-    """Return the arms of a file, as far as they are valid; note what is not.
+    """Return the valid arms of a file; note problems with the others.
 
-    Also the factors of a full product, and what lies between two recipes.
+    Also returns the factors of a full product, and the ablation between two recipes. If a
+    combination under `ablate` is invalid, larger ones that contain it are left out unreported.
     """
     content = yaml.content
     kinds = ("vary", "arms", "ladder", "ablate")
@@ -117,9 +118,15 @@ def parse_arms(
     elif isinstance(content[given[0]], list):
         rows = _listed(yaml, given[0], content[given[0]])
     arms: list[Arm] = []
+    sets = {arm: set(made) for arm, made in ablation.sets.items()} if ablation else {}
+    refused: list[set[str]] = []
     for keys, name, overrides in rows:
+        if any(sets[name] >= less for less in refused):
+            continue
         fields = merged(recipe, overrides) | forced
         made = make_recipe(yaml, fields, keys or ("recipe",), f"arm {name!r}: ")
+        if made is None and sets:
+            refused.append(sets[name])
         arm = Arm(name, overrides, made) if made else None
         if arm and not any(_same(yaml, keys, arm, other) for other in arms):
             arms.append(arm)
@@ -127,7 +134,7 @@ def parse_arms(
 
 
 def _factors(yaml: YamlFile, vary: dict[str, Any]) -> dict[str, list[Any]]:
-    """Return the lists under `vary`, each value checked as the recipe field it varies."""
+    """Return the lists under `vary`, each value checked as a value of its recipe field."""
     factors = {}
     for field, values in vary.items():
         if field not in Recipe.model_fields and not is_parameter(field):
@@ -169,7 +176,7 @@ def _listed(yaml: YamlFile, key: str, items: list[Any]) -> list[tuple[Keys, str,
 
 
 def arm_name(overrides: Mapping[str, Any]) -> str:
-    """Return the name of an arm without one: its value, or field=value if it has several."""
+    """Return the name of an unnamed arm: its value, or field=value if it has several."""
     if not overrides:
         return "unchanged"
     if len(overrides) == 1:
@@ -181,7 +188,7 @@ def _same(yaml: YamlFile, keys: Keys, arm: Arm, other: Arm) -> bool:
     if arm.name == other.name:
         yaml.problem(keys, f"duplicate arm: {arm.name!r} is given twice")
         return True
-    if arm.recipe == other.recipe and not yaml.problems:  # without a wrong value, arms may be alike
+    if arm.recipe == other.recipe and not yaml.problems:  # invalid arms may look alike
         yaml.problem(keys, f"duplicate arm: {arm.name!r} is the same recipe as {other.name!r}")
         return True
     return False
@@ -195,7 +202,9 @@ def parse_baseline(yaml: YamlFile, arms: list[Arm]) -> str:
     if wanted is None:
         return arms[0].name
     if yaml.content.get("ablate") is not None:
-        yaml.problem(("baseline",), "what `ablate` starts from is the baseline: leave this out")
+        yaml.problem(
+            ("baseline",), "the recipe under `ablate: from` is the baseline: leave this out"
+        )
     if yaml.content.get("ladder") is not None:
         yaml.problem(("baseline",), "a ladder has no baseline: each step is compared with the last")
     if isinstance(wanted, str):

@@ -20,13 +20,13 @@ from lecun_ablate.registry import registry
 
 
 class DataChoice(BaseModel):
-    """A data set by name, and the one that stands in if the first is not available."""
+    """A data set by name, and the fallback if it is not available."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Annotated[str, registered("data")]
     fallback: Annotated[str, registered("data")] | None = None
-    # resampled: training and test images are pooled, and drawn anew by each run's seed
+    # resampled: training and test images are pooled, and each run's seed draws a new split
     split: Literal["known", "resampled"] = "known"
 
 
@@ -34,12 +34,12 @@ DEFAULT_DATA = DataChoice(name="usps", fallback="digits")
 
 
 def one_or_list(value: Any) -> Any:
-    """Turn a single text into a list of one; pydantic validates the rest."""
+    """Turn a single string into a list of one; pydantic validates the rest."""
     return [value] if isinstance(value, str) else value
 
 
 def by_name(value: Any) -> Any:
-    """Turn a single text into a mapping that has it as `name`; pydantic validates the rest."""
+    """Turn a single string into a mapping with it as `name`; pydantic validates the rest."""
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -68,7 +68,7 @@ SomeFactors = Annotated[dict[str, Any], Field(min_length=1)]
 
 
 class ConfigFile(BaseModel):
-    """The keys that every file has. The fields of `recipe` are validated as those of a recipe."""
+    """The keys of every file. The fields under `recipe` are validated as recipe fields."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -84,7 +84,7 @@ class ConfigFile(BaseModel):
 def recipe_problems(fields: Any) -> list[tuple[Keys, str]]:
     """Return what is wrong with values for recipe fields: (the field's key, message).
 
-    The key is () if fields are valid one by one, but do not go together.
+    The key is () if each field is valid, but they do not go together.
     """
     try:
         Recipe.model_validate(fields)
@@ -94,7 +94,7 @@ def recipe_problems(fields: Any) -> list[tuple[Keys, str]]:
 
 
 def check_value(yaml: YamlFile, keys: Keys, field: str, value: Any) -> bool:
-    """Tell whether a value is valid for a recipe field, and note why if it is not."""
+    """Return whether a value is valid for a recipe field, and note why if it is not."""
     messages = [message for _, message in _problems_by_key({field: value})]
     for message in messages:
         yaml.problem(keys, message)
@@ -102,7 +102,7 @@ def check_value(yaml: YamlFile, keys: Keys, field: str, value: Any) -> bool:
 
 
 def _problems_by_key(fields: dict[str, Any]) -> list[tuple[Keys, str]]:
-    """Return what is wrong with recipe fields, each judged by itself: (its key, message)."""
+    """Return what is wrong with recipe fields, each checked by itself: (its key, message)."""
     problems: list[tuple[Keys, str]] = []
     for key, value in fields.items():
         if is_parameter(key):
@@ -115,7 +115,7 @@ def _problems_by_key(fields: dict[str, Any]) -> list[tuple[Keys, str]]:
 
 
 def canonical(field: str, value: Any) -> Any:
-    """Return a valid value of a recipe field in the form in which it is shown and stored."""
+    """Return a valid value of a recipe field in its canonical form, which is shown and stored."""
     if field in COMPONENT_FIELDS:
         return registry.canonical(COMPONENT_FIELDS[field], value)
     return check_parameter(field, value) if is_parameter(field) else value
@@ -124,10 +124,10 @@ def canonical(field: str, value: Any) -> Any:
 def check_overrides(
     yaml: YamlFile, overrides: Any, keys: Keys, option: str | None = None
 ) -> dict[str, Any]:
-    """Return the overrides that are valid as recipe fields; note what is wrong with the others.
+    """Return the overrides that are valid recipe fields; note problems with the others.
 
-    `keys` is where they stand in the file, `option` the command-line option that gives them. Each
-    field is judged by itself: whether fields go together depends on the whole arm.
+    `keys` is their place in the file, `option` the command-line option that sets them. Each field
+    is checked by itself: whether fields go together depends on the whole arm.
     """
     if not isinstance(overrides, dict):
         return {}
@@ -144,7 +144,7 @@ def check_overrides(
 def make_recipe(
     yaml: YamlFile, fields: dict[str, Any], keys: Keys, whose: str = ""
 ) -> Recipe | None:
-    """Return a recipe whose fields are valid one by one; note it if they do not go together."""
+    """Return a recipe from fields that are valid one by one; note it if they do not go together."""
     known = {k: v for k, v in fields.items() if k in Recipe.model_fields or is_parameter(k)}
     problems = recipe_problems(known)
     for where, message in problems:

@@ -1,4 +1,4 @@
-"""A command line of the package: a list of words, rendered only when it is shown or stored."""
+"""A command line of the package: a list of words, formatted only when it is shown or stored."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 PROGRAM = ("python", "-m", "lecun_ablate")
-FLAGS = ("--all-pairs",)  # options without a value, of those that are taken out of commands
+FLAGS = ("--all-pairs",)  # options without a value, among those that can be removed from commands
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class Command:
 
     @classmethod
     def parse(cls, text: str) -> Command:
-        """Return the command that `str` has written out."""
+        """Parse a command formatted by `str`."""
         return cls(tuple(shlex.split(text)))
 
     def __str__(self) -> str:
         return shlex.join(self.words)
 
     def with_options(self, options: dict[str, object], flags: Sequence[str] = ()) -> Command:
-        """Return the command with more options; a list repeats its option, None is left out.
+        """Return the command with more options; a list repeats its option, None is omitted.
 
         Flags are options without a value, and come first.
         """
@@ -41,7 +41,7 @@ class Command:
         return Command(tuple(words))
 
     def options(self, *names: str) -> str:
-        """Return those of its options that have these names, with their values; "" for none."""
+        """Return the options with these names, with their values; "" if there are none."""
         found: list[str] = []
         for word, value in zip(self.words, [*self.words[1:], ""], strict=True):
             if word in names:
@@ -58,7 +58,7 @@ class Command:
         return Command(tuple(words))
 
     def with_seeds(self, seeds: Sequence[int]) -> Command:
-        """Return the command for other seeds than those that it names, if any."""
+        """Return the command for other seeds, replacing any that it names."""
         words = list(self.words)
         if "--seeds" in words:
             at = words.index("--seeds")
@@ -67,10 +67,10 @@ class Command:
 
 
 def seeds_option(seeds: int | Sequence[int]) -> str:
-    """Return the value of --seeds: a number n for the seeds 0 to n-1, else a list with commas."""
+    """Return the value of --seeds: n for the seeds 0 to n-1, otherwise a list with commas."""
     if isinstance(seeds, int):
         return str(seeds)
     if list(seeds) == list(range(len(seeds))):
         return str(len(seeds))
     listed = ",".join(map(str, seeds))
-    return listed if len(seeds) > 1 else f"{listed},"  # the comma tells a list of one from a number
+    return listed if len(seeds) > 1 else f"{listed},"  # the comma marks a list of one

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -36,8 +36,8 @@ class Until(BaseModel):
 
     halfwidth: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]  # points of error
     at_most: Annotated[int, Field(ge=2, le=100_000, strict=True)]  # seeds
-    # seeds before the first look; None: 20. Failures that so many have not met are rarer than 1 in
-    # a third of them
+    # seeds before the first look; None: 20. n seeds without a failure bound the failure rate at
+    # about # 3 / n
     at_least: Annotated[int, Field(ge=20, strict=True)] | None = None
 
     @model_validator(mode="after")
@@ -54,13 +54,13 @@ class Until(BaseModel):
         return min(self.at_least or FIRST_LOOK, self.at_most)
 
 
-# the options that change what the file says of its recipes
+# the options that change the file's recipes
 VARIANT_OPTIONS = ("--epochs", "--dtype", "--set", "--all-pairs")
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is asked: arms x seeds, each arm compared with the baseline or the step before."""
+    """An experiment: arms x seeds, each arm compared with the baseline or the step before."""
 
     name: str
     question: str
@@ -72,14 +72,15 @@ class Experiment:
     compare: Literal["baseline", "all"] = "baseline"  # all: every arm with every other
     margin: float = 0.5  # points of test error; a difference below it does not matter
     factors: dict[str, list[Any]] | None = None  # the lists under `vary`
-    ablation: Ablation | None = None  # what lies between two recipes, under `ablate`
+    ablation: Ablation | None = None  # under `ablate`
+    further: tuple[Arm, ...] = ()  # arms that could still be added to a path
     file: Path | None = None
-    tuned: Path | None = None  # the study whose winners the arms train with
-    until: Until | None = None  # `seeds` are then those so far
-    command: Command | None = None  # that runs it
+    tuned: Path | None = None  # the study whose winners the arms are trained with
+    until: Until | None = None  # then `seeds` are the seeds so far
+    command: Command | None = None  # the command that runs it
     components: list[str] | None = None  # the files that it loads
-    stated: dict[str, str] | None = None  # recipe field -> where it is given a value
-    without_seeds: tuple[int, ...] = ()  # seeds that are left out, although they have been run
+    stated: dict[str, str] | None = None  # recipe field -> where it is set
+    without_seeds: tuple[int, ...] = ()  # seeds left out of the results
 
     @property
     def comparisons(self) -> list[tuple[str, str]]:
@@ -101,21 +102,43 @@ class Experiment:
 
     @property
     def variant(self) -> str:
-        """The options that change what the file says of the recipes, as one writes them."""
+        """The options that change the file's recipes, as on the command line."""
         return self.command.options(*VARIANT_OPTIONS) if self.command else ""
 
     @property
     def searches(self) -> dict[int, int] | None:
-        """Which of several searches gave the values of each seed's runs; None: there are none."""
+        """The search whose values each seed's runs use; None unless there are several searches."""
         number = max(len(arm.drawn) for arm in self.arms)
         return {seed: seed % number for seed in self.seeds} if number > 1 else None
 
+    @property
+    def possible_arms(self) -> tuple[Arm, ...]:
+        """The arms, and those that a path may still come to."""
+        return (*self.arms, *self.further)
+
+    @property
+    def most_arms(self) -> int:
+        """How many arms there are once a path is at its end, at most."""
+        return self.ablation.most_arms if self.ablation else len(self.arms)
+
+    def with_sets(self, more: Iterable[Collection[str]]) -> Experiment:
+        """Return the same experiment with arms for more sets of the changes under `ablate`."""
+        assert self.ablation
+        ablation = self.ablation.with_sets(more)
+        arms = {arm.name: arm for arm in self.possible_arms}
+        return replace(
+            self,
+            ablation=ablation,
+            arms=tuple(arms[name] for name in ablation.sets),
+            further=tuple(arm for name, arm in arms.items() if name not in ablation.sets),
+        )
+
     def arm(self, name: str) -> Arm:
         """Return the arm of a name; raises ConfigError with the valid ones."""
-        for arm in self.arms:
-            if arm.name == name:
-                return arm
-        raise ConfigError(f"no arm {name!r}: {nearest(name, [arm.name for arm in self.arms])}")
+        arms = {arm.name: arm for arm in self.possible_arms}
+        if name not in arms:
+            raise ConfigError(f"no arm {name!r}: {nearest(name, arms)}")
+        return arms[name]
 
 
 def _name_or_fields(value: Any) -> Any:
@@ -125,7 +148,7 @@ def _name_or_fields(value: Any) -> Any:
 
 
 class GrowingSeeds(BaseModel):
-    """The mapping that may stand under an experiment's `seeds`."""
+    """The mapping that an experiment's `seeds` may be."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -134,12 +157,12 @@ class GrowingSeeds(BaseModel):
 
 def _not_studies(name: str) -> str:
     if name == "studies":
-        raise ValueError("is where MLflow holds the studies: give the experiment another name")
+        raise ValueError("is reserved for studies in MLflow: give the experiment another name")
     return name
 
 
 class ExperimentFile(ConfigFile):
-    """The keys of an experiment's file. Whatever it says of recipe fields is validated as such."""
+    """The keys of an experiment's file. Recipe fields in it are validated as such."""
 
     name: Annotated[Name, AfterValidator(_not_studies)]
     data: Data = DEFAULT_DATA
@@ -164,17 +187,17 @@ def load_experiment(
     components: Sequence[str | Path] = (),
     assignments: Sequence[str] = (),
 ) -> Experiment:
-    """Read and validate an experiment's file; the keyword arguments override what it says.
+    """Read and validate an experiment's file; the keyword arguments override its values.
 
     `epochs` and `dtype` override every arm; an assignment such as "recipe.lr=0.05" replaces one
-    value of the file. Raises a ConfigError that holds every problem, with file and line.
+    value of the file. Raises a ConfigError with all problems, with file and line.
     """
     overrides = Overrides(seeds, epochs, dtype, data, components, assignments)
     return parse_experiment(read(path, overrides), overrides)
 
 
 def parse_experiment(yaml: YamlFile, overrides: Overrides) -> Experiment:
-    """Validate a file that has been read with these overrides; see load_experiment."""
+    """Validate a file that was read with these overrides; see load_experiment."""
     forced = overrides.forced
     for field, value in forced.items():
         check_overrides(yaml, {field: value}, (), option=f"--{field}")
@@ -185,15 +208,15 @@ def parse_experiment(yaml: YamlFile, overrides: Overrides) -> Experiment:
     if until and len(arms) == 1:
         yaml.problem(
             ("seeds", "until"),
-            "looks at the intervals of comparisons, and a single arm is compared with nothing: add "
+            "looks at the intervals of comparisons, and a single arm has no comparison: add "
             "an arm (arms, vary or ladder), or give a number of seeds",
         )
     resampled = content is not None and content.data.split == "resampled"
     if content and resampled and content.tuned:
         yaml.problem(
             ("data", "split"),
-            "tuned values were chosen on images that a resampled test split may hold: expected the "
-            "known split, or arms without `tuned`",
+            "tuned values were chosen on images that a resampled split may use as test images: "
+            "expected the known split, or arms without `tuned`",
         )
     arms = [replace(arm, resampled=resampled) for arm in arms]
     if content and content.compare == "all" and content.ladder is not None:
@@ -202,13 +225,18 @@ def parse_experiment(yaml: YamlFile, overrides: Overrides) -> Experiment:
             "a ladder compares each step with the one before: leave out compare, or list the "
             "arms under `arms`",
         )
+    if ablation and ablation.arms == "path":
+        _check_path(yaml, content)
     yaml.check()
     assert content is not None
+    ablation = ablation.at_first() if ablation else None
+    begun = [arm for arm in arms if not ablation or arm.name in ablation.sets]
     return Experiment(
         name=content.name,
         question=content.question,
         data=content.data,
-        arms=tuple(arms),
+        arms=tuple(begun),
+        further=tuple(arm for arm in arms if arm not in begun),
         baseline=baseline,
         seeds=_kept(yaml, content.seeds, overrides.without_seeds),
         without_seeds=tuple(sorted(overrides.without_seeds)),
@@ -224,6 +252,22 @@ def parse_experiment(yaml: YamlFile, overrides: Overrides) -> Experiment:
         components=[str(file) for file in [*overrides.components, *content.components]],
         stated=_stated(yaml, forced),
     )
+
+
+def _check_path(yaml: YamlFile, content: ExperimentFile | None) -> None:
+    """Note what does not go with a path, whose arms are not known beforehand."""
+    if content and content.compare == "all":
+        yaml.problem(
+            ("compare",),
+            "the results choose the arms of a path, and all comparisons of chosen arms cannot be "
+            "corrected for: leave out compare, or ablate with arms: all",
+        )
+    if content and content.tuned:
+        yaml.problem(
+            ("tuned",),
+            "the results choose the arms of a path, which no study can tune beforehand: leave out "
+            "tuned, or ablate with arms: all",
+        )
 
 
 def _command(path: Path, overrides: Overrides) -> Command:
@@ -244,13 +288,13 @@ def _command(path: Path, overrides: Overrides) -> Command:
 
 
 def _kept(yaml: YamlFile, seeds: Sequence[int], without: Sequence[int]) -> tuple[int, ...]:
-    """Return the seeds but for those that are left out."""
+    """Return the seeds without those that are left out."""
     kept = tuple(seed for seed in seeds if seed not in without)
     unknown = sorted(set(without) - set(seeds))
     if unknown:
         have = ", ".join(map(str, seeds))
         raise ConfigError(
-            f"--without-seed {unknown[0]}: no seed of the experiment, which has {have}"
+            f"--without-seed {unknown[0]}: not a seed of the experiment, which has {have}"
         )
     if not kept:
         raise ConfigError(f"--without-seed: no seed of {yaml.path} is left")
@@ -258,7 +302,7 @@ def _kept(yaml: YamlFile, seeds: Sequence[int], without: Sequence[int]) -> tuple
 
 
 def _until(yaml: YamlFile) -> Until | None:
-    """Return the rule under `seeds: {until: ...}`; the seeds of its first look take its place."""
+    """Return the rule under `seeds: {until: ...}` and replace it by the seeds of its first look."""
     seeds = yaml.content.get("seeds")
     if not isinstance(seeds, dict):
         return None
@@ -269,7 +313,7 @@ def _until(yaml: YamlFile) -> Until | None:
 
 
 def _stated(yaml: YamlFile, forced: Mapping[str, Any]) -> dict[str, str]:
-    """Return the recipe fields that are given a value for any arm, each with the first place."""
+    """Return the recipe fields that are set for any arm, each with the first place."""
     content = yaml.content
     places = {field: f"--{field}" for field in forced}
     given: list[tuple[Keys, Any]] = [((key,), content.get(key)) for key in ("recipe", "vary")]

@@ -1,9 +1,9 @@
-"""A recipe: every choice that defines one training run, the seed left out.
+"""A recipe: every choice that defines a training run, except the seed.
 
-A component is written as its name, with values for its parameters if they are not the defaults:
-`leaky_relu(slope=0.2)`, or as a mapping `{leaky_relu: {slope: 0.2}}`. The key of one parameter is
-`activation.slope`: wherever a recipe's fields have values, it may have one too, and then replaces
-that parameter of the component that the field names.
+A component is written as its name, with any parameters that differ from the defaults:
+`leaky_relu(slope=0.2)`, or as a mapping `{leaky_relu: {slope: 0.2}}`. A parameter also has its own
+key, `activation.slope`, which may be used wherever a recipe's fields are set, and overrides that
+parameter of the field's component.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def registered(kind: str) -> BeforeValidator:
 
     def known(value: Any) -> Any:
         if not isinstance(value, str | Mapping):
-            return value  # the field itself says that it expects a text
+            return value  # the field's own validator reports it
         try:
             return registry.canonical(kind, value)
         except ConfigError as error:
@@ -39,16 +39,16 @@ Real = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 class Recipe(BaseModel):
     """The choices of one arm. The defaults are the notebook's 1989 net, in float32.
 
-    `init_seed` and `order_seed` pin the draws of the weights (with the random connectivity) or of
-    the orders (with shifts and dropout masks) to one seed, while the run's own seed governs the
-    rest; None: the run's seed.
+    `init_seed` and `order_seed` fix the seed of the weights (with a random connectivity) or of the
+    orders (with shifts and dropout masks), while the run's own seed governs the rest; None: the
+    run's seed.
 
-    A step takes `batch_size` patterns and the mean of their gradients, plus `weight_decay` times
-    the weights, biases included. `dropout` is the rate at which inputs of H3 are 0 during training;
-    the others are divided by 1 - rate. `label_smoothing` s trains with (1 - s) t + s mean(t). An
-    `average` a > 0 keeps a running mean of the weights, mean <- a mean + (1 - a) weights after
-    every step, with which the network is scored. Scores never have dropout, smoothing or
-    augmentation.
+    A step uses the mean gradient of `batch_size` patterns, plus `weight_decay` times the weights,
+    including biases. `dropout` is the probability that an input of H3 is 0 during training; the
+    others are divided by 1 - `dropout`. `label_smoothing` s trains with the targets (1 - s) t + s
+    mean(t). An `average` a > 0 keeps a running mean of the weights, mean <- a mean + (1 - a)
+    weights after every step, with which the network is scored. Scores never use dropout, smoothing
+    or augmentation.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -81,7 +81,7 @@ class Recipe(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _put_parameters_in_place(cls, fields: Any) -> Any:
-        """Turn the keys of parameters, such as `optimizer.mu`, into components with parameters."""
+        """Merge parameters' own keys, such as `optimizer.mu`, into their components."""
         if not isinstance(fields, dict):
             return fields
         single = {key: value for key, value in fields.items() if is_parameter(key)}
@@ -116,11 +116,11 @@ class Recipe(BaseModel):
 
     @property
     def stored(self) -> dict[str, Any]:
-        """The fields as plain values, in the form that keys hold."""
+        """The fields as plain values, in the form used in run keys."""
         return stored_form(self.model_dump())
 
     def component(self, field: str) -> Component:
-        """Return the component that a field of this recipe names."""
+        """Return the component named by a field of this recipe."""
         return registry.get(COMPONENT_FIELDS[field], getattr(self, field))
 
     def value(self, key: str) -> Any:
@@ -134,9 +134,9 @@ class Recipe(BaseModel):
         return self.component(field).values.get(parameter)
 
     def without(self, keys: Iterable[str]) -> dict[str, Any]:
-        """Return the fields as plain values, those of `keys` left out.
+        """Return the fields as plain values, without `keys`.
 
-        A component whose parameter is among them is written without it.
+        If a component's parameter is among `keys`, the component is written without it.
         """
         fields, keys = self.model_dump(), list(keys)
         for key in keys:
@@ -170,7 +170,7 @@ COMPONENT_FIELDS = {
 }
 MOMENTUM_ARITY = 5  # of an optimizer that takes momentum
 
-# Fields that recipes have not always had. Keys leave them out at their defaults, and so stay.
+# Fields added later. Run keys omit them at their defaults, so old keys stay valid.
 ADDED = (
     "schedule",
     "schedule_per",
@@ -184,7 +184,7 @@ ADDED = (
 
 
 def stored_form(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe's fields, or some of them, in the form that keys hold."""
+    """Return a recipe's fields, or some of them, in the form used in run keys."""
     return {
         field: value
         for field, value in fields.items()
@@ -193,12 +193,12 @@ def stored_form(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_parameter(key: Any) -> bool:
-    """Tell whether a key is that of a component's parameter, such as `optimizer.mu`."""
+    """Return whether a key is that of a component's parameter, such as `optimizer.mu`."""
     return isinstance(key, str) and "." in key and key.split(".", 1)[0] in COMPONENT_FIELDS
 
 
 def is_numeric(key: str, whole: bool = False) -> bool:
-    """Tell whether the values of a field or parameter are numbers, or only `whole` ones."""
+    """Return whether the values of a field or parameter are numbers, or only `whole` ones."""
     types = (int,) if whole else (int, float)
     if not is_parameter(key):
         return Recipe.model_fields[key].annotation in types
@@ -208,9 +208,9 @@ def is_numeric(key: str, whole: bool = False) -> bool:
 
 
 def check_parameter(key: str, value: Any) -> Value:
-    """Return a value for a parameter's key as some component of its field takes it.
+    """Return a value for a parameter's key, validated by the components of its field.
 
-    Raises ConfigError if no component of the field has the parameter, or none takes the value.
+    Raises ConfigError if no component of the field has the parameter or accepts the value.
     """
     kind, parameter = COMPONENT_FIELDS[key.split(".", 1)[0]], key.split(".", 1)[1]
     having = registry.with_parameter(kind, parameter)
@@ -227,9 +227,9 @@ def check_parameter(key: str, value: Any) -> Value:
 
 
 def merged(fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return recipe fields with others in their place.
+    """Return recipe fields with some replaced.
 
-    A component that is replaced takes the values of its parameters' own keys with it.
+    If a component is replaced, its parameters' own keys are dropped.
     """
     kept = {
         key: value

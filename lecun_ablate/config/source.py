@@ -1,4 +1,4 @@
-"""A YAML file as the command line asks for it: read once, with what the options override."""
+"""A YAML file with the command line's overrides: read once."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from lecun_ablate.registry import registry
 
 @dataclass(frozen=True)
 class Overrides:
-    """What replaces values of a file, as the options of the command line do."""
+    """Values that override those of a file, as given by command-line options."""
 
     seeds: int | Sequence[int] | None = None  # of an experiment
     epochs: int | None = None  # of every arm of an experiment
     dtype: str | None = None  # of every arm of an experiment
-    data: str | None = None  # a data set, then without a fallback
-    components: Sequence[str | Path] = ()  # files to load before those that the file names
+    data: str | None = None  # a data set; disables the fallback
+    components: Sequence[str | Path] = ()  # loaded before the files that the YAML names
     assignments: Sequence[str] = ()  # such as "recipe.lr=0.05"
     without_seeds: Sequence[int] = ()  # of an experiment
     all_pairs: bool = False  # of an experiment: every arm is compared with every other
@@ -37,7 +37,7 @@ class Overrides:
 
 
 def read(path: str | Path, overrides: Overrides) -> YamlFile:
-    """Read a file, apply the overrides, and load the components that either of them names.
+    """Read a file, apply the overrides, and load the components that either names.
 
     Raises ConfigError if the file is not YAML; other problems are noted in it.
     """
@@ -47,6 +47,7 @@ def read(path: str | Path, overrides: Overrides) -> YamlFile:
         if not equals or not all(keys.split(".")):
             raise ConfigError(f"--set {assignment}: expected KEY=VALUE, such as recipe.lr=0.05")
         yaml.set(_keys(keys), parse_scalar(value), f"--set {assignment}")
+    yaml.check()
     if overrides.data is not None:
         said = yaml.content.get("data")
         split = {"split": said["split"]} if isinstance(said, dict) and "split" in said else {}
@@ -71,7 +72,7 @@ def read(path: str | Path, overrides: Overrides) -> YamlFile:
 
 
 def command_of(yaml: YamlFile) -> str | None:
-    """Return the command that takes a file, by keys that only such files have; None: unclear."""
+    """Return the command for a file, by keys that only such files have; None if unclear."""
     keys = set(yaml.content)
     if keys & {"search", "governs"}:
         return "study"
@@ -81,7 +82,7 @@ def command_of(yaml: YamlFile) -> str | None:
 
 
 def _keys(text: str) -> Keys:
-    """Return the keys of an assignment; `optimizer.mu` is one, as it stands in a file."""
+    """Return the keys of an assignment; a parameter's key (`optimizer.mu`) is a single key."""
     keys = text.split(".")
     for i, key in enumerate(keys[:-1]):
         if i and key in COMPONENT_FIELDS:
@@ -93,8 +94,8 @@ def _keys(text: str) -> Keys:
 def data_asked(yaml: YamlFile) -> DataChoice | None:
     """Return the data set that a file asks for.
 
-    None if the file leaves that to another file, or if what it says is not valid. The rest of the
-    file is not looked at: judging recipes takes the slow import of PyTorch.
+    None if the file leaves that to another file, or is not valid there. The rest of the file is
+    ignored, because validating recipes requires the slow import of PyTorch.
     """
     content = yaml.content
     if "data" not in content and "experiment" in content:  # a study of that experiment
@@ -106,7 +107,7 @@ def data_asked(yaml: YamlFile) -> DataChoice | None:
 
 
 def _component_files(content: Mapping[str, Any]) -> list[tuple[Keys, str]]:
-    """Return the files of components that a YAML file names, each with its keys."""
+    """Return the component files that a YAML file names, each with its keys."""
     files = content.get("components")
     if isinstance(files, str):
         return [(("components",), files)]

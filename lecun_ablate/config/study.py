@@ -40,14 +40,14 @@ from lecun_ablate.config.yaml_file import Keys, YamlFile, find_file, written
 from lecun_ablate.data.digits import HOLDOUT_SEED
 from lecun_ablate.errors import ConfigError, nearest
 
-PINNED_SEED = 0  # of what a seed study's own seeds do not govern
-SEARCH_SEEDS = 1_000_000  # repeated searches have seeds from here on, so many for each
+PINNED_SEED = 0  # for what a seed study's own seeds do not govern
+SEARCH_SEEDS = 1_000_000  # the first seed of repeated searches, and the number of seeds for each
 Count = Annotated[int, Field(strict=True, ge=1, le=100_000)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
 class Range(BaseModel):
-    """The values of a numeric recipe field that a study searches, both ends included."""
+    """The range of a numeric recipe field in a search, including both ends."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -60,18 +60,18 @@ class Range(BaseModel):
         if not self.low < self.high:
             raise ValueError(f"expected low < high, got low {self.low:g} and high {self.high:g}")
         if self.log and self.low <= 0:
-            raise ValueError(f"a logarithmic range begins above 0, got low {self.low:g}")
+            raise ValueError(f"a logarithmic range must start above 0, got low {self.low:g}")
         return self
 
     def __contains__(self, value: Any) -> bool:
-        return self.low <= value <= self.high
+        return bool(self.low <= value <= self.high)
 
 
-Alternatives = tuple[Any, ...]  # the values of a field that a study tries one by one
+Alternatives = tuple[Any, ...]  # the values of a categorical search
 
 
 class Sampler(BaseModel):
-    """What proposes the values: TPE after `startup` random trials, or random ones throughout."""
+    """How values are proposed: TPE after `startup` random trials, or only random ones."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -81,7 +81,7 @@ class Sampler(BaseModel):
 
 
 class Pruner(BaseModel):
-    """Rungs at the epochs first, first * factor, ...: each lets the best 1 / factor pass."""
+    """Rungs at the epochs first, first * factor, ...: each passes the best 1 / factor."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -97,7 +97,7 @@ class Pruner(BaseModel):
 
 
 class Confirm(BaseModel):
-    """How many of an arm's best trials are trained again, and on how many fresh seeds."""
+    """How many of an arm's best trials are confirmed, and on how many fresh seeds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -106,7 +106,7 @@ class Confirm(BaseModel):
 
 
 class SearchFile(ConfigFile):
-    """The keys of a study that searches. The search space is validated as recipe fields."""
+    """The keys of a search study. The search space is validated as recipe fields."""
 
     data: Data | None = None
     experiment: str | None = None
@@ -127,7 +127,7 @@ Governed = Literal["weights", "order", "both", "split"]
 
 
 class SeedFile(ConfigFile):
-    """The keys of a study of what the seed alone does."""
+    """The keys of a study of seeds."""
 
     data: Data = DEFAULT_DATA
     seeds: Seeds = Field(default_factory=lambda: list(range(200)))
@@ -136,7 +136,7 @@ class SeedFile(ConfigFile):
 
 @dataclass(frozen=True)
 class SearchStudy:
-    """For each arm, which values of some recipe fields give the smallest validation error."""
+    """A search, for each arm, for the recipe values with the smallest validation error."""
 
     name: str
     question: str
@@ -145,19 +145,19 @@ class SearchStudy:
     search: dict[str, Range | Alternatives]
     trials: int  # of each arm
     seeds: tuple[int, ...]  # of each trial
-    batch: int  # trials of one arm that are asked for at once
+    batch: int  # trials of one arm that are proposed at once
     sampler: Sampler
     pruner: Pruner | None
     confirm: Confirm
     file: Path
-    searches: int | None = None  # how often the whole search is made; None: once, and not counted
-    repetition: int | None = None  # which of them this is, from 0; None: all, or the only one
+    searches: int | None = None  # repetitions of the whole search; None: one, with ordinary seeds
+    repetition: int | None = None  # number of this search, from 0; None: all, or the only one
 
     def each(self) -> list[SearchStudy]:
-        """Return the searches that make up the study, each as a study of its own.
+        """Return the searches that make up the study, each as a separate study.
 
-        They differ in the sampler's seed, in the split of the training images, and in all seeds of
-        their runs, which are seeds that no experiment uses.
+        They differ in the sampler's seed, in the split of the training images, and in the seeds of
+        their runs, none of which an experiment uses.
         """
         if self.searches is None:
             return [self]
@@ -169,17 +169,17 @@ class SearchStudy:
         return replace(self, searches=None, repetition=k, seeds=seeds, sampler=sampler)
 
     def label(self, arm: str) -> str:
-        """Return the name of an arm's search: the arm's own, if the study makes but one."""
+        """Return the name of an arm's search: the arm's name if there is only one search."""
         return arm if self.repetition is None else f"{arm}, search {self.repetition + 1}"
 
     @property
     def split_seed(self) -> int:
-        """The seed by which the validation images are drawn from the training split."""
+        """The seed that draws the validation images from the training split."""
         return HOLDOUT_SEED + (self.repetition or 0)
 
     @property
     def used_seeds(self) -> set[int]:
-        """All seeds of the runs that search and confirm."""
+        """All seeds of the runs in the search and the confirmation."""
         return {seed for one in self.each() for seed in (*one.seeds, *one.confirm_seeds)}
 
     @property
@@ -189,7 +189,7 @@ class SearchStudy:
         return tuple(range(first, first + self.confirm.seeds))
 
     def own_values(self, arm: Arm) -> dict[str, Any]:
-        """Return what an arm's recipe has for the searched fields: its default."""
+        """Return an arm's own values of the searched fields."""
         return {field: arm.recipe.value(field) for field in self.search}
 
     def recipe(self, arm: Arm, values: Mapping[str, Any]) -> Recipe:
@@ -197,21 +197,21 @@ class SearchStudy:
         return Recipe.model_validate(merged(arm.recipe.model_dump(), values))
 
     def most_runs(self, trials: int) -> int:
-        """Return how many runs the next `trials` of one search and its confirmation take at most.
+        """Return the most runs that the next `trials` of a search and its confirmation can need.
 
-        The arm's own values are confirmed, too, unless they turn out to be among the best.
+        The arm's own values are also confirmed, unless they are among the best.
         """
         return trials * len(self.seeds) + (self.most_confirmed + 1) * self.confirm.seeds
 
     @property
     def most_confirmed(self) -> int:
-        """How many trials of one search are trained again at most: the best on each half."""
+        """The largest number of trials of a search that are confirmed: the best on each half."""
         return min(2 * self.confirm.trials, self.trials)
 
     def definition(self, arm: Arm, data_digest: str) -> dict[str, Any]:
-        """Return what must be the same for the trials of an arm to be comparable.
+        """Return what must be equal for the trials of an arm to be comparable.
 
-        The budget (trials, confirmations) is left out: it may grow.
+        The budget (trials, confirmations) is left out, since it may grow.
         """
         searched = {
             field: values.model_dump() if isinstance(values, Range) else list(values)
@@ -237,7 +237,7 @@ class SearchStudy:
 
 @dataclass(frozen=True)
 class SeedStudy:
-    """The same recipe with many seeds; `governs` says what they decide, one variant for each."""
+    """The same recipe with many seeds; `governs` says what they determine, one variant for each."""
 
     name: str
     question: str
@@ -278,22 +278,22 @@ def load_study(
     components: Sequence[str | Path] = (),
     assignments: Sequence[str] = (),
 ) -> SearchStudy | SeedStudy:
-    """Read and validate a study file; the keyword arguments override what it says.
+    """Read and validate a study file; the keyword arguments override its values.
 
-    Raises a ConfigError that holds every problem, with file and line.
+    Raises a ConfigError with all problems, with file and line.
     """
     overrides = Overrides(data=data, components=components, assignments=assignments)
     return parse_study(read(path, overrides))
 
 
 def parse_study(yaml: YamlFile) -> SearchStudy | SeedStudy:
-    """Validate a file that has been read; see load_study."""
+    """Validate a file that was read; see load_study."""
     kinds = [key for key in ("search", "governs") if key in yaml.content]
     if len(kinds) != 1:
         got = "both" if kinds else "neither"
         raise ConfigError(
             f"{yaml.where()}: a study has either `search` (values to try) or `governs` (what its "
-            f"seeds decide), got {got}"
+            f"seeds determine), got {got}"
         )
     return _search_study(yaml) if kinds == ["search"] else _seed_study(yaml)
 
@@ -303,7 +303,7 @@ def _seed_study(yaml: YamlFile) -> SeedStudy:
     overrides = check_overrides(yaml, yaml.content.get("recipe") or {}, ("recipe",))
     recipe = make_recipe(yaml, overrides, ("recipe",))
     if content and content.data.split != "known":
-        yaml.problem(("data", "split"), "what the seeds decide is said by governs: add split there")
+        yaml.problem(("data", "split"), "in a study of seeds, add split to governs instead")
     governs = list(content.governs) if content else []
     for what in sorted({what for what in governs if governs.count(what) > 1}):
         yaml.problem(("governs",), f"{what} is given twice")
@@ -317,7 +317,7 @@ def _seed_study(yaml: YamlFile) -> SeedStudy:
         if {"weights", "both"} <= set(governs):
             yaml.problem(
                 ("governs",),
-                f"weights and both are the same where the order is {recipe.order!r}: leave one out",
+                f"weights and both are the same if the order is {recipe.order!r}: leave one out",
             )
     yaml.check()
     assert content is not None and recipe is not None
@@ -351,15 +351,15 @@ def _search_study(yaml: YamlFile) -> SearchStudy:
         where = ("data", "split") if content.data else ("experiment",)
         yaml.problem(
             where,
-            "a search holds images out of the known training split, and its values are of no use "
-            "where the split is resampled: expected data with the known split",
+            "a search holds out images of the known training split, so its values cannot be used "
+            "with a resampled split: expected data with the known split",
         )
     if content and content.searches:
         last = max(content.seeds) + content.confirm.seeds
         if last >= SEARCH_SEEDS:
             yaml.problem(
                 ("seeds",),
-                f"repeated searches number their seeds anew, {SEARCH_SEEDS:,} for each: expected "
+                f"repeated searches renumber their seeds, {SEARCH_SEEDS:,} for each: expected "
                 f"seeds of trials and confirmation below that, got {last:,}",
             )
     yaml.check()
@@ -382,7 +382,7 @@ def _search_study(yaml: YamlFile) -> SearchStudy:
 
 
 def _arms(yaml: YamlFile) -> tuple[DataChoice, list[Arm]]:
-    """Return the arms, and the data set that goes with them unless the file names one."""
+    """Return the arms, and their data set unless the file names one."""
     content = yaml.content
     epochs = content.get("epochs")
     forced = {"epochs": epochs} if isinstance(epochs, int) else {}
@@ -407,13 +407,13 @@ def _arms(yaml: YamlFile) -> tuple[DataChoice, list[Arm]]:
 
 
 def _search(yaml: YamlFile, content: Any) -> dict[str, Range | Alternatives]:
-    """Return the search space, every end and every choice checked as the recipe field it is."""
+    """Return the search space, with every end and choice checked as a value of its recipe field."""
     search: dict[str, Range | Alternatives] = {}
     valid = [field for field in Recipe.model_fields if not field.endswith("_seed")]
     for field, values in content.items() if isinstance(content, dict) else ():
         keys: Keys = ("search", field)
         if field not in valid and not is_parameter(field):
-            yaml.problem(keys, f"no field to search {field!r}: {nearest(str(field), valid)}")
+            yaml.problem(keys, f"no searchable field {field!r}: {nearest(str(field), valid)}")
         elif isinstance(values, list):
             problems = len(yaml.problems)
             if len(values) < 2 or any(values.count(value) > 1 for value in values):
@@ -438,7 +438,7 @@ def _search(yaml: YamlFile, content: Any) -> dict[str, Range | Alternatives]:
 def _check_space(
     yaml: YamlFile, arms: list[Arm], search: Mapping[str, Range | Alternatives]
 ) -> None:
-    """Note arms that the search makes the same, and values that do not go together."""
+    """Note arms that differ only in searched fields, and values that do not go together."""
     seen: dict[str, str] = {}
     for arm in arms:
         other = seen.setdefault(repr(arm.recipe.without(search)), arm.name)
@@ -459,7 +459,7 @@ def _check_space(
 
 
 def combinations(search: Mapping[str, Range | Alternatives]) -> list[dict[str, Any]]:
-    """Return every combination of the values that a search tries one by one."""
+    """Return every combination of the categorical values of a search."""
     choices = {field: values for field, values in search.items() if isinstance(values, tuple)}
     return [
         dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())

@@ -23,16 +23,16 @@ from lecun_ablate.system.text import is_invisible, visible
 
 Keys = tuple[str | int, ...]
 LARGEST = 100_000  # bytes of a file
-MOST_VALUES = 50_000  # that a file may stand for, each alias counted with all that it repeats
-FOLDERS = ("experiments", "studies")  # where files usually are, for hints
+MOST_VALUES = 50_000  # after all aliases are expanded
+FOLDERS = ("experiments", "studies")  # the usual folders, for hints
 DEEPEST = 100  # levels of nesting
 M = TypeVar("M", bound=BaseModel)
 
 
 class YamlFile:
-    """A YAML mapping as plain values, which knows the line of every key.
+    """A YAML mapping as plain values, with the line of every key.
 
-    `problems` gathers what is wrong; `check()` raises them all as one ConfigError.
+    `problems` collects what is wrong; `check()` raises all of it as one ConfigError.
     """
 
     def __init__(self, path: str | Path):
@@ -74,14 +74,14 @@ class YamlFile:
             raise ConfigError(f"{path}: nested too deeply to be read") from None
         except _TooMuch as error:
             raise ConfigError(f"{path}: {error}") from None
-        except AttributeError:  # of ruamel's: what is merged is not finished yet
+        except AttributeError:  # in ruamel: the mapping to merge is unfinished
             raise ConfigError(
-                f"{path}: not a YAML file: a merge (<<) stands within what it merges"
+                f"{path}: not a YAML file: a merge (<<) is inside the mapping that it merges"
             ) from None
         except (YAMLError, ValueError, TypeError, LookupError) as error:
             raise ConfigError(f"{path}: not a YAML file: {error}") from None
         if not isinstance(self._marked, CommentedMap):
-            kinds = {type(None): "nothing", CommentedSeq: "a list", str: "a text"}
+            kinds = {type(None): "nothing", CommentedSeq: "a list", str: "a string"}
             got = kinds.get(type(self._marked), repr(self._marked))
             line = (getattr(getattr(self._marked, "lc", None), "line", None) or 0) + 1
             raise ConfigError(
@@ -92,17 +92,17 @@ class YamlFile:
         self.check()
 
     def _refuse_oddities(self, marked: Any, keys: Keys) -> None:
-        """Note tags, keys that are not texts, and texts with control characters."""
+        """Note tags, keys that are not strings, and strings with control characters."""
         if tag := _tag(marked):
             self.problem(keys, f"expected a plain value, got one with the tag {tag}")
         elif isinstance(marked, str):
             if odd := [c for c in marked if is_invisible(c) and c not in "\n\t"]:
-                self.problem(keys, f"the character U+{ord(odd[0]):04X} is not allowed in a text")
+                self.problem(keys, f"the character U+{ord(odd[0]):04X} is not allowed in a string")
         elif isinstance(marked, dict | list):
             for key in marked if isinstance(marked, dict) else range(len(marked)):
                 if isinstance(marked, dict) and not isinstance(key, str):
                     got = "null" if key is None else key
-                    self.problem((*keys, key), f"expected a text as a key, got {got}")
+                    self.problem((*keys, key), f"expected a string as a key, got {got}")
                 self._refuse_oddities(marked[key], (*keys, key))
 
     def set(self, keys: Keys, value: Any, option: str) -> None:
@@ -114,6 +114,7 @@ class YamlFile:
             inner = inner[key]
         inner[keys[-1]] = value
         self._options[keys] = option
+        self._refuse_oddities(value, keys)
 
     def where(self, keys: Keys = ()) -> str:
         """Return 'file:line' of a key, or the command-line option that set it."""
@@ -124,7 +125,7 @@ class YamlFile:
         return f"{self.path}:{self._line(keys)}"
 
     def _in_file(self, keys: Keys) -> bool:
-        """Tell whether the value at `keys` is still the one that stands in the file."""
+        """Return whether the value at `keys` is still the one in the file."""
         inner: Any = self.content
         own: Any = self._marked
         for key in keys:
@@ -167,15 +168,15 @@ class YamlFile:
             return None
 
     def check(self) -> None:
-        """Raise a ConfigError with every problem noted so far, in the order of the lines."""
+        """Raise a ConfigError with all problems noted so far, in the order of the lines."""
         if self.problems:
             raise ConfigError([message for _, message in sorted(self.problems)])
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> Iterable[tuple[Keys, str]]:
-    """Yield the keys and the plain words of every problem in a pydantic error.
+    """Yield the keys and a plain message for every problem in a pydantic error.
 
-    The models have no unions but with None: for others, pydantic reports every branch, with the
+    The models have no unions except with None: for others, pydantic reports every branch, with the
     branch's name among the keys.
     """
     for problem in error.errors():
@@ -188,7 +189,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> Iterable[tuple[Ke
         elif problem["type"] == "value_error":
             yield keys, str(problem["ctx"]["error"])
         elif problem["type"] == "invalid_key":
-            yield keys[:-2], f"expected a text as a key, got {written(got)}"
+            yield keys[:-2], f"expected a string as a key, got {written(got)}"
         elif isinstance(got, float) and not math.isfinite(got):
             yield keys, f"expected a finite number, got {got}"
         else:
@@ -196,7 +197,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> Iterable[tuple[Ke
 
 
 def written(value: Any) -> str:
-    """Return a value as messages show it: as in YAML, not as in Python."""
+    """Return a value as messages show it: in YAML's notation, not Python's."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -209,9 +210,9 @@ def written(value: Any) -> str:
     return repr(value)
 
 
-_PLAIN_WORDS = {  # by the type of pydantic's error
+_PLAIN_WORDS = {  # by pydantic's error type
     "string_pattern_mismatch": "letters, digits, '_', '.' and '-', with a letter or a digit first",
-    "string_type": "a text",
+    "string_type": "a string",
     "list_type": "a list",
     "dict_type": "a mapping of keys to values",
     "model_type": "a mapping of keys to values",
@@ -223,7 +224,7 @@ _PLAIN_WORDS = {  # by the type of pydantic's error
 
 
 def _plain_words(problem: Mapping[str, Any]) -> str:
-    """Return what pydantic expected, in words that do not mention Python."""
+    """Return pydantic's message without Python's terms."""
     if problem["type"] in _PLAIN_WORDS:
         return f"expected {_PLAIN_WORDS[problem['type']]}"
     words = re.sub(
@@ -262,11 +263,11 @@ def _fields_at(model: type[BaseModel], keys: Keys) -> list[str]:
 
 
 class _TooMuch(Exception):
-    """A text that stands for more than a machine can hold."""
+    """A text that expands to more than a machine can hold."""
 
 
 def _load(text: str) -> Any:
-    """Return the marked values of a YAML text; _TooMuch if they are too many or have no end."""
+    """Return the marked values of a YAML text; _TooMuch if there are too many, or no end."""
     depth = 0
     for event in YAML(typ="rt", pure=True).parse(text):
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
@@ -279,19 +280,19 @@ def _load(text: str) -> Any:
 
 
 def _size(node: Any, known: dict[int, int | None]) -> int:
-    """Return how many values a node stands for, its aliases written out, without doing that."""
+    """Return how many values a node has with its aliases expanded, without expanding them."""
     if not isinstance(node, Mapping | list | tuple | set):
         return 1
     if id(node) in known:
         size = known[id(node)]
         if size is None:
-            raise _TooMuch("an alias (*) stands within what it repeats")
+            raise _TooMuch("an alias (*) is inside the value that it repeats")
         return size
     known[id(node)] = None
     inner = list(node.values()) if isinstance(node, Mapping) else list(node)
     size = 1 + sum(_size(value, known) for value in inner)
     if size > MOST_VALUES:
-        raise _TooMuch(f"stands for more than {MOST_VALUES:,} values, with its aliases (*)")
+        raise _TooMuch(f"has more than {MOST_VALUES:,} values, after expanding aliases (*)")
     known[id(node)] = size
     return size
 
@@ -300,7 +301,7 @@ def _plain(node: Any) -> Any:
     """Return ruamel's marked values as ordinary Python ones."""
     if isinstance(node, TaggedScalar):
         return node.value
-    if isinstance(node, ScalarBoolean):  # one with an anchor; no bool to Python
+    if isinstance(node, ScalarBoolean):  # one with an anchor is not a Python bool
         return bool(node)
     if isinstance(node, datetime.date):
         return str(node)
@@ -330,7 +331,7 @@ def _tag(node: Any) -> str | None:
 
 
 def parse_scalar(text: str) -> Any:
-    """Read one YAML value, such as the one after the '=' of --set; other text stays as it is."""
+    """Read one YAML value, such as the one after the '=' of --set; other text is kept."""
     try:
         marked = _load(text[:LARGEST])
         return text if _tag(marked) else _plain(marked)
@@ -343,8 +344,8 @@ def parse_scalar(text: str) -> Any:
 def find_file(name: str | Path, file: Path | None) -> Path:
     """Return the file that a YAML file names.
 
-    Names start at the working directory; a file that is not there is looked for in the project, the
-    folder above the YAML file's own. Raises ConfigError if it is in neither.
+    Names are relative to the working directory. A file that is not there is looked for in the
+    project, the parent of the YAML file's folder. Raises ConfigError if it is in neither.
     """
     here = Path.cwd()
     project = Path(os.path.abspath(file)).parent.parent if file else here

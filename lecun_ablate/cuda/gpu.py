@@ -138,7 +138,7 @@ class Kernels:
         per_sm = self._train.occupancy.max_active_blocks_per_multiprocessor(
             THREADS, self._choices.training_bytes(pairs)
         )
-        return per_sm * self._device.properties.multiprocessor_count
+        return int(per_sm * self._device.properties.multiprocessor_count)
 
     def train(self, networks: int, pairs: int, *arguments: torch.Tensor | int) -> None:
         """Launch the kernel that trains (see kernels.cu) on one block per network."""

@@ -15,7 +15,7 @@ from lecun_ablate.errors import ConfigError
 # The default share of the hold-out: 1,000 of USPS's 7,291 training images.
 HOLDOUT_PART = 1000 / 7291
 HOLDOUT_SEED = 1989
-RESAMPLED = 6  # beside a run's seed, so that nothing else is drawn with the same numbers
+RESAMPLED = 6  # combined with a run's seed, so that nothing else uses the same random numbers
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,12 @@ class Digits:
         return replace(self, train=pool.take(~drawn), test=pool.take(drawn))
 
     def holdout(self, n: int | None = None, seed: int = HOLDOUT_SEED) -> tuple[Split, Split]:
-        """Split the training split into (fit, validation), to choose a learning rate, say.
+        """Split the training split into (fit, validation), for example to choose a learning rate.
 
         The validation split has `n` images; by default 1,000 of USPS's 7,291, and the same share of
-        any other data set. It is stratified: its class proportions are right within one image. Both
-        parts keep the order of the images. The result depends on the labels, `n` and `seed` only.
-        Raises ConfigError if `n` leaves either part empty.
+        any other data set. It is stratified: class proportions are preserved to within one image.
+        Both parts keep the order of the images. The result depends on the labels, `n` and `seed`
+        only. Raises ConfigError if `n` leaves either part empty.
         """
         size = len(self.train)
         n = round(size * HOLDOUT_PART) if n is None else n

@@ -16,14 +16,14 @@ PLACE_VARIABLE = "LECUN_ABLATE_DATA"
 
 
 class Unavailable(DataError):
-    """A data set that was not found anywhere (as opposed to one that is invalid)."""
+    """A data set that was not found anywhere (as opposed to an invalid one)."""
 
 
 def load(name: str, fallback: str | None = None, data_dir: Path | None = None) -> Digits:
     """Load a data set by name.
 
-    Its files are in `data_dir`, or else in the folder that the environment variable
-    LECUN_ABLATE_DATA names, or else wherever the data set looks by itself. If neither folder is
+    Its files are looked for in `data_dir`, otherwise in the folder named by the environment
+    variable LECUN_ABLATE_DATA, otherwise wherever the data set itself looks. If neither folder is
     given and the data set is not found, `fallback` is loaded instead, and the notice of the result
     says so.
 
@@ -60,7 +60,7 @@ def load_exactly(name: str, digest: str, data_dir: Path | None = None) -> Digits
 
 
 def named_folder(data_dir: Path | None) -> Path | None:
-    """Return the folder that --data-dir or else LECUN_ABLATE_DATA names, if any."""
+    """Return the folder given by --data-dir or otherwise LECUN_ABLATE_DATA, if any."""
     named = data_dir or os.environ.get(PLACE_VARIABLE)
     return Path(named).expanduser() if named else None
 
@@ -71,7 +71,7 @@ def load_from(data_set: Component, folder: Path | None) -> Digits:
         digits = data_set(folder)
     except LecunAblateError:
         raise
-    except Exception as error:  # from a user's loader, or from a library that it uses
+    except Exception as error:  # from a user's loader, or a library that it uses
         raise DataError(
             f"data set {data_set.name!r} cannot be loaded: {type(error).__name__}: {error}"
         ) from error

@@ -1,4 +1,4 @@
-"""Where each data set can be found: before a run, and for `python -m lecun_ablate data`."""
+"""Where data sets can be found: before a run, and for `python -m lecun_ablate data`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Found:
 
 
 def seek(name: str, fallback: str | None, data_dir: Path | None) -> str | None:
-    """Check that a data set can be found, without reading it. Takes 2 seconds at most.
+    """Check that a data set can be found, without reading it. Takes at most 2 seconds.
 
     Returns why the fallback will be used, or None if it will not. Raises what load() would raise if
     the data set is not found.

@@ -15,11 +15,11 @@ SPLIT_SEED = 1998
 def load_digits() -> Digits:
     """1,797 digits by 13 writers, bundled with scikit-learn: 1,397 for training, 400 for testing.
 
-    Alpaydin and Kaynak, "Cascading Classifiers", Kybernetika 34(4), 1998; the test part of
-    "Optical Recognition of Handwritten Digits" in the UCI Machine Learning Repository. Each image
-    has 8x8 values 0..16, which count the black pixels in the 4x4 blocks of a 32x32 bitmap. Here the
-    images are enlarged to 16x16 and scaled by x / 8 - 1. The split is stratified and fixed. Both
-    splits have the same writers, so the test is easier than that of USPS.
+    Alpaydin and Kaynak, "Cascading Classifiers", Kybernetika 34(4), 1998; the test part of "Optical
+    Recognition of Handwritten Digits" in the UCI Machine Learning Repository. Each image has 8x8
+    values 0..16, which count the black pixels in the 4x4 blocks of a 32x32 bitmap. Here the images
+    are enlarged to 16x16 and scaled by x / 8 - 1. The split is stratified and fixed. Both splits
+    have the same writers, so the test is easier than USPS's.
     """
     from sklearn import datasets
 

@@ -24,9 +24,9 @@ FILES = {
     "test": "data/test-00000-of-00001.parquet",
 }
 ROWS = {"train": 7291, "test": 2007}
-DIGEST = "46fb686dd0d0aeee"  # of the digits, whatever the files that hold them
-LARGEST = 100_000_000  # bytes of a file, packed or not; those of USPS have 0.5 and 1.8 million
-PROBE_SECONDS = 1.5  # so that a command answers within 3 seconds, Python's start included
+DIGEST = "46fb686dd0d0aeee"  # of the digits, independent of the files
+LARGEST = 100_000_000  # bytes of a file, compressed or not; USPS's have 0.5 and 1.8 million
+PROBE_SECONDS = 1.5  # so that a command answers within 3 seconds, including Python's start
 ASK_AGAIN_SECONDS = 30.0
 
 
@@ -36,7 +36,7 @@ def usps(folder: Path | None) -> Digits:
 
     Hull, "A Database for Handwritten Text Recognition Research", IEEE PAMI 16(5), 1994; the digits
     of LeCun et al., "Backpropagation Applied to Handwritten Zip Code Recognition", Neural
-    Computation 1(4), 1989. Read from `folder` if given, or else from the Hub's local cache or the
+    Computation 1(4), 1989. Read from `folder` if given, otherwise from the Hub's local cache or the
     Hub (data set flwrlabs/usps). Pixels 0..255 are scaled by x / 127.5 - 1. The test split is hard:
     people misread about 2.5 % of it (Bromley and Sackinger 1991).
 
@@ -64,7 +64,7 @@ def _recognised(digits: Digits) -> Digits:
 
 
 def locate(folder: Path | None) -> dict[str, Path] | None:
-    """Return the paths of the two files, without reading them; None if they are on the Hub only.
+    """Return the paths of the two files, without reading them; None if they are only on the Hub.
 
     Raises Unavailable within PROBE_SECONDS, or DataError if `folder` is not a folder.
     """
@@ -119,7 +119,7 @@ def read_split(file: Path, rows: int) -> Split:
 def _columns(file: Path, rows: int) -> tuple[list[Any], list[Any]]:
     """Return the columns `image` and `label` of a parquet file as Python values.
 
-    What the file claims to hold is looked at before anything is unpacked.
+    The sizes that the file declares are checked before anything is decompressed.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -209,7 +209,7 @@ def cached_files() -> dict[str, Path] | None:
         split: try_to_load_from_cache(REPO, file, repo_type="dataset")
         for split, file in FILES.items()
     }
-    # neither None nor the mark for a file that the Hub is known not to have
+    # neither None nor the marker for a file that is not on the Hub
     found = {split: Path(file) for split, file in files.items() if isinstance(file, str)}
     return found if len(found) == len(FILES) else None
 
@@ -226,7 +226,7 @@ def download() -> dict[str, Path]:
             split: Path(hf_hub_download(REPO, file, repo_type="dataset"))
             for split, file in FILES.items()
         }
-    except Exception as error:  # the client passes on those of its HTTP library
+    except Exception as error:  # the client also raises its HTTP library's errors
         raise _unavailable(_reason(error)) from error
 
 
@@ -247,10 +247,10 @@ _refusals: list[tuple[float, str]] = []  # when the Hub could not be reached, an
 
 
 def unreachable() -> str | None:
-    """Return why the Hub cannot be reached, or None if it can. Takes PROBE_SECONDS at most.
+    """Return why the Hub cannot be reached, or None if it can. Takes at most PROBE_SECONDS.
 
-    The Hub's own client retries for 20 seconds or more. A failure is remembered for a while, since
-    one command looks for its data several times.
+    The Hub's own client retries for 20 seconds or more. A failure is remembered for a while,
+    because a command looks for its data several times.
     """
     if _refusals and time.monotonic() - _refusals[-1][0] < ASK_AGAIN_SECONDS:
         return _refusals[-1][1]
@@ -273,7 +273,7 @@ def _ask_hub() -> str | None:
         except Exception as error:
             answers.append(_reason(error))
 
-    # on a thread, since no client's timeout covers a name server that does not answer
+    # on a thread, because client timeouts do not cover a name server that does not answer
     thread = Thread(target=ask, daemon=True)
     thread.start()
     thread.join(PROBE_SECONDS)

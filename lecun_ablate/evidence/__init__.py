@@ -1,1 +1,1 @@
-"""From results to what can be concluded: comparisons, verdicts and summaries."""
+"""Conclusions from results: comparisons, verdicts and summaries."""

@@ -1,4 +1,4 @@
-"""The table of arms: what each arm reached after the last epoch, over its seeds."""
+"""The table of arms: each arm's results after the last epoch, over its seeds."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lecun_ablate.plan.results import RunStatus
 def arm_table(plan: Plan, final: pd.DataFrame) -> pd.DataFrame:
     """Return a row per arm from the last epoch of its runs; errors are fractions.
 
-    Means, spread and extremes are over the runs that did not diverge: a diverged run has no error
-    after the last epoch. How many there are is a column of its own.
+    Means, spread and extremes are over the runs that did not diverge, since a diverged run has no
+    error after the last epoch. Diverged runs are counted in a separate column.
     """
     rows = [_row(plan, arm, final[final.arm == arm.name]) for arm in plan.experiment.arms]
-    # integers, although an arm whose runs all diverged has none
+    # nullable integers: an arm whose runs all diverged has no best seed
     return pd.DataFrame(rows).astype({"best_seed": "Int64", "worst_seed": "Int64"})
 
 
@@ -47,7 +47,7 @@ def _row(plan: Plan, arm: Arm, runs: pd.DataFrame) -> dict[str, Any]:
 
 
 def _failures(runs: pd.DataFrame) -> str | None:
-    """Return how many runs diverged or collapsed, and what that says of the rate, in words."""
+    """Return how many runs diverged or collapsed, and the bounds of the failure rate, in words."""
     from lecun_ablate.statistics import failure_rate  # heavy
 
     if not len(runs):
@@ -56,7 +56,7 @@ def _failures(runs: pd.DataFrame) -> str | None:
 
 
 def tuning_line(plan: Plan) -> str:
-    """Say with which values the arms were trained, and whether and on what they were tuned."""
+    """Say with which values the arms were trained, and by which study and data they were tuned."""
     arms = plan.experiment.arms
     untuned = {arm.name: arm.recipe.lr for arm in arms if not arm.tuning}
     parts = []
@@ -72,7 +72,7 @@ def tuning_line(plan: Plan) -> str:
     if len(untuned) == len(arms) and len(set(untuned.values())) == 1:
         parts.append(f"every arm at lr {next(iter(untuned.values())):g}, untuned")
     elif len(untuned) == len(arms) and all("lr" in arm.overrides for arm in arms):
-        parts.append("every arm at an lr of its own, untuned")
+        parts.append("every arm at its own lr, untuned")
     elif untuned:
         rates = ", ".join(f"{arm} at lr {lr:g}" for arm, lr in untuned.items())
         parts.append(f"{rates}; untuned")
@@ -88,7 +88,7 @@ def _origin(tuning: Tuning) -> str:
 
 
 def _values(arm: Arm, field: str) -> str:
-    """Return an arm's tuned value of a field; of several searches, the smallest and the largest."""
+    """Return an arm's tuned value of a field; for several searches, the smallest and largest."""
     found = [one.tuning.values[field] for one in arm.drawn]
     if not found:
         assert arm.tuning

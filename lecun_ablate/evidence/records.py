@@ -18,7 +18,7 @@ from lecun_ablate.statistics import (
 
 
 def evidence_record(evidence: Evidence, link: str) -> dict[str, Any]:
-    """Return the table of arms and what it shows as plain values; None stands for no number."""
+    """Return the table of arms and its conclusions as plain values; None means no number."""
     plan, pairs = evidence.plan, evidence.comparisons.pairs
     table = arm_table(plan, evidence.results.final)
     records = table.astype(object).where(table.notna(), None).to_dict("records")
@@ -102,7 +102,7 @@ def comparison_record(evidence: Evidence, pair: PairResult) -> dict[str, Any]:
 
 
 def _failures(name: str, rate: FailureRate) -> dict[str, float | int]:
-    """Return how often an arm's runs failed, and the bounds of the rate, as NAME_..."""
+    """Return an arm's failed runs, failure rate and its bounds, as NAME_..."""
     return {
         f"{name}_failed": rate.failed,
         f"{name}_failure_rate": rate.rate,
@@ -113,7 +113,7 @@ def _failures(name: str, rate: FailureRate) -> dict[str, float | int]:
 
 
 def effect_record(effect: Effect) -> dict[str, Any]:
-    """Return a factor's effect as plain values, `effect` being a fraction of the images."""
+    """Return a factor's effect as plain values; `effect` is a fraction of the images."""
     sound = effect.sound if effect.failed else effect
     return {
         "factors": " x ".join(effect.factors),
@@ -133,7 +133,7 @@ def effect_record(effect: Effect) -> dict[str, Any]:
 
 
 def worth_records(evidence: Evidence) -> list[dict[str, Any]]:
-    """Return what each choice is worth as plain values, a mapping per number with its interval.
+    """Return what each choice contributes as plain values, a mapping per number.
 
     `what` is "share" (of the variance, 0 to 1), "contribution" or "step" (fractions of the images;
     the steps in the order of the path).
@@ -160,9 +160,9 @@ def arm_summary(evidence: Evidence, arm: str) -> tuple[dict[str, float], dict[st
     """Return an arm's numbers and words for its MLflow run: (metrics, tags).
 
     Fractions of the images, or of the runs. The interval is that of the mean test error after the
-    last epoch, which leaves diverged runs out; the difference counts them as error 0.9. How often
-    runs failed, and the difference among sound runs, stand beside, also where none has. Where all
-    arms are compared, the arm's comparison with the baseline counts.
+    last epoch, which leaves out diverged runs; the difference counts them as error 0.9. The failure
+    rate and the difference among sound runs are always included, even if no run failed. If all arms
+    are compared with each other, the comparison with the baseline is used.
     """
     runs = evidence.arms[arm]
     error = ended(runs)

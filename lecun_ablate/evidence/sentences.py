@@ -1,4 +1,4 @@
-"""Evidence in words: the answer of an experiment, and what else a reader must know."""
+"""Evidence in words: an experiment's answer, and what else a reader must know."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MOST_NAMED = 5  # arms that the answer names with one verdict
 
 
 def answer(evidence: Evidence) -> str:
-    """Return what the experiment has found, in one sentence."""
+    """Return the experiment's result in one sentence, with remarks on new images and failures."""
     experiment, pairs = evidence.plan.experiment, evidence.comparisons.pairs
     if not pairs:
         return " ".join(_alone(arm, runs) for arm, runs in evidence.arms.items())
@@ -38,7 +38,7 @@ def answer(evidence: Evidence) -> str:
 
 
 def _sentences(found: str, pairs: Sequence[PairResult]) -> str:
-    """Return what has been found on this test set, what of new images, and what of failures."""
+    """Return the result on this test set, and what holds for new images and for failures."""
     called = [pair for pair in pairs if pair.called]
     sentences = [found]
     if any(pair.joint for pair in called):
@@ -46,7 +46,9 @@ def _sentences(found: str, pairs: Sequence[PairResult]) -> str:
         if len(holds) == len(called):
             sentences.append("The same holds for new images of this kind")
         elif holds:
-            sentences.append(f"For new images of this kind the same holds of {_listed(holds)} only")
+            sentences.append(
+                f"For new images of this kind, the same holds only for {_listed(holds)}"
+            )
         else:
             sentences.append("For new images of this kind it remains open")
     rates = {name: rate for pair in pairs for name, rate in (
@@ -56,21 +58,21 @@ def _sentences(found: str, pairs: Sequence[PairResult]) -> str:
         sentences.append(f"Runs failed: {_listed(failed)}")
     elif called:
         most = max(rates.values(), key=lambda rate: rate.at_most)
-        sentences.append(f"No run failed, so {most.bound} of an arm's runs do")
+        sentences.append(f"No run failed, so an arm's failure rate is {most.bound}")
     return ". ".join(sentences) + "."
 
 
 def _ranked(evidence: Evidence) -> str:
-    """Return the arms from best to worst in groups that are not told apart."""
+    """Return the arms from best to worst, in groups that cannot be told apart."""
     ranking = rank(evidence.comparisons, {a: r.errors.mean() for a, r in evidence.arms.items()})
     groups = [_listed(group) for group in ranking.groups]
     if len(groups) == 1:
-        return f"no two arms are told apart: {groups[0]}"
-    return f"from best to worst, in groups that are not told apart: {'; '.join(groups)}"
+        return f"no two arms can be told apart: {groups[0]}"
+    return f"from best to worst, in groups that cannot be told apart: {'; '.join(groups)}"
 
 
 def warning(evidence: Evidence) -> str | None:
-    """Return what a reader must know of the comparisons, unless the answer says it."""
+    """Return what a reader must know about the comparisons, unless the answer says it."""
     return None if _too_few(evidence) else evidence.comparisons.warning
 
 
@@ -95,7 +97,7 @@ def _alone(arm: str, runs: Runs) -> str:
 
 
 def _found(kind: str, pairs: Sequence[PairResult]) -> str:
-    """Return what holds of the arms with one kind of verdict, the largest difference first."""
+    """Return the arms with one kind of verdict, the largest difference first."""
     pairs = sorted(pairs, key=lambda pair: -abs(pair.counted.difference))
     rest = []
     if len(pairs) > MOST_NAMED:

@@ -1,4 +1,4 @@
-"""What results show: comparisons of arms, effects of factors, and how many seeds to add."""
+"""Weighing results: comparisons of arms, effects of factors, and what to train next."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 from lecun_ablate import statistics
 from lecun_ablate.config.experiment import Experiment
 from lecun_ablate.errors import LecunAblateError
-from lecun_ablate.evidence.worth import Worth, cells, worth
+from lecun_ablate.evidence.worth import Worth, cells, sets_to_train, worth
 from lecun_ablate.plan.plan import Plan
 from lecun_ablate.plan.results import Results, RunStatus
 from lecun_ablate.statistics import (
@@ -26,40 +26,40 @@ from lecun_ablate.statistics import (
 
 
 class Answers(Protocol):
-    """Where the answers of runs on the test split are kept."""
+    """Access to the runs' answers on the test split."""
 
     def predictions(self, run_id: str) -> np.ndarray:
         """Return a run's answers, (images,) uint8."""
 
     def labels(self, run_id: str) -> np.ndarray:
-        """Return the labels that it was scored on, (images,) uint8."""
+        """Return the labels that the run was scored on, (images,) uint8."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """An experiment's results and what they say."""
+    """An experiment's results and what they show."""
 
     results: Results
     labels: np.ndarray | None  # (images,) uint8, of the test split; None: each seed has its own
     images: int  # of a test split
-    arms: dict[str, Runs]  # those that have runs, in the order of the experiment
+    arms: dict[str, Runs]  # arms with runs, in the order of the experiment
     comparisons: ExperimentResult
     worth: Worth
 
     @property
     def plan(self) -> Plan:
-        """The plan whose results these are."""
+        """The plan that the results belong to."""
         return self.results.plan
 
     @property
     def effects(self) -> tuple[Effect, ...]:
-        """Those of the factors, where the experiment varies several."""
+        """The effects of the factors, if the experiment varies several."""
         return self.comparisons.effects
 
     def power(self, effect: float) -> list[tuple[PairResult, PowerAnalysis]]:
-        """Return what each comparison's seeds can show of a true `effect`, a fraction.
+        """Return the power analysis of each comparison for a true `effect`, a fraction.
 
-        Raises LecunAblateError if nothing is compared over two seeds or more.
+        Raises LecunAblateError if no comparison has at least two seeds.
         """
         if self.comparisons.unit == "search":
             raise LecunAblateError(
@@ -77,7 +77,7 @@ class Evidence:
 
 
 def weigh(results: Results, answers: Answers) -> Evidence:
-    """Return what the results so far show, reading the answers of every run."""
+    """Return the evidence from the results so far, reading the answers of every run."""
     final = results.final
     predictions = np.array([answers.predictions(run_id) for run_id in final.run_id])
     rows = pd.Series(np.arange(len(final)), index=final.index)
@@ -103,23 +103,35 @@ def weigh(results: Results, answers: Answers) -> Evidence:
 
 
 def seeds_to_add(results: Results) -> int:
-    """Return how many more seeds the rule of an experiment wants; 0 for one without a rule.
+    """Return how many more seeds an experiment's stopping rule asks for; 0 without a rule.
 
-    It looks at the intervals among sound runs: how often runs fail is an outcome of its own, which
-    `at_least` seeds bound.
+    It uses the intervals among sound runs: the failure rate is a separate outcome, which `at_least`
+    seeds bound.
     """
     until = results.plan.experiment.until
     if until is None:
         return 0
     experiment = results.plan.experiment
-    arms = {arm: _runs(part) for arm, part in results.final.groupby("arm", sort=False)}
+    arms = _arms(results)
     rule = UntilNarrow(until.halfwidth / 100, until.at_most, until.at_least)
     widths = (_halfwidth(*statistics.common(arms[a], arms[b])) for a, b in _pairs(experiment, arms))
     return rule.seeds_to_add(len(experiment.seeds), widths)
 
 
+def sets_to_add(results: Results) -> list[frozenset[str]]:
+    """Return the changes of the arms that the next step of a path of `ablate` takes; [] if none.
+
+    Errors count as in the table of the path: a diverged run as 0.9.
+    """
+    return sets_to_train(results.plan.experiment, _arms(results))
+
+
+def _arms(results: Results) -> dict[str, Runs]:
+    return {arm: _runs(part) for arm, part in results.final.groupby("arm", sort=False)}
+
+
 def _halfwidth(arm: Runs, baseline: Runs) -> float:
-    """Return that of the seed interval of their difference; infinite for one sound seed or none."""
+    """Return the halfwidth of the difference's seed interval; infinite below two sound seeds."""
     sound = ~(arm.failed | baseline.failed)
     if not sound.any():
         return np.inf
@@ -138,7 +150,7 @@ def _runs(final: pd.DataFrame, predictions: np.ndarray | None = None) -> Runs:
 
 
 def _pairs(experiment: Experiment, arms: dict[str, Runs]) -> list[tuple[str, str]]:
-    """Return what the experiment compares, as far as there are common seeds yet."""
+    """Return the pairs that the experiment compares and that have common seeds so far."""
     return [
         pair
         for pair in experiment.comparisons
@@ -150,8 +162,8 @@ def _pairs(experiment: Experiment, arms: dict[str, Runs]) -> list[tuple[str, str
 def ended(runs: Runs) -> Description | None:
     """Return the distribution of an arm's errors over the runs that did not diverge, if any.
 
-    The one convention for what an arm reached: a diverged run has no error of its own, and counts
-    as 0.9 only where arms are compared.
+    This is the convention for an arm's own error: a diverged run has none, and counts as 0.9 only
+    when arms are compared.
     """
     errors = runs.errors[~runs.diverged]
     return statistics.describe(errors) if errors.size else None

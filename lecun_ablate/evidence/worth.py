@@ -1,8 +1,8 @@
-"""What each of several choices is worth: of a full product, or between two recipes."""
+"""What each of several choices contributes: in a full product, or between two recipes."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from lecun_ablate.statistics import (
     Step,
     common,
     largest_gains,
+    sets_to_meet,
     shapley,
     variance_shares,
 )
@@ -24,7 +25,7 @@ from lecun_ablate.statistics import (
 
 @dataclass(frozen=True)
 class Worth:
-    """What choices are worth; empty where an experiment is not made for that.
+    """What choices contribute; empty if the experiment is not designed for it.
 
     Over the seeds that all arms share, diverged runs as error 0.9.
     """
@@ -37,15 +38,13 @@ class Worth:
 
 
 def worth(experiment: Experiment, arms: Mapping[str, Runs], level: float) -> Worth:
-    """Return what the choices of an experiment are worth, with intervals at `level`."""
-    ablation = experiment.ablation
-    whole = ablation is not None and ablation.arms == "all" and len(arms) == len(experiment.arms)
-    levels = cells(experiment, arms)
-    if ablation is not None and whole:
-        levels = {
-            arm: {change: change in made for change in ablation.changes}
-            for arm, made in ablation.sets.items()
-        }
+    """Return what the choices of an experiment contribute, with intervals at `level`."""
+    sets = changes_made(experiment, arms)
+    levels, whole = cells(experiment, arms), False
+    if experiment.ablation and sets:
+        changes = experiment.ablation.changes
+        whole = len(sets) == 2 ** len(changes)
+        levels = {a: {change: change in made for change in changes} for a, made in sets.items()}
     if levels is None:
         return Worth()
     shared = common(*(arms[name] for name in levels))
@@ -55,23 +54,53 @@ def worth(experiment: Experiment, arms: Mapping[str, Runs], level: float) -> Wor
     if experiment.searches:
         shared = [runs.over_searches(experiment.searches) for runs in shared]
     rows = [runs.errors for runs in shared]
-    shares = variance_shares(list(levels.values()), rows, level=level)
-    if ablation is None or not whole:
-        return Worth(tuple(shares), seeds=seeds, failed=failed)
-    errors: dict[Collection[str], ArrayLike] = {
-        ablation.sets[arm]: row for arm, row in zip(levels, rows, strict=True)
-    }
-    return Worth(
-        tuple(shares),
-        tuple(shapley(errors, level=level)),
-        tuple(largest_gains(errors, level=level)),
-        seeds,
-        failed,
-    )
+    shares: list[Share] = []
+    contributions: list[Contribution] = []
+    path: list[Step] = []
+    if whole or not sets:
+        shares = variance_shares(list(levels.values()), rows, level=level)
+    if sets:
+        errors = _by_set(sets, rows)
+        if whole:
+            contributions = shapley(errors, level=level)
+        if not sets_to_meet(errors):
+            path = largest_gains(errors, level=level)
+    return Worth(tuple(shares), tuple(contributions), tuple(path), seeds, failed)
+
+
+def changes_made(
+    experiment: Experiment, arms: Mapping[str, Runs]
+) -> Mapping[str, tuple[str, ...]] | None:
+    """Return the changes that each arm of an `ablate` has; None where that shows no path.
+
+    None as well as long as an arm has no runs.
+    """
+    ablation = experiment.ablation
+    if ablation is None or ablation.arms == "leave_one_out" or len(arms) < len(experiment.arms):
+        return None
+    return ablation.sets
+
+
+def sets_to_train(experiment: Experiment, arms: Mapping[str, Runs]) -> list[frozenset[str]]:
+    """Return the sets of changes that the next step of a path needs, once all arms have all seeds.
+
+    They are none for an experiment without a path, and at its end.
+    """
+    sets = changes_made(experiment, arms)
+    if sets is None or any(len(runs) < len(experiment.seeds) for runs in arms.values()):
+        return []
+    shared = common(*(arms[name] for name in sets))
+    return sets_to_meet(_by_set(sets, [runs.errors for runs in shared]))
+
+
+def _by_set(
+    sets: Mapping[str, tuple[str, ...]], rows: Sequence[np.ndarray]
+) -> dict[Collection[str], ArrayLike]:
+    return dict(zip(sets.values(), rows, strict=True))
 
 
 def cells(experiment: Experiment, arms: Mapping[str, Runs]) -> dict[str, dict[str, Any]] | None:
-    """Return the levels of the factors by arm, where several vary and every arm has runs."""
+    """Return the levels of the factors by arm; None unless several vary and every arm has runs."""
     factors = [name for name, levels in (experiment.factors or {}).items() if len(levels) > 1]
     if len(factors) < 2 or len(arms) < len(experiment.arms):
         return None

@@ -1,1 +1,1 @@
-"""The 1989 net: how it starts, and the readable reference that every trainer is tested against."""
+"""The 1989 net: its initial state, and the readable reference for testing all trainers."""

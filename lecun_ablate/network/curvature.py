@@ -36,7 +36,7 @@ def slope(activation: Activation, x: Tensor) -> Tensor:
 
 
 def loss_curvature(loss: Component, outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the second derivative of the loss by each output alone, (n, 10) as the outputs."""
+    """Return the second derivative of the loss by each output, (n, 10) like the outputs."""
     if loss.builtin and loss.name == "mse":
         return torch.full_like(outputs, 2 / outputs.shape[-1])
     if loss.builtin and loss.name == "half_sum_squares":
@@ -61,7 +61,7 @@ def curvature(
 ) -> dict[str, Tensor]:
     """Return h for every parameter of a network: a mean over images (n, 16, 16), labels (n,).
 
-    `kept` holds the factors of H3's inputs under dropout, (n, 192).
+    `kept` has the factors of H3's inputs under dropout, (n, 192).
     """
     recipe = network.recipe
     f, f_out = recipe.component("activation"), recipe.component("output_activation")

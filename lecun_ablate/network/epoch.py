@@ -1,7 +1,7 @@
-"""What an epoch presents, with which rates: the same bits for every trainer.
+"""The images, masks and learning rates of an epoch: the same bits for every trainer.
 
 Random numbers come from named streams of the seed, one per epoch and purpose. They belong to the
-patterns, not to their places in the order, so that arms with other orders stay paired.
+patterns, not to their positions in the order, so that arms with different orders stay paired.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def augmented(recipe: Recipe, seed: int, epoch: int, images: Tensor) -> Tensor:
         return images
     generator = stream(_order_seed(recipe, seed), "augmentation", epoch)
     augmentation = recipe.component("augmentation")
-    own = images if augmentation.builtin else images.clone()  # which a user's may change in place
+    own = images if augmentation.builtin else images.clone()  # a user's may change it in place
     changed = torch.as_tensor(augmentation(own, generator))
     if changed.shape != images.shape or changed.dtype != images.dtype:
         raise ConfigError(
@@ -67,7 +67,7 @@ def learning_rates(recipe: Recipe, epoch: int, steps: int) -> np.ndarray:
 
 
 def batches(recipe: Recipe, n: int) -> list[slice]:
-    """Return the places in an epoch's order that each step takes; the last may take fewer."""
+    """Return the positions in an epoch's order that each step takes; the last may take fewer."""
     size = min(recipe.batch_size, n)
     return [slice(first, min(first + size, n)) for first in range(0, n, size)]
 

@@ -1,8 +1,9 @@
-"""How a run starts: its connectivity, its weights, and the streams of its random numbers.
+"""The initial state of a run: connectivity, weights, and streams of random numbers.
 
-Paired comparisons rest on common random numbers: the same seed gives every arm the same draws.
-The four weight tensors of the notebook's net come first from the seed's own stream, in its order;
-everything that only some arms need has a stream of its own, and so changes nothing else.
+Paired comparisons rest on common random numbers: the same seed gives every arm the same draws. The
+four weight tensors of the notebook's net are drawn first from the seed's own stream, in the
+notebook's order. Everything that only some arms need has a separate stream, so it does not affect
+the others.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def _is_permutation(order: Tensor, n: int) -> bool:
     values, seen = order.numpy(), np.zeros(n, bool)
     if not ((values >= 0) & (values < n)).all():
         return False
-    seen[values] = True  # ten times as fast as sorting, and done for every run and epoch
+    seen[values] = True  # ten times as fast as sorting, which matters for every run and epoch
     return bool(seen.all())
 
 
@@ -113,7 +114,7 @@ def start(recipe: Recipe, seed: int) -> Start:
         beyond = _draw(init, stream(weight_seed, "h2"), more, h2_fan_in, h2_fan_out)
         h2_drawn = torch.cat([h2_drawn, beyond], dim=1)
     h2 = torch.zeros(PLANES, PLANES, 5, 5, dtype=torch.float64)
-    for plane, row in enumerate(seen):  # the k-th plane that is seen gets the k-th draw
+    for plane, row in enumerate(seen):  # the k-th connected plane gets the k-th draw
         h2[plane, row] = h2_drawn[plane, : row.sum()]
 
     parameters = {

@@ -30,9 +30,8 @@ def forward(
 ) -> Tensor:
     """Return the outputs, (n, 10), for images (n, 16, 16) and one network's parameters.
 
-    `kept` holds the factors of H3's inputs under dropout, (n, 192).
-
-    The unconnected weights of `h2_weight` must be 0.
+    `kept` has the factors of H3's inputs under dropout, (n, 192). The unconnected weights of
+    `h2_weight` must be 0.
     """
     p = parameters
     x = images[:, None]  # (n, 1, 16, 16)
@@ -79,25 +78,26 @@ class Network(nn.Module):
         """Return the recipe's loss of each pattern, (n,), for images (n, 16, 16), labels (n,)."""
         outputs = self(images)
         targets = self.recipe.component("target")(labels).to(outputs.dtype)
-        return self.recipe.component("loss")(outputs, targets)
+        loss: Tensor = self.recipe.component("loss")(outputs, targets)
+        return loss
 
     def training_loss(self, images: Tensor, labels: Tensor, kept: Tensor | None = None) -> Tensor:
-        """Return the loss of each pattern, (n,), that training descends.
+        """Return the loss of each pattern, (n,), that training minimises.
 
-        Targets are smoothed. `kept` holds the factors of H3's inputs under dropout, (n, 192).
+        Targets are smoothed. `kept` has the factors of H3's inputs under dropout, (n, 192).
         """
         outputs = self(images, kept)
         targets = smoothed(self.recipe, self.recipe.component("target")(labels)).to(outputs.dtype)
-        return self.recipe.component("loss")(outputs, targets)
+        loss: Tensor = self.recipe.component("loss")(outputs, targets)
+        return loss
 
 
 def predictions(outputs: np.ndarray) -> np.ndarray:
     """Return the digit of the largest output, (n,) uint8; NO_DIGIT where an output is not finite.
 
-    A network that answers NaN has not answered: such an image counts as missed, whatever argmax
-    would make of it.
+    An image for which the network gives NaN counts as missed, whatever argmax would return.
     """
-    digits = outputs.argmax(1).astype(np.uint8)
+    digits: np.ndarray = outputs.argmax(1).astype(np.uint8)
     digits[~np.isfinite(outputs).all(1)] = NO_DIGIT
     return digits
 

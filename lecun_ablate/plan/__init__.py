@@ -1,1 +1,1 @@
-"""An experiment made concrete: the key of every run, and the results that come of it."""
+"""Plans (experiments with the keys of all runs) and their results."""

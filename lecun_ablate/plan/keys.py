@@ -1,7 +1,7 @@
-"""The keys of runs, plans and studies: hashes of everything that decides their numbers.
+"""The keys of runs, plans and studies: hashes of everything that determines their numbers.
 
-Stored keys are a promise. A key that changes makes every store train its runs again, so what is
-hashed here, and in which form, stays as it is.
+Stored keys must never change: with a different key, every store would train its runs again. So
+neither the hashed values nor their form may change.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from lecun_ablate.trainers.base import Identity
 
 
 def content_hash(content: Mapping[str, Any]) -> str:
-    """Return a SHA-256 of a mapping of plain values, whatever the order of its keys."""
+    """Return a SHA-256 of a mapping of plain values, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def run_key(recipe: Recipe, seed: int, data: Mapping[str, str], trainer: Identity) -> str:
-    """Return the hash of everything that decides a run's numbers: equal key, equal result.
+    """Return the hash of everything that determines a run's numbers: equal key, equal result.
 
     `data` holds the data set's "digest" and the "split" that the run is trained and scored on.
     """
@@ -40,8 +40,10 @@ def run_key(recipe: Recipe, seed: int, data: Mapping[str, str], trainer: Identit
 def plan_key(experiment: Experiment, digest: str, trainers: Mapping[str, Identity]) -> str:
     """Return the hash that identifies an experiment's plan: everything but the seeds.
 
-    `digest` is that of the data; `trainers` maps each arm to the identity of its trainer.
+    `digest` is that of the data; `trainers` maps each arm to the identity of its trainer. Of a path
+    it has the arms that the path begins with: the file decides the key, not the results.
     """
+    ablation = experiment.ablation
     resampled = [arm.name for arm in experiment.arms if arm.resampled]
     return content_hash(
         {
@@ -60,15 +62,16 @@ def plan_key(experiment: Experiment, digest: str, trainers: Mapping[str, Identit
             },
             "comparisons": experiment.comparisons,
             "data": digest,
-            "trainers": {arm: identity.stored for arm, identity in trainers.items()},
+            "trainers": {arm.name: trainers[arm.name].stored for arm in experiment.arms},
         }
         | ({"resampled": resampled} if resampled else {})
+        | ({"path": ablation.changes} if ablation and ablation.arms == "path" else {})
     )
 
 
 def study_key(name: str, digest: str, version_id: str) -> str:
-    """Return the hash that identifies one version of a study that searches.
+    """Return the hash that identifies one version of a search study.
 
-    `digest` is that of the data; `version_id` tells versions in different storages apart.
+    `digest` is that of the data; `version_id` distinguishes versions in different storages.
     """
     return content_hash({"study": name, "data": digest, "id": version_id})

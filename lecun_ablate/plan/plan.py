@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from lecun_ablate.plan.keys import plan_key, run_key
 from lecun_ablate.trainers.base import Identity
 
 SPLIT = "train/test"  # trained on the whole training split, scored on it and on the test split
-RESAMPLED_SPLIT = "resampled train/test"  # the same of the split that the run's seed draws
+RESAMPLED_SPLIT = "resampled train/test"  # the same, for the split drawn by the run's seed
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Plan:
     experiment: Experiment
     data: str  # the name of the data set that is actually used
     data_digest: str
-    notice: str | None  # what must be said about the data, such as that a fallback was taken
-    trainers: dict[str, Identity]  # by arm
+    notice: str | None  # a notice about the data, such as that a fallback was used
+    trainers: dict[str, Identity]  # by arm, including `further` arms
     keys: dict[tuple[str, int], str]
-    key: str  # of the plan itself: everything but the seeds
+    key: str  # of the plan itself: everything but the seeds, and the arms that a path has come to
 
     @classmethod
     def make(cls, experiment: Experiment, digits: Digits, trainers: Mapping[str, Identity]) -> Plan:
@@ -50,14 +50,21 @@ class Plan:
     def with_seeds(self, seeds: Sequence[int]) -> Plan:
         """Return the same plan for other seeds."""
         command = self.experiment.command
-        if command and self.experiment.until is None:  # a rule finds its seeds by itself
+        if command and self.experiment.until is None:  # a stopping rule determines its own seeds
             command = command.with_seeds(seeds)
         experiment = replace(self.experiment, seeds=tuple(seeds), command=command)
         keys = _keys(experiment, self.data_digest, self.trainers)
         return replace(self, experiment=experiment, keys=keys)
 
+    def with_sets(self, more: Iterable[Collection[str]]) -> Plan:
+        """Return the same plan with arms for more sets of the changes that a path makes."""
+        experiment = self.experiment.with_sets(more)
+        return replace(
+            self, experiment=experiment, keys=_keys(experiment, self.data_digest, self.trainers)
+        )
+
     def as_in_the_file(self) -> Plan:
-        """Return the same plan without the options that make a variant: they change nothing."""
+        """Return the same plan without the options of a variant, which change nothing here."""
         command = self.experiment.command
         command = command.without(*VARIANT_OPTIONS) if command else None
         return replace(self, experiment=replace(self.experiment, command=command))
@@ -65,7 +72,7 @@ class Plan:
     def pending(self, finished: Container[str]) -> list[tuple[str, int]]:
         """Return the (arm, seed) runs whose keys are not among the finished ones.
 
-        They come seed by seed, so that arms stay paired when training is interrupted.
+        They are ordered by seed, so that arms stay paired if training is interrupted.
         """
         return [run for run, key in self.keys.items() if key not in finished]
 
@@ -76,10 +83,10 @@ class Plan:
 
     @property
     def trainer_identities(self) -> str:
-        """The trainers in use, for people, with everything that their numbers depend on."""
+        """The trainers in use, for display, with everything that their numbers depend on."""
         each = {
             f"{t.name} on {t.device}, {t.instruction_set}, numerics {t.numerics}"
-            for t in self.trainers.values()
+            for t in (self.trainers[arm.name] for arm in self.experiment.arms)
         }
         return " and ".join(sorted(each))
 
@@ -140,6 +147,8 @@ class Plan:
             "until": experiment.until.model_dump() if experiment.until else None,
             "command": str(experiment.command) if experiment.command else None,
         }
+        del content["experiment"]["further"]  # the file makes them anew
+        content["trainers"] = {arm.name: content["trainers"][arm.name] for arm in experiment.arms}
         content["keys"] = [[arm, seed, key] for (arm, seed), key in self.keys.items()]
         return json.dumps(content, indent=2)
 

@@ -22,11 +22,11 @@ EPOCH_METRICS = (
 
 
 class RunStatus(StrEnum):
-    """How training a run ended. All three are results: a run that diverges has not failed."""
+    """How training a run ended. All three are results, not errors."""
 
     FINISHED = "finished"
     DIVERGED = "diverged"  # a parameter or a loss is no longer finite
-    COLLAPSED = "collapsed"  # no better on the training digits than always naming one digit
+    COLLAPSED = "collapsed"  # no better on the training digits than always answering the same digit
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Results:
     origins: pd.DataFrame
     run_id: str  # of the plan
     experiment_id: str
-    looks: tuple[int, ...] = ()  # the numbers of seeds at which conclusions have been drawn
+    looks: tuple[int, ...] = ()  # the numbers of seeds at which conclusions were drawn
     left_out: tuple[str, ...] = ()  # finished runs that are damaged or were changed, in words
 
     @property
     def look(self) -> int:
-        """Which look at growing data this is: 1, or 1 more than there were with fewer seeds."""
+        """The number of this look: 1, or 1 more than there were looks with fewer seeds."""
         return 1 + sum(seeds < len(self.plan.experiment.seeds) for seeds in self.looks)
 
     @property

@@ -1,1 +1,1 @@
-"""What is made of results: figures and the page."""
+"""Reports of results: tables, figures and pages."""

@@ -1,4 +1,4 @@
-"""What the runs answer on single digits: errors per class, confusions, and the hard images."""
+"""The runs' answers on single digits: errors per class, confusions, and the hard images."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lecun_ablate.network.reference import NO_DIGIT
 from lecun_ablate.plan.results import RunStatus
 
 CLASSES = 10
-NONE = 10  # the column of answers that are no digit
+NONE = 10  # the column of runs that gave no answer
 
 
 @dataclass(frozen=True)
 class Answers:
-    """How often each arm gave each answer to each test image, over the runs that count."""
+    """How often each arm gave each answer to each test image, over its sound runs."""
 
-    arms: list[str]  # those with runs that neither diverged nor collapsed
+    arms: list[str]  # arms with runs that neither diverged nor collapsed
     runs: list[int]  # of each arm
     labels: np.ndarray  # (images,)
     counts: np.ndarray  # (arms, images, 11) runs; the last answer is "none"
@@ -27,12 +27,14 @@ class Answers:
     def wrong(self) -> np.ndarray:
         """The share of an arm's runs that missed an image: (arms, images)."""
         right = self.counts[:, np.arange(len(self.labels)), self.labels]
-        return 1 - right / np.array(self.runs)[:, None]
+        wrong: np.ndarray = 1 - right / np.array(self.runs)[:, None]
+        return wrong
 
     @property
     def votes(self) -> np.ndarray:
-        """The answer that most runs of an arm give: (arms, images); the smaller of two."""
-        return self.counts.argmax(axis=2)
+        """The answer that most runs of an arm give: (arms, images); in a tie, the smaller one."""
+        votes: np.ndarray = self.counts.argmax(axis=2)
+        return votes
 
     def per_digit(self) -> np.ndarray:
         """Return the mean error on the images of each digit: (arms, 10), NaN for no images."""
@@ -42,16 +44,17 @@ class Answers:
         return errors
 
     def confusion(self) -> np.ndarray:
-        """Return the mean number of images of each label that a run answers so: (arms, 10, 11)."""
+        """Return the mean number of images per run, by label and answer: (arms, 10, 11)."""
         per_label = [self.counts[:, self.labels == label].sum(axis=1) for label in range(CLASSES)]
-        return np.stack(per_label, axis=1) / np.array(self.runs)[:, None, None]
+        mean: np.ndarray = np.stack(per_label, axis=1) / np.array(self.runs)[:, None, None]
+        return mean
 
     def hard(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the images that every arm gets wrong, and those that only some do, as rows.
 
-        An arm gets wrong what most of its runs do; of a single arm, the second are the images that
-        only a minority of its runs miss. The first are sorted by how many runs miss them, the
-        second by how much the arms differ on them.
+        An arm gets an image wrong if most of its runs do. For a single arm, the second list has the
+        images that only a minority of its runs miss. The first list is sorted by how many runs miss
+        the image, the second by how much the arms differ on it.
         """
         wrong = self.wrong
         if not len(wrong):
@@ -70,7 +73,7 @@ class Answers:
 def count(evidence: Evidence) -> Answers:
     """Count the answers of the runs that neither diverged nor collapsed.
 
-    None where each seed has test images of its own.
+    None if each seed has its own test images.
     """
     if evidence.labels is None:
         return Answers([], [], np.array([], int), np.zeros((0, 0, CLASSES + 1), int))

@@ -1,4 +1,4 @@
-"""What is concluded from an experiment, as it is written to its runs in MLflow."""
+"""The conclusions of an experiment, written to its runs in MLflow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lecun_ablate.tracking.plan_run import ArmSummary, Conclusion, PlanRun
 
 
 def conclude(results: Results, answers: Answers, plan_run: PlanRun) -> Evidence:
-    """Weigh results, write what they show to the plan's runs, and return it."""
+    """Weigh results, write the conclusions to the plan's runs, and return the evidence."""
     evidence = weigh(results, answers)
     plan_run.conclude(results, _conclusion(evidence))
     return evidence
@@ -33,7 +33,7 @@ def _conclusion(evidence: Evidence) -> Conclusion:
 
 
 def _summaries(evidence: Evidence) -> dict[str, ArmSummary]:
-    """Return what is concluded about every arm that has runs."""
+    """Return the conclusion about every arm that has runs."""
     pictures = _connectivity_pictures(evidence.plan.experiment)
     return {
         arm: ArmSummary(*arm_summary(evidence, arm), {"connectivity.png": pictures[arm]})
@@ -45,7 +45,7 @@ def _connectivity_pictures(experiment: Experiment) -> dict[str, bytes]:
     """Return a picture (PNG) of what each arm's H2 planes see with the first seed."""
     from lecun_ablate.reporting.figures import connectivity_matrix, png
 
-    drawn: dict[bytes, bytes] = {}  # most arms share theirs
+    drawn: dict[bytes, bytes] = {}  # most arms share a picture
     pictures = {}
     for arm in experiment.arms:
         seen = connectivity(arm.recipe, experiment.seeds[0])

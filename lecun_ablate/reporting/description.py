@@ -1,4 +1,4 @@
-"""What the MLflow UI shows on top of an experiment: question, answer, arms, and where to go on."""
+"""The description of an experiment in the MLflow UI: question, answer, arms, and links."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lecun_ablate.reporting.tables import Column, Table
 from lecun_ablate.system.text import markdown, markdown_line
 from lecun_ablate.tracking import views
 
-MOST_ARMS = 12  # rows of the table; with more arms, the report has it
+MOST_ARMS = 12  # rows of the table; with more arms, only the report has it
 
 
 def description(evidence: Evidence) -> str:
@@ -33,7 +33,7 @@ def description(evidence: Evidence) -> str:
     parts = [
         markdown_line(
             experiment.question or experiment.name
-        ),  # the list of experiments shows it as it is
+        ),  # the list of experiments shows it unrendered
         f"Variant of the file: `{experiment.variant}`" if experiment.variant else "",
         markdown_line(answer(evidence)),
         pages,
@@ -45,7 +45,7 @@ def description(evidence: Evidence) -> str:
 
 
 def _table(evidence: Evidence) -> str:
-    """Return the table of arms with what is concluded of each; of many arms, a line."""
+    """Return the table of arms with their conclusions; for many arms, a single line."""
     arms = evidence_tables.arms(evidence)
     if len(arms.rows) > MOST_ARMS:
         return f"{len(arms.rows)} arms: see the table of arms above, or the report."

@@ -1,4 +1,4 @@
-"""What an experiment shows, as tables: its arms, comparisons, effects of factors, and power."""
+"""An experiment's results as tables: arms, comparisons, effects of factors, and power."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lecun_ablate.statistics import (
 )
 from lecun_ablate.statistics.wording import plural
 
-NONE = "-"  # stands for no number
+NONE = "-"  # means no number
 
 
 def percentage(value: float | None) -> str:
@@ -35,12 +35,12 @@ def percentage(value: float | None) -> str:
 
 
 def p_text(p: float) -> str:
-    """Return a p-value without its name."""
+    """Return a p-value without the "p ="."""
     return p_value(p).removeprefix("p ").removeprefix("= ")
 
 
 def marked(experiment: Experiment, arm: str) -> str:
-    """Return an arm's name, marked if the others are compared with it, or follow it."""
+    """Return an arm's name, marked if it is the baseline or the start of a ladder."""
     if arm != experiment.baseline or len(experiment.arms) == 1:
         return arm
     return f"{arm} ({'start' if experiment.ladder else 'baseline'})"
@@ -138,7 +138,7 @@ def against(evidence: Evidence) -> str:
 
 
 def correction(result: ExperimentResult) -> str:
-    """Say by what p-values are corrected, and for how many."""
+    """Say how p-values are corrected, and for how many comparisons."""
     if result.correction == "none":
         return "of a single comparison"
     return f"corrected for {result.family} by {result.correction}"
@@ -152,7 +152,7 @@ def test_name(result: ExperimentResult) -> str:
 
 
 def levels(result: ExperimentResult) -> str:
-    """Say at which level is decided, and which level intervals have."""
+    """Say at which level the look decides, and which level intervals have."""
     whole = "" if result.look is None else " (all looks together: 0.05)"
     return f"{result.level_note}{whole}, intervals at {100 * (1 - result.alpha):.3g} %"
 
@@ -180,7 +180,7 @@ def effects(evidence: Evidence) -> Table:
 
 
 def worth_tables(evidence: Evidence) -> list[Table]:
-    """Return the tables of what choices are worth, those that have rows."""
+    """Return the tables of what choices contribute, without empty ones."""
     tables = [contributions(evidence), path(evidence), shares(evidence)]
     return [table for table in tables if table.rows]
 
@@ -202,7 +202,7 @@ def shares(evidence: Evidence) -> Table:
         words=["choice"],
         title="How much each choice matters",
         caption="shares of the variance between the means of all combinations (functional ANOVA), "
-        "what seeds alone would make of it subtracted; x: together, beyond what each does alone"
+        "minus the part due to seeds alone; x: together, beyond what each does alone"
         + _failures_counted(evidence),
     )
 
@@ -232,7 +232,7 @@ def contributions(evidence: Evidence) -> Table:
 
 
 def path(evidence: Evidence) -> Table:
-    """Return a row per step of the path that makes the change that gains most first."""
+    """Return a row per step of the path that makes the change with the largest gain first."""
     experiment = evidence.plan.experiment
     rows = [
         {
@@ -247,8 +247,9 @@ def path(evidence: Evidence) -> Table:
         rows,
         words=["change"],
         title="The path of the largest gains",
-        caption="points of test error against the step before; chosen by these gains, which makes "
-        "the early ones look a little larger than they are",
+        caption="points of test error against the step before; because the path is chosen by its "
+        "gains, the early ones are shown too large and the late ones too small"
+        + _failures_counted(evidence),
     )
 
 
@@ -292,7 +293,7 @@ def timing(results: Results) -> Table:
 
 
 def power(effect: float, rows: Sequence[tuple[PairResult, PowerAnalysis]]) -> Table:
-    """Return what the seeds of each comparison can show, and what a true `effect` would take."""
+    """Return the power of each comparison, and the seeds needed for a true `effect`."""
     cells = [
         {
             "arm": pair.arm,
@@ -312,7 +313,7 @@ def power(effect: float, rows: Sequence[tuple[PairResult, PowerAnalysis]]) -> Ta
     return Table.of(
         cells,
         words=["arm", "against"],
-        title=f"Seeds that it takes to see a difference of {points(effect, sign=False)}",
+        title=f"Seeds needed to see a difference of {points(effect, sign=False)}",
         caption="sd of the paired differences, in points; at 80 % power, corrected for the number "
         "of comparisons; ranges: at the ends of the interval of sd",
     )

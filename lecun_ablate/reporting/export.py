@@ -8,8 +8,9 @@ import pandas as pd
 
 
 def csv(frame: pd.DataFrame) -> bytes:
-    """Return a row per run and epoch as CSV; floats read back as the same bits."""
-    return frame.to_csv(index=False, lineterminator="\n").encode()
+    """Return a row per run and epoch as CSV; floats are read back exactly."""
+    text: str = frame.to_csv(index=False, lineterminator="\n")
+    return text.encode()
 
 
 def parquet(frame: pd.DataFrame) -> bytes:

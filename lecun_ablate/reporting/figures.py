@@ -1,4 +1,4 @@
-"""Figures of an experiment: SVG that takes its ink from the page, so light and dark both read well.
+"""Figures of an experiment: SVG in the page's own text colour, for light and dark mode.
 
 The same numbers give the same bytes: no dates, no random identifiers.
 """
@@ -23,12 +23,12 @@ from scipy import stats
 
 from lecun_ablate.statistics import MARGIN, Interval, PairResult, Runs, describe, span
 
-# stand for the page's own colours until the SVG is written
+# placeholders for the page's own colours until the SVG is written
 INK, FAINT = "#010203", "#040506"
 INKS = {INK: "currentColor", FAINT: "var(--faint, #8888884d)"}
-# readable on white and on near-black; told apart with the common colour blindnesses
+# readable on white and on near-black, and with common forms of colour blindness
 COLOURS = ("#3b82c4", "#d9742b", "#2f9e77", "#b85fa8", "#c74a4a", "#8a79d6", "#ad922b", "#45a5b5")
-# of figures that stand alone
+# for stand-alone figures
 STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -46,17 +46,17 @@ PAGE_STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
     "legend.handlelength": 1.4,
 }  # fmt: skip
-TITLE = "title: "  # what follows it in the id of an artist is shown when one points at it
-WIDTH = 5.2  # inches; on a phone as wide as the screen, so that the text keeps its size there
-MOST_BANDS = 6  # arms; more bands on top of each other show nothing
-FEW_EPOCHS = 3  # bars say more there than bands
+TITLE = "title: "  # the rest of an artist's id becomes its tooltip
+WIDTH = 5.2  # inches; as wide as a phone's screen, so that text keeps its size there
+MOST_BANDS = 6  # arms; more overlapping bands are unreadable
+FEW_EPOCHS = 3  # with so few, bars are clearer than bands
 LONGEST_NAME = 22  # characters
 ASTRAY = 3
-SHOWN_BEYOND = 8  # times the usual size: what lies farther out is written at the border
+SHOWN_BEYOND = 8  # times the usual size; values farther out are written at the border
 
 
 def colours(arms: Sequence[str], baseline: str) -> dict[str, str]:
-    """Return a colour per arm; the baseline has the ink's."""
+    """Return a colour per arm; the baseline has the text colour."""
     others = [arm for arm in arms if arm != baseline]
     hues = [*COLOURS, *(_hue(k) for k in range(len(others) - len(COLOURS)))]
     return {baseline: INK, **dict(zip(others, hues, strict=False))}
@@ -89,7 +89,7 @@ def svg(figure: Figure, description: str) -> str:
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.S)
     text = re.sub(rf'<g id="{TITLE}([^"]*)"([^>]*)>', r"<g\2><title>\1</title>", text)
     text = re.sub(r'<g id="[^"]*"', "<g", text)  # several figures share a page
-    text = re.sub(r'<style type="text/css">.*?</style>', "", text)  # would hold for all the page
+    text = re.sub(r'<style type="text/css">.*?</style>', "", text)  # would apply to the whole page
     text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text)  # the page's own
     text = re.sub(r"\n\s*", "\n", text)
@@ -124,11 +124,11 @@ def learning_curves(
 ) -> Figure:
     """Draw the error of a split against the epoch: a line per arm, the mean over its runs.
 
-    `frame` has a row per run and epoch with columns arm, seed, epoch and `split`_error
-    (fractions). The dark band is the mean's 95 % t interval, the light one a standard deviation to
-    either side; of up to FEW_EPOCHS epochs, bars show the interval; more than MOST_BANDS arms have
-    lines only. Runs that at some epoch from the second on err more than ASTRAY times the median
-    have a thin line of their own. `limits` are those of the axis, in %.
+    `frame` has a row per run and epoch with columns arm, seed, epoch and `split`_error (fractions).
+    The dark band is the mean's 95 % t interval, the light one a standard deviation to either side;
+    for up to FEW_EPOCHS epochs, bars show the interval; more than MOST_BANDS arms have lines only.
+    Runs whose error at some epoch from the second on exceeds ASTRAY times the median have their own
+    thin line. `limits` are those of the axis, in %.
     """
     import seaborn as sns
 
@@ -140,7 +140,7 @@ def learning_curves(
         few, bands = few_epochs(frame), has_bands(palette)
         for k, arm in enumerate(arms):
             mine, before = errors[errors.arm == arm], len(axes.lines)
-            if few:  # side by side, for bars to be told apart
+            if few:  # side by side, so that bars do not overlap
                 mine = mine.assign(epoch=mine.epoch + 0.3 * ((k + 0.5) / len(arms) - 0.5))
             common = {"data": mine, "x": "epoch", "y": "error", "color": palette[arm], "ax": axes,
                       "linewidth": 1.4, "marker": "o" if few else None, "markersize": 4,
@@ -247,7 +247,7 @@ def has_bands(arms: Collection[str]) -> bool:
 
 
 def _mean_interval(values: pd.Series) -> tuple[float, float]:
-    """Return the 95 % t interval of the mean of values (n,); of one value, the value."""
+    """Return the 95 % t interval of the mean of values (n,); for one value, the value."""
     n, mean = len(values), values.mean()
     half = stats.t.ppf(0.975, n - 1) * values.std() / n**0.5 if n > 1 else 0.0
     return mean - half, mean + half
@@ -270,7 +270,7 @@ def curve_limits(frame: pd.DataFrame) -> tuple[float, float]:
 def differences(pairs: Sequence[PairResult], palette: dict[str, str], against: str) -> Figure:
     """Draw the difference of each comparison with both intervals, in points.
 
-    `against` is that of evidence_tables: what is no single baseline is named with each arm.
+    `against` is that of evidence_tables. Without a single baseline, each arm's is named with it.
     """
     usual = _usual(100 * abs(pair.counted.difference) for pair in pairs)
     shown = [pair for pair in pairs if 100 * abs(pair.counted.difference) <= usual]
@@ -364,12 +364,12 @@ def _stacked(values: np.ndarray) -> np.ndarray:
     for k in np.argsort(values, kind="stable"):
         place = int(values[k] // width)
         heights[k] = seen[place] = seen.get(place, -1) + 1
-    step = min(0.12, 0.5 / max(1, heights.max()))
+    step: float = min(0.12, 0.5 / max(1, heights.max()))
     return 0.08 - step * heights
 
 
 def _curves() -> tuple[Figure, Axes]:
-    """Return a figure for curves, its margins fixed: no layout need be worked out."""
+    """Return a figure for curves with fixed margins, which saves computing a layout."""
     figure = Figure(figsize=(WIDTH, 3.3))
     axes = figure.add_axes((0.1, 0.15, 0.885, 0.76))
     axes.tick_params(length=2, which="both")
@@ -406,7 +406,7 @@ def _beyond(axes: Axes, row: int, text: str, colour: str, *, right: bool) -> Non
 
 
 def _usual(sizes: Iterable[float]) -> float:
-    """Return the size above which a row would squeeze the others together."""
+    """Return the size above which one row would compress the others."""
     sizes = list(sizes)
     return max(2.0, SHOWN_BEYOND * median_low(sizes)) if sizes else math.inf
 

@@ -1,4 +1,4 @@
-"""What every HTML page of a report has: a contents list, tables that sort by a click."""
+"""HTML pages of reports, with a list of contents and tables that are sorted by a click."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lecun_ablate.evidence.weighing import Evidence
 from lecun_ablate.reporting import evidence_tables
 
 TEMPLATES = Path(__file__).parent / "templates"
-# of an experiment in a notebook
+# for an experiment in a notebook
 SHOWN = ("arm", "runs", "test error", "train error")
 COMPARED = ("arm", "against", "difference", "over seeds", "p", "verdict")
 SCRIPT = (TEMPLATES / "tables.js").read_text(encoding="utf-8")
@@ -23,7 +23,7 @@ SCRIPT = (TEMPLATES / "tables.js").read_text(encoding="utf-8")
 
 @cache
 def templates() -> jinja2.Environment:
-    """Return the templates; what they insert into HTML is escaped."""
+    """Return the templates, with autoescaping for HTML."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES, encoding="utf-8"),
         autoescape=lambda name: name is not None and ".html" in name,
@@ -36,7 +36,7 @@ def templates() -> jinja2.Environment:
 
 
 def minus(text: str) -> str:
-    """Write minus signs of numbers as such."""
+    """Write hyphens before numbers as minus signs."""
     return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
 
 
@@ -65,7 +65,7 @@ def study_page(report: Any, picture: bytes) -> str:
 
 
 def finished(page: str) -> str:
-    """Return a page with a contents list of its h2 headings, and the script of its tables."""
+    """Return a page with a list of contents from its h2 headings, and the script for its tables."""
     headings: list[tuple[str, str]] = []
 
     def named(match: re.Match[str]) -> str:

@@ -28,7 +28,7 @@ SPECIAL = {
 
 
 def text(words: str) -> str:
-    """Return words as LaTeX text, its special characters escaped."""
+    """Return words as LaTeX text, with special characters escaped."""
     return "".join(SPECIAL.get(mark, mark) for mark in words)
 
 
@@ -39,11 +39,11 @@ class Macros:
         self._values: dict[str, str] = {}
 
     def __call__(self, *parts: str, value: str) -> str:
-        """Define a macro named after `parts`, and return what writes it."""
+        """Define a macro named after `parts`, and return its call."""
         words = re.findall(r"[A-Za-z]+|\d", " ".join(parts))
         name = "".join(DIGITS[int(w)] if w.isdigit() else w[:1].upper() + w[1:] for w in words)
         name = name[:1].lower() + name[1:]
-        while name in self._values:  # another arm of nearly the same name
+        while name in self._values:  # another arm with nearly the same name
             name += "x"
         self._values[name] = value
         return f"\\{name}{{}}"
@@ -109,7 +109,9 @@ def _arms(evidence: Evidence, macros: Macros) -> str:
             ]
         )
     header = ["arm", "runs", "test error [\\%]", "failed runs"]
-    return _table("lrrl", header, rows, "mean and standard deviation over the runs not diverged")
+    return _table(
+        "lrrl", header, rows, "mean and standard deviation over runs that did not diverge"
+    )
 
 
 def _comparisons(evidence: Evidence, macros: Macros) -> str:
@@ -137,7 +139,7 @@ def _comparisons(evidence: Evidence, macros: Macros) -> str:
 
 
 def _worth(table: Table, macros: Macros) -> str:
-    """Return a table of what choices are worth, its numbers as macros."""
+    """Return a table of what choices contribute, with its numbers as macros."""
     rows = []
     for row in table.records():
         what = next(row[column.name] for column in table.columns if column.words)
@@ -166,7 +168,7 @@ def _p(pair: PairResult) -> str:
 
 
 def _checklist(evidence: Evidence, macros: Macros) -> str:
-    """Return what a conference's checklist asks: runs, error bars, tuning, compute, versions."""
+    """Return what conference checklists ask for: runs, error bars, tuning, compute, versions."""
     results, plan = evidence.results, evidence.plan
     final, result = results.final, evidence.comparisons
     failed = int((final.status != RunStatus.FINISHED).sum())
@@ -179,12 +181,12 @@ def _checklist(evidence: Evidence, macros: Macros) -> str:
         f"{key} {value}" for origin in results.origins.environment for key, value in origin.items()
     }
     commits = sorted({str(commit) for commit in results.origins.commit if commit})
-    drawn = (
-        "" if evidence.labels is not None else ", drawn anew with the training images by each seed"
-    )
+    drawn = "" if evidence.labels is not None else ", drawn with the training images by each seed"
     searched = plan.experiment.searches is not None
-    found = " and what tuning happened to find, as a random effect of the searches"
-    found, nor = (found, "") if searched else ("", ", nor what tuning happened to find")
+    found = " and the variation between searches, as a random effect"
+    found, nor = (
+        (found, "") if searched else ("", ", nor the variation that another search would add")
+    )
     sentences = [
         f"Each of {count(len(evidence.arms), 'arm')} was trained with {seeds} seeds, the same for "
         f"all arms ({runs} runs), on {text(plan.data)} "
@@ -196,8 +198,8 @@ def _checklist(evidence: Evidence, macros: Macros) -> str:
         text(f"Differences are paired by seed; p of {test_name(result)} {correction(result)}; "
              f"{levels(result)}") if result.pairs else "",
         f"Hyperparameters: {text(tuning_line(plan))}",
-        f"All runs together, the {lost} that diverged or collapsed included, took {hours} hours of "
-        f"training on one core or device each",
+        f"All runs together, including the {lost} that diverged or collapsed, took {hours} hours "
+        f"of training on one core or device each",
         f"Versions: {text(', '.join(sorted(environments)))}"
         + (f"; commit {', '.join(commits)}" if commits else ""),
     ]  # fmt: skip

@@ -34,7 +34,7 @@ from lecun_ablate.statistics.wording import plural
 from lecun_ablate.system.text import csv_cell, markdown, markdown_line
 from lecun_ablate.tracking.files import Files
 
-# of the page and of its Markdown twin
+# of the page and its Markdown twin
 ARM_COLUMNS = (
     "arm",
     "runs",
@@ -49,7 +49,7 @@ ARM_COLUMNS = (
     "failed",
     "lr",
 )
-FAILURES = ("diverged", "collapsed")  # shown where there are any
+FAILURES = ("diverged", "collapsed")  # shown if there are any
 COMPARED = (  # the details of each comparison have the other intervals
     "arm",
     "against",
@@ -62,14 +62,14 @@ COMPARED = (  # the details of each comparison have the other intervals
     "P(better)",
     "effect size",
 )
-MOST_PICTURES = 40  # hard digits of each sort that the page shows; the CSV has them all
+MOST_PICTURES = 40  # hard digits of each kind on the page; the CSV has them all
 
 
 def build(evidence: Evidence, digits: Digits | None, stored: Files) -> dict[str, bytes]:
     """Return the files of a report by name: page, twin, figures and tables.
 
-    The same results give the same bytes. Without `digits`, the page says that pictures of them are
-    left out. The weights of one run per arm are read from `stored`.
+    The same results give the same bytes. Without `digits`, the page says that the pictures of
+    digits are left out. The weights of one run per arm are read from `stored`.
     """
     results, plan = evidence.results, evidence.plan
     palette = figures.colours([arm.name for arm in plan.experiment.arms], plan.experiment.baseline)
@@ -129,7 +129,7 @@ def build(evidence: Evidence, digits: Digits | None, stored: Files) -> dict[str,
         "hard_digits.csv": _csv(_hard_frame(counted)),
         **{f"{name}.svg": figures.in_a_file(picture) for name, picture in drawn.items()},
     }
-    if evidence.worth.shares:
+    if worth_records(evidence):
         files["worth.csv"] = _csv(pd.DataFrame(worth_records(evidence)))
     if evidence.effects:
         files["effects.csv"] = _csv(pd.DataFrame([effect_record(e) for e in evidence.effects]))
@@ -168,12 +168,12 @@ def _sentence(text: str) -> str:
 
 
 def _cell(text: Any) -> str:
-    """Return a text that does not end its cell of a Markdown table."""
+    """Return a text that is safe in a cell of a Markdown table."""
     return markdown(_plain(text)).replace("|", "\\|")
 
 
 def _breakable(name: str) -> Markup:
-    """Return a name for HTML that may be broken between its parts."""
+    """Return a name for HTML with possible line breaks between its parts."""
     return Markup(re.sub(r"([=_/])", r"\1<wbr>", str(escape(name))))
 
 
@@ -183,7 +183,8 @@ def _plain(value: Any) -> str:
 
 def _csv(table: pd.DataFrame) -> bytes:
     table = table.map(csv_cell).rename(columns=csv_cell)
-    return table.to_csv(index=False, lineterminator="\n").encode()
+    text: str = table.to_csv(index=False, lineterminator="\n")
+    return text.encode()
 
 
 # ---- what the templates show
@@ -229,7 +230,7 @@ def _figures(evidence: Evidence, palette: dict[str, str]) -> dict[str, str]:
 
 
 def _facts(evidence: Evidence) -> list[str]:
-    """Return what the numbers are based on, a few words each."""
+    """Return the facts that the numbers are based on, a few words each."""
     plan = evidence.plan
     arms = plan.experiment.arms
     epochs = sorted({arm.recipe.epochs for arm in arms})
@@ -252,7 +253,7 @@ def _tables(evidence: Evidence) -> dict[str, Table]:
     failed = any(set(arms.column(name)) != {"0"} for name in FAILURES)
     compared = evidence_tables.comparisons(evidence)
     if compared.rows:
-        several = len(set(compared.column("against"))) > 1  # or else the heading names it
+        several = len(set(compared.column("against"))) > 1  # otherwise the heading names it
         compared = compared.only([n for n in COMPARED if n != "against" or several])
     return {
         "arms": arms.only([name for name in ARM_COLUMNS if name not in FAILURES or failed]),
@@ -276,7 +277,7 @@ def _comparison_rows(evidence: Evidence) -> list[dict[str, Any]]:
 def _details(
     record: dict[str, Any], pair: PairResult, detectable: tuple[float, float] | None
 ) -> list[tuple[str, str]]:
-    """Return what else is known of a comparison, each with its name."""
+    """Return further details of a comparison, each with its name."""
     one, joint = pair.counted, pair.joint
     seeds = statistics.count(one.n, one.unit)
     details = [
@@ -290,25 +291,25 @@ def _details(
     if pair.simultaneous:
         details.append(("all together", f"{span(pair.simultaneous)} with the other comparisons"))
     if pair.corrected is not None:
-        shown = f"{points(pair.corrected)}: differences that are called are shown too large"
+        shown = f"{points(pair.corrected)}: called differences are overestimated"
         details.append(("corrected for the call", shown))
     arm, baseline = pair.failures.arm, pair.failures.baseline
     rates = f"{pair.arm} {arm.text}; {pair.baseline} {baseline.text}"
     details.append(("failed runs", f"{rates}; equal rates: p = {pair.failures.p:.2g}"))
     if pair.over_all:
-        unseen = "over all runs, with the failures that no seed has met counted"
+        unseen = "over all runs, including failures that no seed has shown"
         details.append(("with failures", f"{span(pair.over_all)} {unseen}"))
     if joint:
-        widest = f"; at most {span(joint.widest)}, by the two-way bootstrap as well"
+        widest = f"; at most {span(joint.widest)}, including the two-way bootstrap"
         details.append(("with new images", f"{span(joint.interval)}{widest}"))
     if record["detectable"]:
         size = points(record["detectable"], sign=False)
         if detectable:
             size += f" ({100 * detectable[0]:.2f} to {100 * detectable[1]:.2f})"
-        details.append(("detectable", f"a true difference of {size} by {seeds} with 80 % power"))
+        details.append(("detectable", f"a true difference of {size} with {seeds}, at 80 % power"))
     elif one.unit == "seed" and one.n < record["fewest_seeds"]:
         fewest = statistics.count(record["fewest_seeds"], "seed")
-        details.append(("detectable", f"nothing by {seeds}, however large: it takes {fewest}"))
+        details.append(("detectable", f"nothing with {seeds}, however large; it takes {fewest}"))
     if one.correlation is not None and one.pairing_gain is not None:
         details.append(
             (
@@ -321,7 +322,7 @@ def _details(
 
 
 def _hard(counted: answers.Answers, digits: Digits | None) -> list[dict[str, Any]]:
-    """Return the two sorts of hard digits: how many there are, and the hardest of each to show."""
+    """Return both kinds of hard digits: how many there are, and the hardest to show."""
     wrong = counted.wrong
     sorts = []
     for rows in counted.hard():
@@ -379,7 +380,7 @@ def _connectivities(learned: list[dict[str, Any]]) -> list[list[dict[str, Any]]]
 
 
 def _again(results: Results) -> dict[str, Any]:
-    """Return what it takes to repeat the experiment: command, seeds, code and machines."""
+    """Return what is needed to repeat the experiment: command, seeds, code and machines."""
     experiment = results.plan.experiment
     machines: dict[tuple[Any, ...], int] = {}
     for origin in results.origins.itertuples():
@@ -452,7 +453,7 @@ def _digit_frame(counted: answers.Answers) -> pd.DataFrame:
 
 
 def _confusion_frame(counted: answers.Answers) -> pd.DataFrame:
-    """Return the mean number of images per run of each label that were given each answer."""
+    """Return the mean number of images per run, by label and answer."""
     table = counted.confusion()
     return pd.DataFrame(
         [

@@ -18,7 +18,7 @@ def digit(image: np.ndarray) -> str:
 def kernels(weights: np.ndarray) -> str:
     """Return 12 kernels (12, 5, 5) in two rows of six: orange where positive, blue where negative.
 
-    The strongest weight of all is the fullest colour, 0 is transparent.
+    The largest weight has the fullest colour; 0 is transparent.
     """
     weights = weights / max(float(np.abs(weights).max()), 1e-12)
     canvas = np.zeros((2 * 6 - 1, 6 * 6 - 1))

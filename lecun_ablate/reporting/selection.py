@@ -1,4 +1,4 @@
-"""Which arms a report shows at first when an experiment has many of them."""
+"""Which arms a report shows first if an experiment has many."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CURVE_FROM = 9  # values of a single numeric factor that are drawn as a curve
 
 
 def shown_arms(evidence: Evidence) -> list[str]:
-    """Return the arms that are shown at first, in the order of the experiment.
+    """Return the arms that are shown first, in the order of the experiment.
 
     All of them, unless there are more than MOST: then the EACH best, the EACH worst and the
     baseline. Arms whose runs all diverged are the worst.
@@ -25,7 +25,7 @@ def shown_arms(evidence: Evidence) -> list[str]:
 
 
 def curve_factor(evidence: Evidence) -> str | None:
-    """Return the factor whose many numbers are better shown as a curve; None if there is none."""
+    """Return the numeric factor with enough values for a curve; None if there is none."""
     factors = evidence.plan.experiment.factors or {}
     varied = {name: levels for name, levels in factors.items() if len(levels) > 1}
     if len(varied) != 1:

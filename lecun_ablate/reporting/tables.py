@@ -1,6 +1,6 @@
-"""Tables of texts in named columns: Markdown here, in the terminal by terminal.tables.
+"""Tables of text in named columns: Markdown here, the terminal in terminal.tables.
 
-A table is made once, with every column that any reader is shown; `only` picks those of one reader.
+A table is built once, with every column that any reader needs; `only` picks some of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from lecun_ablate.system.text import markdown
 
 @dataclass(frozen=True)
 class Column:
-    """A column: numbers are aligned right and kept whole, words are aligned left and may wrap."""
+    """A column: numbers are right-aligned and never wrap, words are left-aligned and may wrap."""
 
     name: str
     words: bool = False
@@ -21,7 +21,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of texts under named columns."""
+    """Rows of text under named columns."""
 
     columns: Sequence[Column]
     rows: Sequence[Sequence[str]]
@@ -36,7 +36,7 @@ class Table:
         title: str = "",
         caption: str = "",
     ) -> Table:
-        """Return a table of rows that all have the same columns; `words` names those of words."""
+        """Return a table from rows with the same columns; `words` names the columns of words."""
         rows = list(rows)
         names = list(rows[0]) if rows else []
         columns = [Column(name, name in words) for name in names]
@@ -58,11 +58,11 @@ class Table:
         return [row[place] for row in self.rows]
 
     def records(self) -> list[dict[str, str]]:
-        """Return the rows, each as texts by the names of the columns."""
+        """Return the rows, each a mapping from column name to text."""
         return [dict(zip(self.names, row, strict=True)) for row in self.rows]
 
     def only(self, names: Sequence[str]) -> Table:
-        """Return the table with these columns alone, in this order."""
+        """Return the table with only these columns, in this order."""
         places = [self.names.index(name) for name in names]
         columns = [self.columns[place] for place in places]
         return replace(self, columns=columns, rows=[[row[i] for i in places] for row in self.rows])

@@ -1,1 +1,1 @@
-"""Training what a plan lacks, and running single runs again."""
+"""Training the missing runs of a plan, and repeating single runs."""

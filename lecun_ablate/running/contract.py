@@ -1,7 +1,7 @@
-"""Whether components of the user's own keep their contract: tried before anything is trained.
+"""Checks that the user's components keep their contract, before anything is trained.
 
-A component that draws from a global generator, counts its calls or mixes replicas gives numbers
-that depend on what is trained beside it. Nobody could reproduce them, and no error would say so.
+If a component draws from a global generator, counts its calls or mixes replicas, its numbers depend
+on what else is being trained. Nobody could reproduce them, and no error would say so.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from lecun_ablate.registry import Component
 from lecun_ablate.trainers.base import Run
 from lecun_ablate.trainers.torch_trainer import TorchTrainer
 
-PATTERNS = 3  # that are learned, once
+PATTERNS = 3  # trained on once
 SEEDS = (0, 1)
 
 
 def refuse_broken(arm: str, recipe: Recipe, split: Split) -> None:
-    """Train a few patterns with the components of the user's own that a recipe names.
+    """Train a few patterns with the user's own components in a recipe.
 
     Raises ConfigError, naming the component with its file and line, if one fails, touches a global
     generator, gives other numbers the second time, or mixes replicas that are trained together.
@@ -35,7 +35,7 @@ def refuse_broken(arm: str, recipe: Recipe, split: Split) -> None:
         return
     few = Split(split.images[:PATTERNS], split.labels[:PATTERNS])
     short = recipe.model_copy(update={"epochs": 1})
-    for field in COMPONENT_FIELDS:  # each by itself first, so that the right one is named
+    for field in COMPONENT_FIELDS:  # first each by itself, to name the right one
         if not recipe.component(field).builtin:
             alone = _others_built_in(short, field)
             if alone is not None:
@@ -44,7 +44,7 @@ def refuse_broken(arm: str, recipe: Recipe, split: Split) -> None:
 
 
 def _others_built_in(recipe: Recipe, field: str) -> Recipe | None:
-    """Return a recipe in which only one field names a component of the user's own."""
+    """Return a recipe in which only one field has a user's component."""
     plain = Recipe()
     update = {
         other: getattr(plain, other)
@@ -75,7 +75,7 @@ def _try(arm: str, recipe: Recipe, few: Split, own: Sequence[Component]) -> None
     elif not _same(together, again):
         problem = (
             "gives other numbers the second time: expected the same from the same arguments "
-            "(dropout, noise and counted calls are none of its business)"
+            "(without its own dropout, noise or counted calls)"
         )
     elif not _same(together, alone):
         problem = (
@@ -136,7 +136,7 @@ def _names(own: Sequence[Component]) -> str:
 
 
 def place(error: BaseException, own: Sequence[Component]) -> str:
-    """Return the line of the user's file at which an error was raised, or where it begins."""
+    """Return the line of the user's file that raised an error, or the component's first line."""
     files = {str(c.file) for c in own if c.file}
     lines = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in files]
     return f"{lines[-1].filename}:{lines[-1].lineno}" if lines else own[0].origin

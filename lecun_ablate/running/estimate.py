@@ -1,4 +1,4 @@
-"""How long training will take, from a trial on a few patterns."""
+"""Estimating training time from a trial on a few patterns."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from lecun_ablate.running.training import Prepared, by_trainer
 from lecun_ablate.trainers.base import Run, Trainer
 
 PATTERNS = 300  # of the training split
-SAMPLE = 32  # runs at most
+SAMPLE = 32  # runs, at most
 
 
 def estimate(prepared: Prepared, todo: Sequence[tuple[str, int]]) -> float:
-    """Return about how many seconds the (arm, seed) runs of a plan will take."""
+    """Return an estimate of the seconds that the (arm, seed) runs of a plan will take."""
     digits = prepared.digits
     splits = {"train": digits.train, "test": digits.test}
     experiment = prepared.plan.experiment
@@ -32,10 +32,10 @@ def estimate(prepared: Prepared, todo: Sequence[tuple[str, int]]) -> float:
 def seconds_per_epoch(
     trainer: Trainer, recipes: Sequence[Recipe], fit: Split, evaluate: Mapping[str, Split]
 ) -> float:
-    """Return about how many seconds an epoch of one of many runs takes, with all cores busy.
+    """Return an estimate of the seconds per epoch of one of many runs, with all cores busy.
 
-    Some of the recipes are tried on a few patterns, for one epoch and for three. The difference
-    leaves out what happens only once.
+    Some of the recipes are trained on a few patterns, for one epoch and for three. The difference
+    excludes one-time costs.
     """
     part = min(1, PATTERNS / len(fit))  # of every split
     few = {name: _part(split, part) for name, split in evaluate.items()}
@@ -49,7 +49,7 @@ def seconds_per_epoch(
         return time.perf_counter() - began
 
     one, three = seconds(1), seconds(3)
-    two = three - one if three > one else three  # on a busy machine, one can take longer
+    two = three - one if three > one else three  # a busy machine can slow down the one
     return two / 2 / len(sample) / part
 
 

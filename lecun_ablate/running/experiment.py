@@ -1,8 +1,7 @@
-"""A whole experiment: all that its plan lacks, and the seeds that its rule asks for."""
+"""A whole experiment: the missing runs of its plan, and the seeds and arms its rules ask for."""
 
 from __future__ import annotations
 
-from lecun_ablate.evidence.weighing import seeds_to_add
 from lecun_ablate.plan.results import Results
 from lecun_ablate.running.progress import Progress
 from lecun_ablate.running.training import OnRun, Prepared, train
@@ -15,15 +14,24 @@ def run_experiment(
     progress: Progress | None = None,
     on_run: OnRun | None = None,
 ) -> Results:
-    """Train what is missing of a plan, and return all its results.
+    """Train the missing runs of a plan, and return all its results.
 
-    They include the seeds that the plan has been run with before. If the experiment lets its seeds
-    grow, they do so until its rule is met.
+    They include seeds that the plan was run with before. If the experiment has a stopping rule,
+    seeds are added until it is met. Then the arms of a path are added, one step at a time.
 
-    A run is written as soon as it has ended: an interruption loses only the runs in training.
+    A run is written as soon as it ends, so an interruption loses only the runs in training.
     """
     results = train(prepared, plan_run, progress, on_run)
-    while more := seeds_to_add(results):
-        plan_run.add_seeds(more)
+    from lecun_ablate.evidence.weighing import (  # slow: imported during training
+        seeds_to_add,
+        sets_to_add,
+    )
+
+    while True:
+        if more := seeds_to_add(results):
+            plan_run.add_seeds(more)
+        elif sets := sets_to_add(results):
+            plan_run.add_sets(sets)
+        else:
+            return results
         results = train(prepared, plan_run, progress, on_run)
-    return results

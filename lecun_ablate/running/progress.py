@@ -1,4 +1,4 @@
-"""What is told of training while it goes on."""
+"""The interface through which training reports its progress."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from lecun_ablate.trainers.base import EpochReport
 class Work:
     """Runs that are about to be trained."""
 
-    what: str  # in words, for people
+    what: str  # a description for display
     runs: Sequence[tuple[str, int]]  # the arm of each run, and the epochs that it is trained for
     split: str | None = None  # whose errors are worth watching, if any are
 
 
 class Progress(Protocol):
-    """A display of how training goes."""
+    """A display of training progress."""
 
     def begin(self, work: Work) -> None:
         """Training starts."""
 
     def epoch(self, run: int, report: EpochReport) -> None:
-        """A run, given by its place in `work.runs`, has ended an epoch."""
+        """A run, given by its index in `work.runs`, has finished an epoch."""
 
     def end(self) -> None:
         """Training has ended, for whatever reason."""

@@ -1,4 +1,4 @@
-"""A seed run trained again from what MLflow holds, every metric compared with the first time."""
+"""Repeating a run from what MLflow has, and comparing every metric with the first time."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from lecun_ablate.trainers.base import Identity, Run, Trainer
 from lecun_ablate.trainers.choice import choose
 
 COMPARED = tuple(name for name in EPOCH_METRICS if name != "epoch_seconds")
-# Between trainers or instruction sets, sums are rounded in another order, and on-line training lets
-# that grow: after 23 epochs hardly, in the loss of tanh (1e-6), but a hundred thousand times as far
-# with LiSHT and ReLU. Largest differences still taken for rounding, per dtype: of a loss, relative;
-# of an error (misses), as a fraction of the images. They are half as much again as the largest that
+# Trainers and instruction sets round sums in different orders, and on-line training amplifies the #
+# difference: after 23 epochs to 1e-6 in the loss of tanh, but a hundred thousand times more with #
+# LiSHT and ReLU. These are the largest differences accepted as rounding, by dtype: of a loss, #
+# relative; of an error (misses), as a fraction of the images. They are 1.5 times the largest that #
 # benchmarks/reproduce_bounds.py found between native and torch, seed 0, in 23 epochs: in float32 on
 # USPS 0.22 (ReLU) and 0.0204 (LiSHT); in float64 on the smaller digits 0.0029 and 0.005 (LiSHT).
 BOUNDS = {"float32": (0.33, 0.03), "float64": (0.0045, 0.0075)}
@@ -43,11 +43,11 @@ class Reproduction:
     table: pd.DataFrame  # epoch, metric, then, now, difference; a row per metric and epoch
     epochs: tuple[int, int]  # trained then, now
     bounds: tuple[float, float]  # (relative, of losses; absolute, of errors) unless exact
-    images: dict[str, int]  # of each split, which turn misses into errors
+    images: dict[str, int]  # of each split, to convert misses into errors
 
     @property
     def failures(self) -> pd.DataFrame:
-        """The rows that differ by more than they may, or that only one of the two has."""
+        """The rows that differ by more than allowed, or that only one of the two has."""
         then, now, metric = self.table.then, self.table.now, self.table.metric
         same = (then == now) | (then.isna() & now.isna())
         if self.exact:
@@ -61,7 +61,7 @@ class Reproduction:
 
     @property
     def reproduced(self) -> bool:
-        """Whether the run came out as it did the first time."""
+        """Whether the run gave the same results as the first time."""
         return self.epochs[0] == self.epochs[1] and self.failures.empty
 
 
@@ -72,12 +72,12 @@ def reproduce(
     trainer: str | None = None,
     trusted: bool = False,
 ) -> Reproduction:
-    """Train a seed run again, with another `trainer` if one is named.
+    """Train a run again, with another `trainer` if one is named.
 
-    Recipe, seed and the user's own components come from the store, the digits from where they
-    always come. Nothing is written. Code from the store is run only if it is in the working
-    directory as well, or `trusted`. Raises DataError if the digits are not those of the run,
-    LecunAblateError if the id is not that of a seed run.
+    Recipe, seed and the user's own components come from the store, the digits from their usual
+    place. Nothing is written. Code from the store is run only if it is also in the working
+    directory, or `trusted`. Raises DataError if the digits are not those of the run,
+    LecunAblateError if the id is not that of a run.
     """
     run = store.seed_run(run_id)
     others = stored_components.load(store, run, trusted)
@@ -102,13 +102,13 @@ def reproduce(
 
 
 def _trainer(run: SeedRun, recipe: Recipe, wanted: str | None) -> Trainer:
-    """Return the trainer asked for, else that of the run, else the fastest there is."""
+    """Return the requested trainer, otherwise that of the run, otherwise the fastest available."""
     one = {"run": recipe}
     if wanted:
         return choose(one, wanted)[0]["run"]
     try:
         return choose(one, run.params["trainer"], run.params["device"])[0]["run"]
-    except ConfigError:  # it is not available here
+    except ConfigError:  # not available here
         return choose(one)[0]["run"]
 
 
@@ -134,7 +134,7 @@ def _side_by_side(then: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
 
 
 def _changes(run: SeedRun, identity: Identity) -> list[str]:
-    """Say how the environment differs from the run's."""
+    """Return how the environment differs from the run's."""
     pairs: list[tuple[str, str | None, str | None]] = [
         (name, run.params.get(name), str(value)) for name, value in identity.params.items()
     ]

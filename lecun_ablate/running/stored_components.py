@@ -1,8 +1,8 @@
-"""Components that a stored run brought: which of its files it was trained with, and may be run.
+"""Components stored with a run: which files it was trained with, and which may be run.
 
-A store may come from anybody, and a file of components is code. A file is run only if the run's key
-says that the run was trained with it, and only if it is in the working directory as well or the
-user has said so. The same holds for the modules that it imports.
+A store may come from anyone, and component files are code. A file is run only if the run's key says
+that the run was trained with it, and only if it is also in the working directory or the user trusts
+it explicitly. The same holds for the modules that it imports.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from lecun_ablate.tracking.names import MODULES
 from lecun_ablate.tracking.records import SeedRun
 from lecun_ablate.tracking.store import Store
 
-MOST_WAYS = 10_000  # of giving files to components that are tried
-MOST_FILES = 10_000  # that are looked at for a copy in the working directory
+MOST_WAYS = 10_000  # of assigning files to components, at most
+MOST_FILES = 10_000  # to search for a copy in the working directory, at most
 
 
 def load(store: Store, run: SeedRun, trusted: bool) -> list[str]:
     """Load the components of a run that are not registered; return notes on those that differ.
 
-    Raises LecunAblateError, before anything is run, if the run's key does not name the files, or if
-    they are neither in the working directory nor `trusted`.
+    Raises LecunAblateError, before anything is run, if the run's key does not match the files, or
+    if they are neither in the working directory nor `trusted`.
     """
     with tempfile.TemporaryDirectory() as folder:
         files = store.files.component_files(run.run_id, Path(folder))
@@ -88,8 +88,8 @@ def _name(text: str) -> str:
 
 
 def _needed(run: SeedRun, digests: Mapping[Path, str], missing: Mapping[str, str]) -> set[Path]:
-    """Return the files that the run's key was made with, found without running any."""
-    # with built-in components in their places, so that the rest can be read
+    """Return the files that the run's key was made with, without running any."""
+    # with built-in components in their place, so that the rest can be parsed
     fields = recipe_of(run, without=missing).model_dump() | dict(missing)
     try:
         trainer: dict[str, Any] = {
@@ -124,13 +124,13 @@ def _needed(run: SeedRun, digests: Mapping[Path, str], missing: Mapping[str, str
     words = ", ".join(f"{COMPONENT_FIELDS[field]} {name!r}" for field, name in missing.items())
     held = ", ".join(sorted(file.name for file in digests)) or "none"
     raise LecunAblateError(
-        f"run {run.run_id}: {words}: expected a file of components that the run was trained with, "
+        f"run {run.run_id}: {words}: expected a component file that the run was trained with, "
         f"got {held}: nothing was run. If you have the file, name it with --components"
     )
 
 
 def recipe_of(run: SeedRun, without: Container[str] = ()) -> Recipe:
-    """Return the recipe of a run from its params, which are text; some left at their defaults."""
+    """Parse the recipe of a run from its params, which are strings; some stay at their defaults."""
     fields: dict[str, Any] = {}
     name = ""
     try:
@@ -145,12 +145,12 @@ def recipe_of(run: SeedRun, without: Container[str] = ()) -> Recipe:
         place = name or ".".join(map(str, first["loc"]))
         raise ConfigError(
             f"run {run.run_id}: its recipe is no longer valid: {place}: {first['msg']}; load "
-            "components of your own with --components"
+            "your own components with --components"
         ) from None
 
 
 def _is_here(digest: str) -> bool:
-    """Tell whether the working directory, without the store's own files, has such a file."""
+    """Return whether the working directory, without the store's own files, has such a file."""
     files = itertools.islice(Path.cwd().rglob("*.py"), MOST_FILES)
     for file in files:
         if artifact_folder(Path(DATABASE)).name in file.parts:
@@ -166,14 +166,14 @@ def _is_here(digest: str) -> bool:
 def _untrusted(run: SeedRun, files: Mapping[Path, str]) -> LecunAblateError:
     listed = "; ".join(f"{file.name} (SHA-256 {digest})" for file, digest in files.items())
     return LecunAblateError(
-        f"run {run.run_id}: was trained with code that the store holds and the working directory "
-        f"does not: {listed}. Nothing was run. Look at it in MLflow, among the run's artifacts "
+        f"run {run.run_id}: was trained with code that is in the store but not in the working "
+        f"directory: {listed}. Nothing was run. Inspect it in MLflow, among the run's artifacts "
         "under components/; if you trust it, repeat the command with --trust-components"
     )
 
 
 def _other_code(run: SeedRun, digests: Mapping[Path, str]) -> list[str]:
-    """Return in words which registered components come from a file with other content."""
+    """Return which registered components come from a file with different content, in words."""
     if not digests:
         return []
     then = ", ".join(sorted({file.name for file in digests}))

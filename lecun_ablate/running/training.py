@@ -1,4 +1,4 @@
-"""Train what a plan lacks, and write every run as soon as it has ended."""
+"""Train the missing runs of a plan, and write every run as soon as it ends."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Prepared:
     def groups(
         self, todo: Sequence[tuple[str, int]]
     ) -> Iterator[tuple[Trainer, Digits, list[tuple[int, str, int]]]]:
-        """Yield every trainer with images and the runs that it trains on them.
+        """Yield every trainer with a split and the runs that it trains on it.
 
-        Runs are given as (place in `todo`, arm, seed). Those whose split is drawn by their seed are
-        trained seed by seed: a trainer takes one split at a time.
+        Runs are given as (index in `todo`, arm, seed). Runs whose seed draws the split are trained
+        seed by seed, because a trainer takes one split at a time.
         """
-        arms = {arm.name: arm for arm in self.plan.experiment.arms}
+        arms = {arm.name: arm for arm in self.plan.experiment.possible_arms}
         known = [run for run in todo if not arms[run[0]].resampled]
         place = {run: k for k, run in enumerate(todo)}
         by_seed: dict[int, list[tuple[str, int]]] = defaultdict(list)
@@ -80,7 +80,7 @@ OnRun = Callable[[LoggedRun], None]
 def prepare(
     experiment: Experiment, digits: Digits, trainer: str = "auto", device: str = "auto"
 ) -> Prepared:
-    """Choose the trainers of an experiment and make its plan.
+    """Choose the trainers of an experiment and build its plan.
 
     Raises ConfigError if one of the user's own components breaks its contract: each is tried on two
     patterns before anything is trained.
@@ -97,15 +97,15 @@ def prepare(
 
 
 def _choose(experiment: Experiment, trainer: str, device: str) -> Chosen:
-    """Return the trainer of each arm: one that supports all of its recipes."""
+    """Return the trainer of each possible arm: one that supports all of its recipes."""
     recipes = {
         f"{arm.name}, search {k}" if k > 1 else arm.name: recipe
-        for arm in experiment.arms
+        for arm in experiment.possible_arms
         for k, recipe in enumerate(arm.recipes, 1)
     }
     chosen, notices = choose(recipes, trainer, device)
     trainers = {}
-    for arm in experiment.arms:
+    for arm in experiment.possible_arms:
         own = [chosen[name] for name in recipes if name.split(", search ")[0] == arm.name]
         fits = [one for one in own if not any(map(one.unsupported, arm.recipes))]
         trainers[arm.name] = (fits or own)[0]
@@ -118,10 +118,10 @@ def train(
     progress: Progress | None = None,
     on_run: OnRun | None = None,
 ) -> Results:
-    """Train what is missing of a plan, and return its results.
+    """Train the missing runs of a plan, and return its results.
 
-    `on_run` is called with every run as soon as it has been written, before an interruption can
-    come between the two; not for runs that are still to be sent to a tracking server.
+    `on_run` is called with every run as soon as it has been written; an interruption cannot come in
+    between. It is not called for runs that are still to be sent to a tracking server.
     """
     plan = plan_run.plan
     todo = plan_run.pending(prepared.only)
@@ -158,7 +158,7 @@ def train(
 def by_trainer(
     trainers: Mapping[str, Trainer], todo: Sequence[tuple[str, int]]
 ) -> Iterator[tuple[Trainer, list[tuple[int, str, int]]]]:
-    """Yield every trainer with the runs that are its own: (place in `todo`, arm, seed)."""
+    """Yield every trainer with its runs: (index in `todo`, arm, seed)."""
     members: dict[int, list[tuple[int, str, int]]] = defaultdict(list)
     for index, (arm, seed) in enumerate(todo):
         members[id(trainers[arm])].append((index, arm, seed))
@@ -179,7 +179,7 @@ def metrics(report: EpochReport) -> dict[str, float]:
 
 
 def run_status(report: EpochReport, train: Split) -> RunStatus:
-    """Return how a run has ended, from its last report."""
+    """Return how a run ended, from its last report."""
     if report.diverged:
         return RunStatus.DIVERGED
     collapsed = report.scores["train"].error >= train.guessing
@@ -197,20 +197,20 @@ def _run_files(report: EpochReport, test: Split, recipe: Recipe) -> dict[str, by
 def answers_file(labels: np.ndarray, predictions: np.ndarray) -> bytes:
     """Return a run's answers as they are stored; both arguments are (images,) uint8."""
     answers = io.BytesIO()
-    # five times as fast as pandas; with checksums, by which damage is found
+    # five times as fast as pandas; checksums reveal damage
     columns = {"label": labels, "prediction": predictions}
     parquet.write_table(pa.table(columns), answers, write_page_checksum=True)
     return answers.getvalue()
 
 
 def _component_files(recipe: Recipe) -> dict[str, bytes]:
-    """Return the files of the user's own components, as they were when they were loaded."""
+    """Return the files of the user's own components, as they were when loaded."""
     files: dict[str, bytes] = {}
     for component in recipe.user_components:
         if component.file and component.source is not None:
             name = component.file.name
             if files.get(f"components/{name}", component.source) != component.source:
-                digest = component.digest or ""  # two files of one name
+                digest = component.digest or ""  # for two files with the same name
                 name = f"{component.file.stem}_{digest[:8]}.py"
             files[f"components/{name}"] = component.source
             modules = component.modules.items()
@@ -245,7 +245,7 @@ def _try_components(arm: str, recipe: Recipe, split: Split) -> None:
 
 
 def _try_activations(recipe: Recipe) -> None:
-    """Raise ConfigError if an activation does not return a value for each of its argument's."""
+    """Raise ConfigError if an activation does not return a tensor of its argument's shape."""
     sums = torch.linspace(-1, 1, 24, dtype=getattr(torch, recipe.dtype)).view(2, 3, 4)
     for field in ("activation", "output_activation"):
         component = recipe.component(field)

@@ -1,4 +1,4 @@
-"""Runs and arms by the names that people give them, and two arms compared over their seeds."""
+"""Finding runs and arms by name, and comparing two arms over their seeds."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ class ArmComparison:
 
 
 def is_arm(name: str) -> bool:
-    """Tell whether a name is that of an arm, EXPERIMENT:ARM, and not of a run."""
+    """Return whether a name is that of an arm, EXPERIMENT:ARM, and not of a run."""
     return name.count(":") == 1
 
 
 def run_id(store: Store, name: str) -> str:
-    """Return the id of a seed run: itself, one that begins so, or EXPERIMENT:ARM:SEED.
+    """Return the id of a run, given by its id, the start of its id, or EXPERIMENT:ARM:SEED.
 
-    Raises LecunAblateError with what there is instead.
+    Raises LecunAblateError with what exists instead.
     """
     if re.fullmatch(r"[0-9a-f]{32}", name):
         return name
@@ -73,7 +73,7 @@ def run_id(store: Store, name: str) -> str:
         number = "several runs" if found else "no run"
         raise LecunAblateError(f"{number} in {store.connection.where} begin with {name!r}")
     raise LecunAblateError(
-        f"{name!r} is no run: expected its id (or the first digits of it), or "
+        f"{name!r} is not a run: expected an id (or its first digits), or "
         "EXPERIMENT:ARM:SEED, such as activation:relu:0"
     )
 
@@ -81,8 +81,9 @@ def run_id(store: Store, name: str) -> str:
 def compare_arms(store: Store, first: str, second: str) -> ArmComparison:
     """Compare two arms, given as EXPERIMENT:ARM, over the seeds that both have.
 
-    Over the searches that tuned one or both of them, if there were several. Raises LecunAblateError
-    if they share no seed, were tested on other digits, or by numbers of searches that do not match.
+    If several searches tuned one or both of them, the comparison is over the searches. Raises
+    LecunAblateError if they share no seed, were tested on different digits, or were tuned by
+    different numbers of searches.
     """
     (one, plan), (two, other) = (_runs(store, name) for name in (first, second))
     tested = [_tested_on(p, name) for p, name in ((plan, first), (other, second))]

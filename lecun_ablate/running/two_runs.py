@@ -1,4 +1,4 @@
-"""Two single runs, digit by digit: what differs between two networks, not between two recipes."""
+"""Comparing two single runs, digit by digit: two networks, not two recipes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def compare_runs(store: Store, first_id: str, second_id: str) -> RunComparison:
     if splits != [None, None] and (splits[0] != splits[1] or first.seed != second.seed):
         raise LecunAblateError(
             f"the two runs were tested on different digits: the seed of {first.name} or of "
-            f"{second.name} has drawn its test images; expected two runs with the same seed"
+            f"{second.name} drew its test images; expected two runs with the same seed"
         )
     labels = store.files.labels(first_id)
     one, two = store.files.predictions(first_id), store.files.predictions(second_id)

@@ -1,4 +1,4 @@
-"""What can be concluded from runs, how surely, and what it would take to know more.
+"""What can be concluded from runs, with what certainty, and what it would take to know more.
 
 Pure functions on arrays: no files, no terminal. Errors are fractions of the images missed after
 the last epoch, one per seed; differences are arm minus baseline, so negative means better.
@@ -87,6 +87,7 @@ from lecun_ablate.statistics.worth import (
     Share,
     Step,
     largest_gains,
+    sets_to_meet,
     shapley,
     variance_shares,
 )
@@ -168,6 +169,7 @@ __all__ = [
     "seeds_for_equivalence",
     "seeds_needed",
     "seeds_table",
+    "sets_to_meet",
     "shapley",
     "share",
     "shown_when_called",

@@ -1,11 +1,11 @@
-"""Checks of the arrays that statistics are computed from."""
+"""Checks for the arrays that statistics are computed from."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-DIVERGED_ERROR = 0.9  # what a diverged run counts as: guessing one digit of ten
+DIVERGED_ERROR = 0.9  # the error of a diverged run: that of guessing one digit of ten
 
 # An error is a count divided by the number of images, so real differences are far larger than this.
 # Smaller ones are rounding errors of the division.
@@ -17,7 +17,7 @@ def check_errors(values: ArrayLike, name: str = "errors") -> np.ndarray:
     errors = np.asarray(values, dtype=np.float64)
     if errors.ndim != 1 or errors.size == 0:
         raise ValueError(f"{name}: expected one error per seed, got shape {errors.shape}")
-    bad = ~((errors >= 0) & (errors <= 1))  # NaN is bad, too
+    bad = ~((errors >= 0) & (errors <= 1))  # also finds NaN
     if bad.any():
         row = int(np.argmax(bad))
         raise ValueError(
@@ -59,7 +59,7 @@ def paired_differences(arm: ArrayLike, baseline: ArrayLike) -> np.ndarray:
 
 
 def spread(values: np.ndarray) -> float:
-    """Return the standard deviation (n - 1 in the denominator), 0 where it is only rounding."""
+    """Return the standard deviation (n - 1 in the denominator), 0 if it is only rounding error."""
     if len(values) < 2 or np.ptp(values) <= ROUNDING:
         return 0.0
     return float(np.std(values, ddof=1))
@@ -70,7 +70,7 @@ def misses(
 ) -> np.ndarray:
     """Return 1.0 where an image was missed, else 0.0: (seeds, images).
 
-    `predictions` (seeds, images) uint8, 255 being no answer and so a miss; `labels` (images,).
+    `predictions` (seeds, images) uint8, 255 meaning no answer, which is a miss; `labels` (images,).
     The rows of `diverged` (seeds,) runs hold DIVERGED_ERROR on every image.
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)

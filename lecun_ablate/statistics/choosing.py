@@ -1,4 +1,4 @@
-"""What a search has found, judged by what had no part in the choice, and which choice is safe."""
+"""Judging what a search found on data that played no part in the choice, and choosing prudently."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lecun_ablate.statistics.intervals import LEVEL, Interval
 
 RESAMPLES = 400
 
-# what is chosen: errors (candidates, seeds), how often each seed counts (seeds,), and which
-# candidates they are -> the place of the chosen one among them
+# a choice: errors (candidates, seeds), how often each seed counts (seeds,), and which # candidates
+# they are -> the index of the chosen one among them
 Rule = Callable[[np.ndarray, np.ndarray, np.ndarray], int]
 
 
@@ -26,20 +26,20 @@ def smallest_mean(errors: np.ndarray, weights: np.ndarray, candidates: np.ndarra
 
 @dataclass(frozen=True)
 class JudgedChoice:
-    """What the choice of the best of many trials gains over the arm's own values.
+    """The gain from choosing the best of many trials, over the arm's own values.
 
     Errors are fractions of the validation images.
     """
 
-    difference: float  # chosen minus own, on seeds and images that had no part in the choice
+    difference: float  # chosen minus own, on seeds and images that played no part in the choice
     standard_error: float  # by resampling the whole choice
     interval: Interval
-    error: float  # of what is chosen, judged alike
+    error: float  # of the chosen trial, judged in the same way
     error_standard_error: float
 
 
 def finalists(search: ArrayLike, number: int) -> list[int]:
-    """Return the trials that must be confirmed for `judge_choice`: the best on each half.
+    """Return the trials to confirm for `judge_choice`: the best on each half of the images.
 
     `search` (trials, seeds, images) holds the trials' misses on the validation images; the halves
     are the even and the odd images. Up to twice `number` trials, best first.
@@ -60,19 +60,19 @@ def judge_choice(
     rng_seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> JudgedChoice:
-    """Return what choosing among trials gains, judged by other seeds and other images.
+    """Return the gain from choosing among trials, judged on other seeds and other images.
 
     `search` (trials, seeds, images) are the misses of the search, `confirmed` those of the
     `finalists` over fresh seeds, (seeds, images) by trial, `own` those of the arm's own values with
     the same fresh seeds. The whole choice is made on half of the images and half of the fresh
-    seeds: the `number` best trials of the search, then one of these and of `own`, by the rule
-    `choose`, for which `own` is number len(confirmed); the other half of both judges it, in all
-    four ways. Finalists that were picked on all images would carry
-    the luck of these images into the judgement. The standard error comes from making the choice
-    again on resampled seeds and images.
+    seeds: the `number` best trials of the search, then one of these and `own`, by the rule
+    `choose`, for which `own` is number len(confirmed). It is judged on the other half of both, for
+    all four combinations of halves. Finalists picked on all images would bias the judgement by the
+    luck of these images. The standard error comes from repeating the choice on resampled seeds and
+    images.
 
-    By simulation (`benchmarks/tuning.py`) unbiased where all trials are equal, with a coverage of
-    95 % or more. Stone 1974, Journal of the Royal Statistical Society B 36; Owen 2007, Annals of
+    By simulation (`benchmarks/tuning.py`), it is unbiased if all trials are equal, with a coverage
+    of 95 % or more. Stone 1974, Journal of the Royal Statistical Society B 36; Owen 2007, Annals of
     Applied Statistics 1(2). Raises ValueError for arrays that do not match, or fewer than two fresh
     seeds or images.
     """
@@ -82,7 +82,7 @@ def judge_choice(
     tables = np.array([*(confirmed[k] for k in labels), own], dtype=np.float64)
     if scores.ndim != 3 or tables.ndim != 3 or tables.shape[2] != scores.shape[2]:
         raise ValueError(
-            f"search has shape {scores.shape} and what is confirmed {tables.shape}; expected "
+            f"search has shape {scores.shape}, confirmed trials {tables.shape}; expected "
             "(trials, seeds, images) with the same images"
         )
     if not labels or not all(0 <= k < len(scores) for k in labels):
@@ -135,15 +135,15 @@ def _judge(
     number: int,
     choose: Rule,
 ) -> tuple[float, float]:
-    """Return chosen minus own, and the error of the chosen, over the four ways to halve.
+    """Return chosen minus own, and the chosen trial's error, over the four halvings.
 
     `scores` (trials, seeds, images) and `tables` (trials and own last, seeds, images) are weighted
     by how often each seed and image counts.
     """
     by_image = np.einsum("tsi,s->ti", scores, search_seeds / search_seeds.sum())
-    cells = np.empty((len(tables), 2, 2))  # mean misses per half of the seeds and of the images
+    cells = np.empty((len(tables), 2, 2))  # mean misses by half of the seeds and half of the images
     searched = np.empty((len(scores), 2))
-    by_seed = []  # per half of the images: (tables, seeds)
+    by_seed = []  # by half of the images: (tables, seeds)
     for half in (0, 1):
         weight = images[half::2] / images[half::2].sum()
         searched[:, half] = by_image[:, half::2] @ weight
@@ -171,16 +171,17 @@ def prudent_choice(
     failures: ArrayLike,
     failing: ArrayLike = (),
 ) -> int:
-    """Return which candidate to take: of those as good as the best, one far from failures.
+    """Return the candidate to take: among those as good as the best, one far from failures.
 
-    Candidates lie at `places` (candidates,) on one axis, such as a learning rate's logarithm, or
-    (candidates, axes) on several; with mean errors of their sound runs, standard errors, and counts
-    of failed runs, (candidates,) each. `failing` are more places at which a run failed. As good as
-    the best are the candidates without failures whose error is within one standard error (the best
-    one's) of the smallest; among them, the one whose nearest failure is farthest away, and of
-    equals the best. Without a candidate that never failed, the one that failed least often, and of
-    equals the best. Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3, for
-    the rule of one standard error. Raises ValueError for arrays that do not match.
+    Candidates lie at `places` (candidates,) on one axis, such as the logarithm of a learning rate,
+    or (candidates, axes) on several. They have mean errors of their sound runs, standard errors,
+    and counts of failed runs, (candidates,) each. `failing` are further places at which a run
+    failed. Candidates are as good as the best if they never failed and their error is within one
+    standard error (the best one's) of the smallest. Among them, the one whose nearest failure is
+    farthest away is taken. If every candidate failed, the one that failed least often is taken.
+    Ties go to the smaller error. Breiman et al. 1984, "Classification and Regression Trees",
+    section 3.4.3, for the rule of one standard error. Raises ValueError for arrays that do not
+    match.
     """
     where = np.asarray(places, dtype=np.float64)
     where = where.reshape(len(where), -1)
@@ -213,9 +214,9 @@ def choose_prudently(
 ) -> int:
     """Return the `prudent_choice` among candidates with errors (candidates, seeds).
 
-    A run has failed whose error reaches `guessing`. `weights` (seeds,) say how often each seed
-    counts; None: once. `places` and `failing` are those of `prudent_choice`. A candidate all of
-    whose runs failed has the mean over them.
+    A run has failed if its error is at least `guessing`. `weights` (seeds,) say how often each seed
+    counts; None: once. `places` and `failing` are as for `prudent_choice`. A candidate all of whose
+    runs failed has their mean.
     """
     table = np.asarray(errors, dtype=np.float64)
     counts = np.ones(table.shape[1]) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -233,9 +234,9 @@ def expected_best(errors: ArrayLike) -> np.ndarray:
     """Return the expected smallest of n of the errors, for n = 1, 2, ... all of them.
 
     `errors` (trials,) are the scores of a search's trials, in any order: the curve shows whether
-    more trials would still have helped. The mean over all subsets of n trials, which is unbiased
-    for a search at random. Dodge et al. 2019, "Show Your Work", EMNLP; in the form of Tang et al.
-    2020, "Showing Your Work Doesn't Always Work", ACL. Raises ValueError for no or infinite errors.
+    more trials would have helped. It is the mean over all subsets of n trials, which is unbiased
+    for random search. Dodge et al. 2019, "Show Your Work", EMNLP; in the form of Tang et al. 2020,
+    "Showing Your Work Doesn't Always Work", ACL. Raises ValueError for no errors or infinite ones.
     """
     ordered = np.sort(check_values(errors, "errors"))
     number = len(ordered)
@@ -245,7 +246,7 @@ def expected_best(errors: ArrayLike) -> np.ndarray:
     for n in range(1, number + 1):
         expected[n - 1] = chance @ ordered
         # C(number - k, n) / C(number, n + 1) from C(number - k, n - 1) / C(number, n)
-        left = np.arange(number - 1, -1, -1)  # larger ones than each
+        left = np.arange(number - 1, -1, -1)  # how many are larger than each
         if n < number:
             chance = chance * (left - n + 1).clip(0) / n * (n + 1) / (number - n)
     return expected
@@ -254,11 +255,11 @@ def expected_best(errors: ArrayLike) -> np.ndarray:
 def interval_over_searches(differences: ArrayLike, level: float = LEVEL) -> Interval | None:
     """Return the interval of a mean difference over repeated searches; None for a single one.
 
-    `differences` (searches, seeds): in each row the arm and the baseline trained with what one
-    search found, over seeds of its own. Which values a search finds is a random effect that more
-    seeds do not average out, so the searches' means are what varies: Student's interval over them,
-    with searches - 1 degrees of freedom. Bouthillier et al. 2021, "Accounting for Variance in
-    Machine Learning Benchmarks", MLSys. Raises ValueError for another shape.
+    `differences` (searches, seeds): in each row, the arm and the baseline trained with the values
+    of one search, over its own seeds. The values that a search finds are a random effect that more
+    seeds do not average out, so this is Student's interval over the searches' means, with searches
+    - 1 degrees of freedom. Bouthillier et al. 2021, "Accounting for Variance in Machine Learning
+    Benchmarks", MLSys. Raises ValueError for another shape.
     """
     table = np.asarray(differences, dtype=np.float64)
     if table.ndim != 2 or 0 in table.shape or not np.isfinite(table).all():

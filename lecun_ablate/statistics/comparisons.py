@@ -45,24 +45,23 @@ def compare_all(
     """Compare arms by name: `pairs` of (arm, baseline), each over the seeds both have.
 
     An experiment with a baseline pairs every other arm with it; a ladder pairs each step with the
-    one before. With `labels` (images,) and both arms' predictions, the doubt from the images is
-    worked out as well. With `cells`, the level of every factor by arm, the effects of the factors
+    one before. With `labels` (images,) and both arms' predictions, the uncertainty from the images
+    is computed as well. With `cells`, the level of every factor by arm, the effects of the factors
     join the family, over the seeds that all these arms share. `margin` is the difference in error
     that does not matter, a fraction.
 
     `searches` maps every seed to the search whose values it was trained with, if arms were tuned by
-    several: which values a search finds is a random effect that more seeds do not average out, so
-    all intervals and tests are over the searches' means (Bouthillier et al. 2021, "Accounting for
-    Variance in Machine Learning Benchmarks", MLSys), with Holm's correction. Failures are counted
-    over the runs.
+    several. The values that a search finds are a random effect that more seeds do not average out,
+    so all intervals and tests are over the searches' means (Bouthillier et al. 2021, "Accounting
+    for Variance in Machine Learning Benchmarks", MLSys), with Holm's correction. Failures are
+    counted over the runs.
 
-    `alpha` is the error of the whole family; with `look`, the number of the look at growing data,
-    that of all looks together, of which this one spends `look_level`. All intervals have the level
-    that goes with it. The family is corrected by `step_down`, or by `holm` where a run failed or
-    comparisons have different seeds: which of them does not depend on the signs of the differences,
-    so either keeps its level.
-    Raises ValueError for unknown arms, pairs without a common seed, or predictions that do not
-    agree with the errors.
+    `alpha` is the error level of the whole family. With `look`, the number of the look at growing
+    data, it is that of all looks together, of which this one spends `look_level`. All intervals
+    have the matching level. The family is corrected by `step_down`, or by `holm` if a run failed or
+    comparisons have different seeds. Which one is used does not depend on the signs of the
+    differences, so either keeps its level. Raises ValueError for unknown arms, pairs without a
+    common seed, or predictions that do not agree with the errors.
     """
     for pair in pairs:
         for name in pair:
@@ -131,7 +130,7 @@ class _Rules:
     alpha: float  # at this look
     next_alpha: float
     holm_only: bool
-    cells: Sequence[Mapping[str, Level]]  # the level of every factor, by arm; none: no factorial
+    cells: Sequence[Mapping[str, Level]]  # the level of every factor, by arm; empty: no factorial
     baseline_cell: Mapping[str, Level] | None
     searches: Mapping[int, int] | None
     rng_seed: int
@@ -141,13 +140,13 @@ class _Rules:
         return "seed" if self.searches is None else "search"
 
     def rows(self, runs: Runs) -> Runs:
-        """Return what is compared row by row: runs, or the searches' means over them."""
+        """Return what is compared row by row: runs, or their means by search."""
         return runs if self.searches is None else runs.over_searches(self.searches)
 
 
 @dataclass(frozen=True)
 class _Decided:
-    """A comparison of a family, None where it has no seed, with what the correction made of it."""
+    """A comparison of a family, None if it has no seed, with its corrected p and verdict."""
 
     comparison: Comparison | None
     p: float
@@ -158,7 +157,7 @@ class _Decided:
 @dataclass(frozen=True)
 class _Family:
     pairs: list[_Decided]
-    effects: list[Effect]  # empty, too, where no seed is left for them
+    effects: list[Effect]  # also empty if no seed is left for them
     correction: Correction
     size: int
 
@@ -192,9 +191,9 @@ def _decide_family(
     plain += [effect.p(rules.rng_seed, rules.unit) for effect in effects]
     p, correction = correct(rows, plain, holm_only=rules.holm_only, rng_seed=rules.rng_seed)
     smallest = np.array([smallest_p(len(values)) for _, values in rows])
-    if rules.searches is not None:  # a t test knows no smallest p
+    if rules.searches is not None:  # a t test has no smallest p
         smallest = np.array([float(len(values) < 2) for _, values in rows])
-    elif correction == "Holm":  # where numbers of seeds differ, who has many leaves more to others
+    elif correction == "Holm":  # comparisons with more seeds leave more of alpha to the others
         smallest = holm(smallest)
     fewest = 2 if rules.searches else fewest_for(correction, len(rows), rules.next_alpha)
     decided, k = [], 0
@@ -240,7 +239,7 @@ def _pair_result(
     rules: _Rules,
 ) -> PairResult:
     one, verdict, (arm, base) = counted.comparison, counted.verdict, matched
-    assert one is not None and verdict is not None  # over all common seeds: there always are some
+    assert one is not None and verdict is not None  # there are always common seeds
     if arm.diverged.all() and base.diverged.all():
         verdict = BOTH_DIVERGED
     corrected = None

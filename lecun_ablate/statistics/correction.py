@@ -1,4 +1,4 @@
-"""The correction of p-values for there being several."""
+"""Correction of p-values for multiple comparisons."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from lecun_ablate.statistics.power import fewest_seeds
 Correction = Literal["step-down max-t", "Holm", "none"]
 
 BATCH = 2**14  # flips held in memory at a time
-TIES = 1e-9, 1e-12  # statistics this close, relatively or absolutely, differ by rounding only
+TIES = 1e-9, 1e-12  # statistics closer than this, relatively or absolutely, differ only by rounding
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
     """Return the p-values adjusted by Holm's step-down correction: (comparisons,) in 0..1.
 
-    The chance of any wrong rejection among them stays at most alpha, however they depend on each
-    other. Raises ValueError for numbers outside 0..1. Holm 1979, Scandinavian Journal of
-    Statistics 6.
+    The chance of any wrong rejection is at most alpha, however the comparisons depend on each
+    other. Raises ValueError for numbers outside 0..1. Holm 1979, Scandinavian Journal of Statistics
+    6.
     """
     p_values = np.asarray(p_values, dtype=np.float64)
     if not ((p_values >= 0) & (p_values <= 1)).all():
         raise ValueError(f"p-values {p_values.tolist()}; expected numbers from 0 to 1")
-    # written out: statsmodels' multipletests collects garbage first: 0.3 s
+    # not statsmodels' multipletests, which runs the garbage collector first: 0.3 s
     order = np.argsort(p_values, kind="stable")
     steps = p_values[order] * np.arange(len(p_values), 0, -1)
     adjusted = np.empty_like(p_values)
@@ -40,19 +40,19 @@ def step_down(
 ) -> np.ndarray:
     """Return p-values of paired comparisons, adjusted by step-down max-t: (comparisons,) in 0..1.
 
-    `differences` (comparisons, seeds) come from the same seeds in every row. A flip of the signs
-    applies to all comparisons of a seed at once, so that it keeps what a shared baseline makes of
-    them. The largest |t| is compared with the largest one under flips, then the second largest
-    among those that remain, and so on. All flips are counted where they are no more than
-    `permutations`, else so many random ones. One comparison has the p of `sign_flip_test`.
+    `differences` (comparisons, seeds) come from the same seeds in every row. A sign flip applies to
+    all comparisons of a seed at once, which preserves the correlation due to a shared baseline. The
+    largest |t| is compared with the largest one under flips, then the second largest among those
+    that remain, and so on. All flips are counted if there are at most `permutations`, otherwise
+    that many random ones. A single comparison has the p of `sign_flip_test`.
 
-    The chance of any wrong rejection stays at most alpha where the differences without an effect
-    are jointly symmetric about 0; by simulation (`benchmarks/many_arms.py`) also where errors are
-    skewed in all arms alike, while a skewed baseline among arms that are not makes 6 to 8 % of 5.
-    Where an arm has wild seeds (a run that collapsed) or far fewer seeds than another, the maximum
-    is ruled by chance and the test sees less than `holm`, which then is the better choice.
-    Westfall and Young 1993, "Resampling-Based Multiple Testing"; Romano and Wolf 2005, JASA 100.
-    Raises ValueError for another shape, or values that are not finite.
+    The chance of any wrong rejection is at most alpha if the differences without an effect are
+    jointly symmetric about 0. By simulation (`benchmarks/many_arms.py`), this also holds if errors
+    are equally skewed in all arms, while a skewed baseline among arms that are not skewed turns 5 %
+    into 6 to 8 %. If an arm has extreme seeds (a run that collapsed) or far fewer seeds than
+    another, chance dominates the maximum and the test has less power than `holm`, which is then the
+    better choice. Westfall and Young 1993, "Resampling-Based Multiple Testing"; Romano and Wolf
+    2005, JASA 100. Raises ValueError for another shape, or values that are not finite.
     """
     table = np.asarray(differences, dtype=np.float64)
     if table.ndim != 2 or 0 in table.shape or not np.isfinite(table).all():
@@ -73,7 +73,7 @@ def step_down(
     as_far, flips = np.zeros(len(table)), 0
     for signs in batches:
         found = _statistic(moving @ signs, squares)[order]
-        # of each comparison and all that come after it in the order
+        # of each comparison and all that follow it in the order
         largest = np.maximum.accumulate(found[::-1], axis=0)[::-1]
         as_far += (largest >= threshold).sum(axis=1)
         flips += signs.shape[1]
@@ -90,17 +90,18 @@ def correct(
     holm_only: bool = False,
     rng_seed: int = 0,
 ) -> tuple[np.ndarray, Correction]:
-    """Return corrected p-values (comparisons,) of one family, and by what they are corrected.
+    """Return corrected p-values (comparisons,) of one family, and the correction used.
 
-    `rows` hold each comparison's seeds and its differences over them, `p` its own p. By `step_down`
-    where all comparisons have the same seeds, unless `holm_only` (because a run failed).
+    `rows` hold each comparison's seeds and its differences over them, `p` its own p. The correction
+    is `step_down` if all comparisons have the same seeds, unless `holm_only` (because a run
+    failed).
     """
     if len(rows) < 2:
         return np.asarray(p, dtype=np.float64), "none"
     if holm_only or any(not np.array_equal(seeds, rows[0][0]) for seeds, _ in rows):
         return holm(p), "Holm"
     adjusted = step_down(np.array([values for _, values in rows]), rng_seed=rng_seed)
-    # random flips scatter: a corrected p is never below the plain one
+    # with random flips, a corrected p could fall below the plain one
     return np.maximum(adjusted, p), "step-down max-t"
 
 
@@ -110,13 +111,13 @@ def fewest_for(correction: Correction, comparisons: int, alpha: float) -> int:
 
 
 def _statistic(sums: np.ndarray, squares: np.ndarray) -> np.ndarray:
-    """Return what grows as |t| does, 0 to the number of seeds, from sums of values and squares."""
+    """Return an increasing function of |t|, 0 to the number of seeds, from sums and squares."""
     found: np.ndarray = np.divide(sums**2, squares, out=np.zeros_like(sums), where=squares > 0)
     return found
 
 
 def _all_flips(seeds: int) -> Iterator[np.ndarray]:
-    """Yield all signs (seeds, flips) but for those that mirror one of them, batch by batch."""
+    """Yield all sign vectors (seeds, flips), one of each mirrored pair, batch by batch."""
     number = 2 ** max(seeds - 1, 0)
     for start in range(0, number, BATCH):
         flips = np.arange(start, min(start + BATCH, number))

@@ -1,4 +1,4 @@
-"""Main effects and two-way interactions of a full product of arms."""
+"""Main effects and two-way interactions of a full factorial of arms."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Level = Hashable
 
 @dataclass(frozen=True)
 class Contrast:
-    """What one level does instead of the baseline's, or what two do together, seed by seed.
+    """The effect of one level instead of the baseline's, or an interaction of two, by seed.
 
     Main effect: the mean change of error over all settings of the other factors. Interaction: the
     change by one factor's level at the other's level, minus that change at the other's baseline
-    level: 0 where the two simply add up.
+    level. It is 0 if the two effects simply add up.
     """
 
     factors: tuple[str, ...]  # one for a main effect, two for an interaction
     levels: tuple[Level, ...]
-    baseline: tuple[Level, ...]  # the levels they stand against
+    baseline: tuple[Level, ...]  # the levels that they are compared with
     values: np.ndarray  # (seeds,) fractions of the images, negative for fewer errors
 
     def p(self, rng_seed: int = 0, unit: Unit = "seed") -> float:
@@ -41,32 +41,32 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Effect:
-    """A contrast's mean over seeds, and how surely it is told from 0."""
+    """A contrast's mean over seeds, with its interval and test."""
 
     factors: tuple[str, ...]  # one for a main effect, two for an interaction
     levels: tuple[Level, ...]
-    baseline: tuple[Level, ...]  # the levels they stand against
+    baseline: tuple[Level, ...]  # the levels that they are compared with
     n: int  # seeds
     effect: float  # a fraction of the images, negative for fewer errors
     interval: Interval | None  # None for a single seed
     p: float  # two-sided sign-flip test over seeds
-    p_adjusted: float  # over all effects, and over the comparisons that stand beside them
-    # the same over the seeds with which no arm failed; None without any, and where none did
+    p_adjusted: float  # over all effects, and the comparisons in the same family
+    # the same over the seeds with which no arm failed; None without any, or if no run failed
     sound: Effect | None = None
     failed: int = 0  # seeds with which an arm's run failed
 
     def found(self, alpha: float = ALPHA) -> int:
-        """Return the effect's sign where it is told from 0 as a comparison's is, else 0."""
+        """Return the sign of an effect that is significant by the rule for comparisons, else 0."""
         told = self.interval is not None and self.interval.excludes(0) and self.p_adjusted <= alpha
         return int(np.sign(self.effect)) if told else 0
 
     def beside(self, sound: Effect | None, failed: int) -> Effect:
-        """Return the effect with the one among sound runs, where `failed` seeds are none."""
+        """Return the effect together with the one among sound runs, without `failed` seeds."""
         return replace(self, sound=sound if failed else None, failed=failed)
 
     @property
     def failure_note(self) -> str | None:
-        """What a reader must know about failed runs; None where there are none."""
+        """What a reader must know about failed runs; None if there are none."""
         if not self.failed:
             return None
         note = (
@@ -75,12 +75,12 @@ class Effect:
         )
         if self.sound is None:
             return f"{note}, nothing is left"
-        words = {-1: "fewer errors", 0: "no effect that is told from 0", 1: "more errors"}
+        words = {-1: "fewer errors", 0: "no effect distinguishable from 0", 1: "more errors"}
         same = self.sound.found() == self.found()
         return (
             f"{note}: {points(self.sound.effect)} {span(self.sound.interval)}, "
             f"{p_value(self.sound.p_adjusted)} over {count(self.sound.n, 'seed')}"
-            + ("" if same else f": another finding, {words[self.sound.found()]}")
+            + ("" if same else f": a different result, {words[self.sound.found()]}")
         )
 
 
@@ -110,9 +110,9 @@ def factorial(
     """Return the main effects, then the two-way interactions, of a factorial experiment.
 
     As `contrasts`, with intervals at `level` and p-values corrected over all effects: by
-    `step_down`, or by `holm` where a run failed. (`compare_all` corrects them together with the
-    comparisons of the arms.) `failed` (seeds,) marks the seeds with which a run of any arm did;
-    each effect holds itself without them. Raises ValueError as `contrasts` does.
+    `step_down`, or by `holm` if a run failed. (`compare_all` corrects them together with the
+    comparisons of the arms.) `failed` (seeds,) marks the seeds with which a run of any arm failed;
+    each effect also has its value without them. Raises ValueError as `contrasts` does.
     """
     found = contrasts(arms, errors, baseline)
     if not found:
@@ -150,11 +150,11 @@ def contrasts(
     """Return the contrasts of a factorial experiment: main effects, then two-way interactions.
 
     `arms` name the level of every factor and hold every combination once; `errors` (arms, seeds)
-    come from the same seeds in every arm. `baseline` names the level the others stand against
-    (None: each factor's level in the first arm). One contrast per seed, so what a seed does to all
-    arms alike cancels. Factors with a single level have no effect and are left out.
-    Raises ValueError for a product that is not full, or errors that are no fractions.
-    Montgomery 2017, "Design and Analysis of Experiments", chapter 5.
+    come from the same seeds in every arm. `baseline` names the levels that the others are compared
+    with (None: each factor's level in the first arm). There is one contrast per seed, so a seed's
+    common effect on all arms cancels. Factors with a single level have no effect and are left out.
+    Raises ValueError for an incomplete product, or errors that are not fractions. Montgomery 2017,
+    "Design and Analysis of Experiments", chapter 5.
     """
     if not arms:
         raise ValueError("no arms to compare")
@@ -180,7 +180,7 @@ def contrasts(
 
 
 def _values(cells: np.ndarray, cell: tuple[int, ...]) -> np.ndarray:
-    """Return per seed what the levels `cell` add to those of the baseline, which are number 0."""
+    """Return per seed the contrast of the levels `cell` with the baseline's, which are number 0."""
     for level in cell:
         cells = cells[level] - cells[0]
     return np.where(np.abs(cells) <= ROUNDING, 0.0, cells)
@@ -206,14 +206,15 @@ def cell_table(
     for name in names:
         levels = list(dict.fromkeys(arm[name] for arm in arms))
         if name not in baseline or baseline[name] not in levels:
-            raise ValueError(f"the baseline's {name} is none of {levels}")
+            got = baseline.get(name)
+            raise ValueError(f"the baseline's {name}: expected one of {levels}, got {got!r}")
         first = baseline[name]
         factors[name] = [first, *(level for level in levels if level != first)]
     cells = [tuple(arm[name] for name in names) for arm in arms]
     full = list(product(*factors.values()))
     missing = [dict(zip(names, cell, strict=True)) for cell in full if cell not in cells]
     if missing or len(cells) != len(full):
-        which = f"{missing[0]} is missing" if missing else "one comes twice"
-        raise ValueError(f"the arms are no full product of {factors}: {which}")
+        which = f"{missing[0]} is missing" if missing else "one occurs twice"
+        raise ValueError(f"the arms are not a full product of {factors}: {which}")
     ordered = [check_errors(rows[cells.index(cell)], f"arm {cell}") for cell in full]
     return np.reshape(ordered, [*map(len, factors.values()), -1]), factors

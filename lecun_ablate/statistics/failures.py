@@ -1,7 +1,8 @@
 """How often runs fail, and what failures that have not occurred yet could mean.
 
-A run fails that diverges, or collapses: ends without having learnt anything. How often is an
-outcome of its own. A mean over a few seeds says nothing about failures that none had.
+A run fails if it diverges or collapses, that is, ends without having learnt anything. The failure
+rate is a separate outcome: a mean over a few seeds says nothing about failures that none of them
+had.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from lecun_ablate.statistics.intervals import LEVEL, Interval, seed_interval
 
 @dataclass(frozen=True)
 class FailureRate:
-    """How many of an arm's runs failed, and what that says about the rate, a fraction of runs."""
+    """How many of an arm's runs failed, and bounds of the failure rate, a fraction of runs."""
 
     failed: int
     runs: int
@@ -35,7 +36,7 @@ class FailureRate:
 
     @property
     def bound(self) -> str:
-        """The upper bound in words, rounded up so that it still is one: "at most 26 %"."""
+        """The upper bound in words, rounded up so that it is still a bound: "at most 26 %"."""
         return f"at most {_rounded_up(self.at_most)} %"
 
     @property
@@ -52,11 +53,11 @@ class FailureRate:
 
 @cache
 def failure_rate(failed: int, runs: int, level: float = LEVEL) -> FailureRate:
-    """Return what `failed` of so many `runs` say about the rate of failure.
+    """Return the failure rate of an arm of whose `runs` so many `failed`.
 
-    The exact interval covers at least at its level. Where no run (or every run) failed, the text
-    gives the one-sided bound, which for 0 of n is about 3 / n. Raises ValueError unless
-    0 <= failed <= runs and runs >= 1. Clopper and Pearson 1934, Biometrika 26.
+    The exact interval has at least its nominal coverage. If no run (or every run) failed, the text
+    gives the one-sided bound, which for 0 of n is about 3 / n. Raises ValueError unless 0 <= failed
+    <= runs and runs >= 1. Clopper and Pearson 1934, Biometrika 26.
     """
     check_fraction(level, "level")
     if not (runs >= 1 and 0 <= failed <= runs):
@@ -77,7 +78,7 @@ def failure_rate(failed: int, runs: int, level: float = LEVEL) -> FailureRate:
 
 
 def _rounded_up(share: float) -> int:
-    """Return a share in whole percent that it does not exceed."""
+    """Return a share in whole percent, rounded up."""
     return int(np.ceil(round(100 * share, 9)))
 
 
@@ -97,7 +98,7 @@ def compare_failures(
 ) -> FailureComparison:
     """Compare failure rates over common seeds: row k of both (seeds,) bool is the same seed.
 
-    Only seeds with which one arm alone failed tell the rates apart: exact binomial test on them.
+    Only seeds with which exactly one arm failed are informative: an exact binomial test on them.
     McNemar 1947, Psychometrika 12. Raises ValueError for rows that do not pair up.
     """
     arm = np.asarray(arm_failed)
@@ -115,10 +116,10 @@ def compare_failures(
 
 
 def outweighing_rate(gain: float, sound_error: float) -> float:
-    """Return the failure rate above which failures cost more than a `gain` in error brings.
+    """Return the failure rate above which failures cost more than the `gain` in error.
 
-    `sound_error` is the mean error of the runs that do not fail; one that fails is taken to guess,
-    DIVERGED_ERROR. All are fractions. 1 where even an arm that always fails would gain.
+    `sound_error` is the mean error of the runs that do not fail; a failed run is assumed to guess,
+    with DIVERGED_ERROR. All are fractions. 1 if even an arm that always fails would gain.
     """
     cost = DIVERGED_ERROR - sound_error
     return min(1.0, gain / cost) if cost > 0 else 1.0
@@ -131,15 +132,15 @@ def interval_with_failures(
     baseline_failed: ArrayLike,
     level: float = LEVEL,
 ) -> Interval | None:
-    """Return an interval for the mean difference over all runs that counts failures not yet met.
+    """Return an interval for the mean difference over all runs, including failures not yet seen.
 
-    Errors and failures (seeds,) of common seeds. Mean errors over all runs differ by the difference
-    among sound runs, plus each arm's failure rate times what a failure costs it: the error of its
-    failed runs, or DIVERGED_ERROR where none failed, less that of its sound ones. The interval adds
-    the ends of these three, each at the level that makes them hold together with `level`: half of
-    the error for the difference, a quarter for each rate. It is wide (several points at 60 seeds
-    without a failure) because that is what is known. None below two seeds with which both arms
-    were sound. Raises ValueError for rows that do not pair up.
+    Errors and failures are (seeds,) of common seeds. The mean difference over all runs is the
+    difference among sound runs plus, for each arm, its failure rate times the cost of a failure:
+    the error of its failed runs (DIVERGED_ERROR if none failed) minus that of its sound ones. The
+    interval adds the ends of these three intervals, whose levels are chosen so that they hold
+    together at `level`: half of the error for the difference, a quarter for each rate. It is wide
+    (several points at 60 seeds without a failure) because little is known. None if both arms were
+    sound with fewer than two seeds. Raises ValueError for rows that do not pair up.
     """
     arm, baseline = np.asarray(arm_errors, float), np.asarray(baseline_errors, float)
     failed = [np.asarray(arm_failed), np.asarray(baseline_failed)]

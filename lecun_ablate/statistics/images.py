@@ -24,16 +24,16 @@ class JointComparison:
     seeds: int
     images: int
     difference: float  # arm minus baseline, a fraction of the images
-    seed_variance: float  # of the difference of one run on endless images
-    image_variance: float  # of the difference of one image over endless seeds
-    interaction_variance: float  # what remains of one image under one seed
+    seed_variance: float  # of the difference of one run on infinitely many images
+    image_variance: float  # of the difference on one image over infinitely many seeds
+    interaction_variance: float  # the rest, of one image with one seed
     interval: Interval  # for new seeds and new images together
     bootstrap: Interval  # two-way bootstrap: counts the interaction three times
-    p: float  # of no difference for new seeds and images: at which level the interval ends at 0
+    p: float  # of no difference for new seeds and images
 
     @property
     def widest(self) -> Interval:
-        """A conservative bound: as far out as the interval or the two-way bootstrap reaches."""
+        """A conservative bound: the outer ends of the interval and the two-way bootstrap."""
         return self.bootstrap.extended(self.interval).clipped(-1.0, 1.0)
 
 
@@ -48,14 +48,13 @@ def compare_jointly(
 ) -> JointComparison:
     """Return the difference with its interval over seeds and images as crossed random effects.
 
-    The misses (seeds, images), from `misses`, hold the same seeds and images in both arms. With
-    D = arm - baseline = mean + seed + image + interaction, the variance of D's mean over n seeds
-    and m images is (MS_seeds + MS_images - MS_interaction) / (n m), from the mean squares of the
-    two-way table; no component below 0. Satterthwaite degrees of freedom. Never narrower than
-    Student's interval over the seeds alone, and reaching as far as the one given as `seeds`, since
-    it doubts more.
-    Raises ValueError below 2 seeds or 2 images. Searle, Casella, McCulloch 1992, "Variance
-    Components", chapter 4.
+    The misses (seeds, images), from `misses`, hold the same seeds and images in both arms. With D =
+    arm - baseline = mean + seed + image + interaction, the variance of D's mean over n seeds and m
+    images is (MS_seeds + MS_images - MS_interaction) / (n m), from the mean squares of the two-way
+    table; no component falls below 0. Satterthwaite degrees of freedom. The interval always
+    contains Student's interval over the seeds and the one given as `seeds`, since it covers more
+    uncertainty. Raises ValueError below 2 seeds or 2 images. Searle, Casella, McCulloch 1992,
+    "Variance Components", chapter 4.
     """
     check_fraction(level, "level")
     table = _difference_table(arm_misses, baseline_misses)
@@ -66,7 +65,7 @@ def compare_jointly(
     squares = np.array([m * (of_seeds**2).sum(), n * (of_images**2).sum(), (residual**2).sum()])
     freedom = np.array([n - 1, m - 1, (n - 1) * (m - 1)])
     ms_seeds, ms_images, ms_rest = mean_squares = squares / freedom
-    # a negative component counts as 0: one mean square alone is larger then
+    # a negative component counts as 0; then a single mean square is larger
     sums = np.array([[1, 1, -1], [1, 0, 0], [0, 1, 0]]) * mean_squares
     terms = sums[np.argmax(sums.sum(axis=1))]
     reach, p = 0.0, 1.0 if abs(mean) <= ROUNDING else 0.0
@@ -98,10 +97,10 @@ def compare_jointly(
 def _two_way_bootstrap(table: np.ndarray, level: float, rng_seed: int, resamples: int) -> Interval:
     """Return the percentile interval from resampling seeds and images independently.
 
-    It counts the interaction three times instead of once, hence too wide rather than too narrow:
-    Owen 2007, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2). The narrowness of any
-    percentile interval of few seeds is made up for by Student's t and n / (n - 1): Hesterberg
-    2015, The American Statistician 69.
+    It counts the interaction three times instead of once, so it is too wide rather than too narrow:
+    Owen 2007, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2). Student's t and n / (n
+    - 1) correct for percentile intervals of few seeds being too narrow: Hesterberg 2015, The
+    American Statistician 69.
     """
     n, m = table.shape
     rng = np.random.default_rng(rng_seed)
@@ -156,12 +155,12 @@ class TwoRuns:
 def mcnemar(
     first: ArrayLike, second: ArrayLike, labels: ArrayLike, *, level: float = LEVEL
 ) -> TwoRuns:
-    """Compare two runs' predictions (images,), 255 being no answer, against labels (images,).
+    """Compare two runs' predictions (images,), 255 meaning no answer, against labels (images,).
 
-    Only images that one run alone gets right tell the runs apart: exact binomial test on them.
-    It says whether these two networks differ, not whether their recipes do: that takes seeds.
-    The interval is the one of Agresti and Min 2005, Statistics in Medicine 24 (half a count added
-    to each cell). McNemar 1947, Psychometrika 12. Raises ValueError for unequal shapes.
+    Only images that exactly one run gets right are informative: an exact binomial test on them. It
+    says whether these two networks differ, not whether their recipes do, which takes seeds. The
+    interval is that of Agresti and Min 2005, Statistics in Medicine 24 (half a count added to each
+    cell). McNemar 1947, Psychometrika 12. Raises ValueError for unequal shapes.
     """
     check_fraction(level, "level")
     first, second, labels = np.asarray(first), np.asarray(second), np.asarray(labels)

@@ -1,6 +1,6 @@
-"""By how much differences look larger than they are because they have been called.
+"""How much called differences are overestimated, because they were selected for being large.
 
-Of many experiments on a small true difference, those that call it are the ones in which chance made
+Of many experiments on a small true difference, the ones that call it are those in which chance made
 it larger. Gelman and Carlin 2014, Perspectives on Psychological Science 9(6).
 """
 
@@ -20,11 +20,11 @@ STEPS = 1_000  # of the integral over the sample's spread
 def shown_when_called(
     effect: float, sd: float, n: int, *, alpha: float = ALPHA, comparisons: int = 1
 ) -> float:
-    """Return the mean difference shown by those experiments that call a true `effect`.
+    """Return the mean difference shown by the experiments that call a true `effect`.
 
-    By a t test at alpha / comparisons, with its sign or not, as an absolute value; `sd` is that of
-    the normal differences of `n` >= 2 seeds, in the unit of the effect. Raises ValueError unless
-    effect > 0, sd > 0 and 0 < alpha < 1.
+    The call is by a t test at alpha / comparisons, in either direction; the result is the mean
+    absolute value. `sd` is that of the normal differences of `n` >= 2 seeds, in the unit of the
+    effect. Raises ValueError unless effect > 0, sd > 0 and 0 < alpha < 1.
     """
     check_plan(effect, sd, alpha)
     if n < 2 or sd == 0:
@@ -44,13 +44,13 @@ def shown_when_called(
 def corrected_for_call(
     difference: float, sd: float, n: int, *, alpha: float = ALPHA, comparisons: int = 1
 ) -> float:
-    """Return a called difference, corrected for its having been called.
+    """Return a called difference, corrected for the bias from having been called.
 
-    The true difference for which half of the experiments that call it would show more: the
-    conditional median, with the standard error as it was found. Never larger than the one shown;
-    near it where it is far beyond what chance could call, near 0 where it was just called. A
-    difference that was not called is returned as it is. Units and errors as in `shown_when_called`.
-    After Zhong and Prentice 2008, Biostatistics 9(4).
+    The true difference at which half of the experiments that call it would show more: the
+    conditional median, taking the estimated standard error as known. Never larger than the
+    difference shown; close to it if that is far beyond the threshold, close to 0 if it was only
+    just called. A difference that was not called is returned unchanged. Units and errors as in
+    `shown_when_called`. After Zhong and Prentice 2008, Biostatistics 9(4).
     """
     check_fraction(alpha, "alpha")
     if n < 2 or not sd > 0:

@@ -39,11 +39,11 @@ class Interval:
         return max(abs(self.low), abs(self.high))
 
     def clipped(self, low: float, high: float) -> Interval:
-        """Return the part that lies in low..high, where the value is known to lie."""
+        """Return the part that lies in low..high, the range of possible values."""
         return replace(self, low=max(self.low, low), high=min(self.high, high))
 
     def extended(self, other: Interval) -> Interval:
-        """Return the interval, its ends as far out as those of another."""
+        """Return the interval, extended to cover another."""
         return replace(self, low=min(self.low, other.low), high=max(self.high, other.high))
 
     def excludes(self, value: float = 0.0) -> bool:
@@ -54,20 +54,20 @@ class Interval:
 def seed_interval(values: ArrayLike, level: float = LEVEL) -> Interval | None:
     """Return the interval for the mean of `values` (seeds,); None for a single seed.
 
-    Student's interval, and from SKEW_FROM seeds on each of its ends extended to where Hall's
-    correction for skew puts it; never more than twice as wide as Student's. Values that are all
-    equal give an interval of no width. Raises ValueError for values that are not finite.
+    Student's interval. From SKEW_FROM seeds on, each end is extended to that of Hall's interval,
+    which corrects for skew, but never to more than twice Student's width. Values that are all equal
+    give an interval of width 0. Raises ValueError for values that are not finite.
 
     Chosen by simulation (`benchmarks/seed_intervals.py`: normal, skewed and heavy-tailed
     differences, and runs that collapse at 2, 5 and 10 % in one arm or both, 5 to 100 seeds).
     Student's interval alone covers 91 % of exponential differences at 20 seeds and 87 % of more
-    skewed ones. Hall's alone, like the studentized bootstrap, follows skew, but covers only 80 %
-    where both arms collapse now and then, and the bootstrap is up to 45 times as wide as Student's
-    when one seed went wrong. The farther end of both covers 94.5 % or more in every setting from 20
-    seeds on, for 3 % more width with 20 normal differences and 1 % with 60. With fewer seeds the
-    correction would cost up to half of the width, so there Student's stays, and covers 83 to 91 %
-    of skewed differences at 10 seeds. No method covers what has not occurred: that an arm collapses
-    with one seed in fifty is told by its failure rate, not by this interval.
+    skewed ones. Hall's alone, like the studentized bootstrap, follows skew, but covers only 80 % if
+    both arms collapse now and then, and the bootstrap is up to 45 times as wide as Student's if one
+    seed failed. Taking the outer of both ends covers 94.5 % or more in every setting from 20 seeds
+    on, at a cost of 3 % more width with 20 normal differences and 1 % with 60. With fewer seeds the
+    correction would add up to half of the width, so Student's interval is used, which covers 83 to
+    91 % of skewed differences at 10 seeds. No method covers what has not occurred: that an arm
+    collapses with one seed in fifty is shown by its failure rate, not by this interval.
 
     Hall 1992, Journal of the Royal Statistical Society B 54(1), 221-228.
     """
@@ -83,7 +83,7 @@ def seed_interval(values: ArrayLike, level: float = LEVEL) -> Interval | None:
 def interval_ends(values: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
     """Return the ends of `seed_interval` for many samples at once: (..., seeds) to two of (...).
 
-    At least two seeds. For simulations: nothing is checked.
+    Needs at least two seeds. For simulations: the arguments are not checked.
     """
     n = values.shape[-1]
     mean, se = values.mean(axis=-1), values.std(axis=-1, ddof=1) / math.sqrt(n)
@@ -91,9 +91,9 @@ def interval_ends(values: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray,
     student = float(stats.t.ppf((1 + level) / 2, n - 1))
     if n < SKEW_FROM:
         return mean - student * se, mean + student * se
-    # where the studentized mean lies with this skew if it is at +-student without
+    # where the studentized mean is with this skew if it is at +-student without skew
     shift = _skewness(values) / math.sqrt(n)
-    farthest = (2 * WIDEST - 1) * student  # one end: the other is at least at Student's
+    farthest = (2 * WIDEST - 1) * student  # for one end, since the other is at Student's or beyond
     below = np.clip(_with_skew(student, shift), student, farthest)
     above = np.clip(-_with_skew(-student, shift), student, farthest)
     return mean - below * se, mean + above * se
@@ -111,10 +111,10 @@ def _skewness(values: np.ndarray) -> np.ndarray:
 
 
 def _with_skew(t: float, shift: np.ndarray) -> np.ndarray:
-    """Return the x with  x + a (2 x^2 + 1) / 6 + a^2 x^3 / 27 = t, `shift` being a.
+    """Return the x that solves x + a (2 x^2 + 1) / 6 + a^2 x^3 / 27 = t, where a is `shift`.
 
-    The left side is Hall's monotone transformation, which takes the skew out of a studentized mean;
-    a is the skewness of the values over the root of their number.
+    The left side is Hall's monotone transformation, which removes the skew from a studentized mean;
+    a is the skewness of the values divided by the root of their number.
     """
     a = np.where(np.abs(shift) < 1e-8, 1.0, shift)  # without skew, x is t
     return np.where(a == shift, 3 / a * (np.cbrt(1 + a * (t - a / 6)) - 1), t)
@@ -138,7 +138,7 @@ def bca_interval(
     """Return the bias-corrected accelerated bootstrap interval, a cross-check of the seed interval.
 
     None for a single seed or for values that are all equal. It is too narrow for few seeds: at 10
-    it covers about 90 % instead of 95. Efron 1987, JASA 82.
+    it covers about 90 % instead of 95 %. Efron 1987, JASA 82.
     """
     values = check_values(values)
     check_fraction(level, "level")

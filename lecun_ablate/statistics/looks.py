@@ -1,11 +1,11 @@
-"""The price of looking again: how much of the error each look at growing data may spend."""
+"""Repeated looks at growing data: how much of alpha each look may spend."""
 
 from __future__ import annotations
 
 from lecun_ablate.statistics.arrays import check_fraction
 from lecun_ablate.statistics.power import ALPHA
 
-FIRST_SHARE = 0.64  # of alpha; the look after spends what remains in the same way
+FIRST_SHARE = 0.64  # of alpha; every later look spends the same share of what remains
 
 
 def look_level(look: int, alpha: float = ALPHA) -> float:
@@ -17,11 +17,13 @@ def look_level(look: int, alpha: float = ALPHA) -> float:
     the smallest of four comparisons.
 
     Chosen by simulation (`benchmarks/more_seeds.py`) over 0.05 * 6 / (pi^2 look^2), which needs
-    more seeds and shows less, and over an always-valid t test, which errs in 1 % of experiments
-    where 5 are allowed and shows small effects less often. Raises ValueError for a look below 1.
+    more seeds and detects less, and over an always-valid t test, which errs in 1 % of experiments
+    although 5 % are allowed and detects small effects less often. Raises ValueError for a look
+    below 1.
 
-    After Lan and DeMets 1983, Biometrika 70, whose spending functions this rule follows without
-    using how looks are correlated: the number of seeds at the next look depends on the data.
+    After Lan and DeMets 1983, Biometrika 70, whose spending functions this rule follows. It does
+    not use the correlation between looks, because the number of seeds at the next look depends on
+    the data.
     """
     check_fraction(alpha, "alpha")
     if look < 1:

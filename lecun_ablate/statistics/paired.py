@@ -27,18 +27,19 @@ from lecun_ablate.statistics.intervals import (
     seed_interval,
 )
 
-EXACT_UP_TO = 20  # seeds that differ: 2^19 sums
+EXACT_UP_TO = 20  # seeds with a difference: 2^19 sums
 PERMUTATIONS = 99_999
 SIGNS = 2**17  # random ones held in memory at a time
 
-Unit = Literal["seed", "search"]  # what a row of paired errors is
+Unit = Literal["seed", "search"]  # what one row of paired errors stands for
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What paired seeds say about an arm and its baseline. Differences: arm minus baseline.
+    """A comparison of an arm with its baseline over paired seeds.
 
-    Errors and differences are fractions of the images; negative means that the arm is better.
+    Differences are arm minus baseline. Errors and differences are fractions of the images; negative
+    means that the arm is better.
     """
 
     n: int  # common seeds, or searches
@@ -93,11 +94,11 @@ def compare(
 ) -> Comparison:
     """Compare an arm with a baseline over common seeds: row k of both is the same seed.
 
-    Errors (seeds,) are fractions of images missed. With the unit "search", rows are the means over
-    the runs that were trained with what one search has found. There are few of these, and as means
-    they are nearly normal, so p is that of a t test: 5 searches cannot reach 0.05 by sign flips.
-    The result is the same for the same arguments, random resampling included. Raises ValueError for
-    rows that do not pair up, NaN, or errors outside 0..1.
+    Errors (seeds,) are fractions of images missed. With the unit "search", a row is the mean over
+    the runs trained with the values of one search. There are few such rows, and as means they are
+    nearly normal, so p is that of a t test: 5 searches cannot reach 0.05 by sign flips. Equal
+    arguments give equal results, including random resampling. Raises ValueError for rows that do
+    not pair up, NaN, or errors outside 0..1.
     """
     differences = paired_differences(arm_errors, baseline_errors)
     arm, baseline = check_errors(arm_errors), check_errors(baseline_errors)
@@ -135,7 +136,7 @@ def test_of(unit: Unit) -> Callable[[np.ndarray, int], tuple[float, bool]]:
 def t_test(differences: ArrayLike) -> float:
     """Return the two-sided p of Student's test that the mean of differences (units,) is 0.
 
-    1 for a single unit, and where all differences are 0; 0 where all are the same, but not 0.
+    1 for a single unit or if all differences are 0; 0 if all are equal but not 0.
     """
     values = check_values(differences)
     if len(values) < 2 or np.abs(values).max() <= ROUNDING:
@@ -152,8 +153,8 @@ def difference_interval(
 ) -> Interval | None:
     """Return the seed interval of the mean difference, arm minus baseline; None for a single seed.
 
-    That of `compare`, which takes errors (seeds,) alike. It stays where a difference of two
-    fractions can lie, -1 to 1: a few wild seeds lead beyond.
+    The interval of `compare`, with the same arguments. It is clipped to -1..1, the range of a
+    difference of two fractions, which a few extreme seeds could push it out of.
     """
     differences = paired_differences(arm_errors, baseline_errors)
     interval = seed_interval(differences, level)
@@ -165,8 +166,8 @@ def sign_flip_test(
 ) -> tuple[float, bool]:
     """Return the two-sided p of the sign-flip permutation test, and whether it is exact.
 
-    If the arms were the same, each difference (seeds,) could as well have had the other sign: p
-    is the share of sign flips whose mean is at least as far from 0. All are counted where at most
+    If the arms were the same, each difference (seeds,) could equally have had the other sign: p is
+    the share of sign flips whose mean is at least as far from 0. All flips are counted if at most
     EXACT_UP_TO seeds differ; otherwise m random ones, giving (b + 1) / (m + 1), which keeps the
     test's level (Phipson and Smyth 2010). Fisher 1935, "The Design of Experiments", section 21.
     """
@@ -174,7 +175,7 @@ def sign_flip_test(
     values = values[np.abs(values) > ROUNDING]  # flipping a zero changes nothing
     if len(values) == 0:
         return 1.0, True
-    # ties must count as ties whatever order the sums were rounded in
+    # ties must count as ties, however the sums were rounded
     reached = abs(values.sum()) - ROUNDING * len(values)
     if len(values) <= EXACT_UP_TO:
         sums = values[:1]  # the first sign stays: flipping all signs only mirrors the sum
@@ -193,8 +194,8 @@ def sign_flip_test(
 def smallest_p(n: int, *, paired: bool = True) -> float:
     """Return the smallest two-sided p that a permutation test with `n` seeds per arm can give.
 
-    2 over the number of ways to flip the signs of n pairs, or to part 2 n unpaired runs in two
-    arms of n. Random flips, of many seeds, do not reach it, but stay far below any level.
+    2 divided by the number of ways to flip the signs of n pairs, or to divide 2 n unpaired runs
+    into two arms of n. Random flips of many seeds do not reach it, but stay far below any level.
     """
     return 2 / (2**n if paired else math.comb(2 * n, n))
 
@@ -219,7 +220,7 @@ def probability_of_improvement(
 def effect_size(differences: ArrayLike) -> float | None:
     """Return the mean difference in units of the differences' sd: Cohen's d_z.
 
-    0 where all differences are 0; None where the sd is 0 (or unknown: one seed) but the mean not.
+    0 if all differences are 0; None if the sd is 0 (or unknown: one seed) but the mean is not.
     """
     values = check_values(differences)
     mean, sd = float(values.mean()), spread(values)
@@ -229,7 +230,7 @@ def effect_size(differences: ArrayLike) -> float | None:
 
 
 def correlation(arm: ArrayLike, baseline: ArrayLike) -> float | None:
-    """Return Pearson's correlation over seeds; None below 3 seeds or where one has no spread."""
+    """Return Pearson's correlation over seeds; None below 3 seeds or if an arm has no spread."""
     arm, baseline = check_errors(arm, "arm"), check_errors(baseline, "baseline")
     if len(arm) < 3 or spread(arm) == 0 or spread(baseline) == 0:
         return None

@@ -1,4 +1,4 @@
-"""How many seeds an effect needs, and what effect the seeds at hand can show."""
+"""How many seeds an effect needs, and what effect the current seeds can show."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def seeds_needed(
 ) -> int:
     """Return the fewest seeds per arm that show a true `effect` with power `target`.
 
-    Paired by the rule of `power`, `sd` being that of the differences; unpaired by a t test at the
-    level alpha / comparisons, `sd` being that of each arm. Never fewer than `fewest_seeds`;
-    MOST_SEEDS stands for that many or more. Raises ValueError as `power` does.
+    Paired, by the rule of `power`, where `sd` is that of the differences; unpaired, by a t test at
+    the level alpha / comparisons, where `sd` is that of each arm. Never fewer than `fewest_seeds`;
+    MOST_SEEDS means that many or more. Raises ValueError as `power` does.
     """
     fewest = fewest_seeds(alpha=alpha) if paired else fewest_seeds(comparisons, alpha, paired=False)
     if comparisons < 1:
@@ -74,8 +74,8 @@ def seeds_for_equivalence(
 ) -> int:
     """Return the fewest paired seeds whose interval lies within +-margin with power `target`.
 
-    If the true difference is the one given and `sd` that of the differences. Never fewer than
-    `fewest_seeds`; MOST_SEEDS stands for that many or more, as where the difference is no smaller
+    `difference` is the true difference and `sd` that of the differences. Never fewer than
+    `fewest_seeds`; MOST_SEEDS means that many or more, for example if the difference is not smaller
     than the margin. Raises ValueError as `equivalence_power` does.
     """
     check_plan(margin, sd, alpha)
@@ -104,7 +104,7 @@ def minimum_detectable_effect(
 ) -> float | None:
     """Return the true effect that `n` paired seeds show with power `target`, by `power`'s rule.
 
-    None below `fewest_seeds`: nothing could be shown. Raises ValueError as `power` does.
+    None below `fewest_seeds`, where nothing can be shown. Raises ValueError as `power` does.
     """
     check_plan(1.0, sd, alpha)
     check_fraction(target, "target")
@@ -118,8 +118,8 @@ def detectable_range(
 ) -> tuple[float, float] | None:
     """Return the detectable effect at the ends of the sd's 95 % interval.
 
-    The spread is known only as well as `n` seeds show it: 10 of them to 0.7 to 1.8 times. None
-    where `minimum_detectable_effect` is. Raises ValueError as `power` does.
+    The spread is only known from `n` seeds: with 10, to within 0.7 to 1.8 times. None if
+    `minimum_detectable_effect` is. Raises ValueError as `power` does.
     """
     ends = sd_interval(sd, n)
     found = [
@@ -156,10 +156,10 @@ def sd_interval(sd: float, n: int, level: float = 0.95) -> tuple[float, float] |
 
 @dataclass(frozen=True)
 class PowerAnalysis:
-    """What the seeds of one comparison can show, and what an effect of interest would take."""
+    """What the seeds of one comparison can show, and the seeds that an effect of interest takes."""
 
     effect: float  # of interest, as a fraction of the images, positive
-    n: int  # seeds at hand
+    n: int  # current seeds
     sd: float  # of the paired differences
     correlation: float | None
     fewest: int  # seeds below which no effect could be shown, however large
@@ -182,9 +182,9 @@ def analyse_power(
 ) -> PowerAnalysis:
     """Return the power analysis of a comparison for a true `effect` (a fraction, like errors).
 
-    `comparisons` is how many the experiment makes, for which p is corrected; `alpha` the level of
-    this look, `next_alpha` the one at which more seeds would be looked at (None: `alpha`). Raises
-    ValueError for a comparison of one seed (its spread is unknown) or an effect <= 0.
+    `comparisons` is the number of comparisons for which p is corrected, `alpha` the level of this
+    look, `next_alpha` that of the next look, with more seeds (None: `alpha`). Raises ValueError for
+    a comparison of one seed (its spread is unknown) or an effect <= 0.
     """
     if comparison.n < 2:
         raise ValueError("one seed says nothing about the spread over seeds: run at least two")
@@ -223,7 +223,7 @@ def analyse_power(
 
 @dataclass(frozen=True)
 class SeedsNeeded:
-    """The seeds that one effect takes."""
+    """The seeds needed for one effect."""
 
     effect: float
     paired: int
@@ -240,7 +240,7 @@ def seeds_table(
 ) -> list[SeedsNeeded]:
     """Return the seeds needed per effect if each arm has the spread `sd` over seeds.
 
-    Paired differences then have the sd  sd * sqrt(2 (1 - correlation)).
+    Paired differences then have the standard deviation sd * sqrt(2 (1 - correlation)).
     """
     if not -1 <= correlation <= 1:
         raise ValueError(f"correlation is {correlation}; expected -1 to 1")

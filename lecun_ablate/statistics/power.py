@@ -12,8 +12,8 @@ from lecun_ablate.statistics.arrays import check_fraction
 from lecun_ablate.statistics.paired import smallest_p
 
 ALPHA = 0.05
-SIMULATED = 6  # numbers of seeds, from the fewest on, whose power is simulated
-SAMPLES = 2**12  # simulated experiments, fewer where flips are many
+SIMULATED = 6  # how many numbers of seeds, from the fewest up, have simulated power
+SAMPLES = 2**12  # simulated experiments; fewer if there are many flips
 MOST_FLIPS = 2**23  # over all of them
 BATCH = 2**20  # flips held in memory at a time
 STEPS = 1_000  # of the integral over the sample's spread
@@ -22,9 +22,9 @@ STEPS = 1_000  # of the integral over the sample's spread
 def fewest_seeds(comparisons: int = 1, alpha: float = ALPHA, *, paired: bool = True) -> int:
     """Return the fewest seeds per arm at which a permutation test can reach alpha / comparisons.
 
-    That is what Holm's correction asks of the smallest p of several; `step_down` lets all of them
-    be significant with the seeds that one takes. Raises ValueError for fewer than one comparison or
-    an alpha outside 0..1.
+    Holm's correction requires this of the smallest of several p-values; with `step_down`, all of
+    them can be significant with the seeds that one comparison needs. Raises ValueError for fewer
+    than one comparison or an alpha outside 0..1.
     """
     check_fraction(alpha, "alpha")
     if comparisons < 1:
@@ -38,12 +38,13 @@ def fewest_seeds(comparisons: int = 1, alpha: float = ALPHA, *, paired: bool = T
 def power(effect: float, sd: float, n: int, *, alpha: float = ALPHA, comparisons: int = 1) -> float:
     """Return the chance that `n` paired seeds show a true `effect`, with its sign.
 
-    `effect` and `sd`, that of the normal differences, are in the same unit. One comparison shows it
-    where the sign-flip test's p is at most alpha and the 1 - alpha interval excludes 0; of several,
-    the p after `step_down`, if the other arms are the same as the baseline (true effects in them
-    add to the power). That sees what Student's test at alpha / comparisons does, but for the flips'
-    loss: simulated for SIMULATED numbers of seeds from `fewest_seeds` on, below 0.02 and left out
-    with more, the same for several comparisons as for one. Right to about 0.03
+    `effect` and `sd` (of the normal differences) are in the same unit. A comparison shows the
+    effect if the sign-flip test's p is at most alpha and the 1 - alpha interval excludes 0; with
+    several comparisons, the p after `step_down`, assuming that the other arms equal the baseline
+    (true effects in them add power). The power is that of Student's test at alpha / comparisons,
+    minus the loss due to sign flips. The loss is simulated for SIMULATED numbers of seeds from
+    `fewest_seeds` up; with more seeds it is below 0.02 and ignored. It is taken to be the same for
+    several comparisons as for one. Accurate to about 0.03
     (tests/statistics/test_statistics_power.py). Raises ValueError as `t_power` does.
     """
     check_plan(effect, sd, alpha)
@@ -56,7 +57,7 @@ def power(effect: float, sd: float, n: int, *, alpha: float = ALPHA, comparisons
     if n >= fewest + SIMULATED or sd == 0:
         return smooth
     by_rule, by_t = _seen_from(n, alpha)
-    # the effect that one comparison would show as often, by Student's test
+    # the effect that a single comparison would show equally often, by Student's test
     ratio = effect / sd if comparisons == 1 else float(np.quantile(by_t, smooth))
     # the same samples for both, so that most of the simulation's error cancels
     loss = np.mean(by_t < ratio) - np.mean(by_rule < ratio)
@@ -81,7 +82,7 @@ def t_power(
     noncentrality = effect / sd * math.sqrt(n if paired else n / 2)
     threshold = stats.t.isf(alpha / 2, freedom)
     right_sign = stats.nct.sf(threshold, freedom, noncentrality)
-    # scipy gives NaN for this one where it is far below the smallest float that matters
+    # scipy gives NaN for this one if it is negligibly small
     wrong_sign = np.nan_to_num(stats.nct.cdf(-threshold, freedom, noncentrality))
     return float(right_sign + wrong_sign)
 
@@ -91,7 +92,7 @@ def equivalence_power(
 ) -> float:
     """Return the chance that the 1 - alpha t interval of `n` seeds lies within +-margin.
 
-    `difference` is the true one, `sd` that of the normal differences, all in the same unit. Both
+    `difference` is the true one and `sd` that of the normal differences, all in the same unit. Both
     ends must lie within, as in two one-sided tests: Schuirmann 1987, Journal of Pharmacokinetics
     and Biopharmaceutics 15. Raises ValueError unless margin > 0, sd >= 0 and 0 < alpha < 1.
     """
@@ -100,7 +101,7 @@ def equivalence_power(
         return 0.0
     if sd == 0:
         return float(abs(difference) <= margin)
-    # over the sample's spread, the mean being independent of it
+    # integrate over the sample's spread, of which the mean is independent
     squares = stats.chi2.ppf((np.arange(STEPS) + 0.5) / STEPS, n - 1) / (n - 1)
     room = margin * math.sqrt(n) / sd - stats.t.isf(alpha / 2, n - 1) * np.sqrt(squares)
     centre = difference * math.sqrt(n) / sd
@@ -119,23 +120,23 @@ def check_plan(effect: float, sd: float, alpha: float) -> None:
 
 @cache
 def _seen_from(n: int, alpha: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return from which effect on each of many samples with mean 0 and sd 1 shows it.
+    """Return the smallest effect that each of many simulated samples (mean 0, sd 1) would show.
 
     By the rule of `power`, and by Student's test at the same level: (samples,) each. With an effect
-    d > 0 added to a sample, a flip of the seeds J reaches as far as the sample itself where the
-    mean over J is at most -d. So the p-value falls as d grows, and meets the level where -d falls
-    below one of the smallest means of subsets. Hartigan 1969, JASA 64.
+    d > 0 added to a sample, flipping the seeds J gives a mean at least as large as the sample's own
+    if the mean over J is at most -d. So the p-value falls as d grows, and reaches the level when -d
+    falls below one of the smallest means of subsets. Hartigan 1969, JASA 64.
     """
-    flips = 2**n - 1  # all but that of no seed
+    flips = 2**n - 1  # all except the one that flips no seed
     samples = int(np.clip(MOST_FLIPS // flips, 512, SAMPLES))
     values = np.random.default_rng(n).normal(size=(samples, n))
     chosen = ((np.arange(1, flips + 1) >> np.arange(n)[:, None]) & 1).astype(np.float64)
     chosen /= chosen.sum(axis=0)
-    reaching = math.floor(alpha * (flips + 1) / 2 + 1e-9)  # flips, that of no seed among them
+    reaching = math.floor(alpha * (flips + 1) / 2 + 1e-9)  # includes the flip of no seed
     by_flips = np.concatenate([
         -np.partition(part @ chosen, reaching - 1, axis=1)[:, reaching - 1]
         for part in np.array_split(values, math.ceil(samples * flips / BATCH))
     ])  # fmt: skip
     mean, se = values.mean(axis=1), values.std(axis=1, ddof=1) / math.sqrt(n)
-    by_t = stats.t.isf(alpha / 2, n - 1) * se - mean  # where Student's interval excludes 0, too
+    by_t = stats.t.isf(alpha / 2, n - 1) * se - mean  # Student's interval excludes 0, too
     return np.maximum(by_flips, by_t), by_t

@@ -1,4 +1,4 @@
-"""The order of arms that are all compared with one another, with those that are not told apart."""
+"""Ranking arms that are all compared with one another, in groups that cannot be told apart."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from lecun_ablate.statistics.results import ExperimentResult
 
 @dataclass(frozen=True)
 class Ranking:
-    """Arms from best to worst, in groups of which no two arms are told apart.
+    """Arms from best to worst, in groups in which no two arms can be told apart.
 
-    Groups may overlap: A and B, B and C may not be told apart, although A and C are.
+    Groups may overlap: A cannot be told apart from B, nor B from C, although A and C can.
     """
 
     order: tuple[str, ...]
-    groups: tuple[tuple[str, ...], ...]  # as many as it takes; each as large as it can be
+    groups: tuple[tuple[str, ...], ...]  # each as large as possible
 
     @property
     def letters(self) -> dict[str, str]:
-        """For each arm the letters of its groups: arms that share one are not told apart."""
+        """The letters of each arm's groups: arms that share a letter cannot be told apart."""
         return {
             arm: "".join(chr(ord("a") + k) for k, group in enumerate(self.groups) if arm in group)
             for arm in self.order
@@ -31,8 +31,8 @@ def rank(result: ExperimentResult, errors: Mapping[str, float]) -> Ranking:
     """Return the ranking of arms by their mean errors, from comparisons of all of them.
 
     Two arms are told apart if one is called better than the other; pairs that were not compared are
-    not told apart. Piepho 2004, Journal of Computational and Graphical Statistics 13, whose letters
-    these are. Raises ValueError for a comparison of an arm without an error.
+    not told apart. The letters are those of Piepho 2004, Journal of Computational and Graphical
+    Statistics 13. Raises ValueError for a comparison of an arm without an error.
     """
     for pair in result.pairs:
         for arm in (pair.arm, pair.baseline):

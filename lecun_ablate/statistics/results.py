@@ -1,4 +1,4 @@
-"""What the comparisons of an experiment have found, and the sentences that say it."""
+"""The results of an experiment's comparisons, and the sentences that state them."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from lecun_ablate.statistics.wording import count, points, share, span
 class PairResult:
     """One comparison of an experiment, corrected for the others.
 
-    `counted` is over all runs, with diverged ones as error 0.9 and collapsed ones as what they got,
-    and decides the verdict. `sound` is the difference among sound runs: over the seeds with which
-    neither arm failed. Without failures both are the same.
+    `counted` is over all runs and decides the verdict; a diverged run counts with error 0.9, a
+    collapsed run with its own. `sound` is the difference among sound runs: over the seeds with
+    which neither arm failed. Without failures both are the same.
     """
 
     arm: str
     baseline: str
     counted: Comparison
-    sound: Comparison | None  # None: no seed is left
-    p_adjusted: float  # over the experiment's family, by its correction
+    sound: Comparison | None  # None: no such seed
+    p_adjusted: float  # corrected over the experiment's family
     p_adjusted_sound: float | None
-    smallest_p: float  # the least that p_adjusted could be with so many seeds in every comparison
+    smallest_p: float  # the smallest p_adjusted possible with these numbers of seeds
     verdict: Verdict
     verdict_sound: Verdict | None
     simultaneous: Interval | None  # of all comparisons together; None for a single seed
     failures: FailureComparison
     arm_diverged: int  # of the common seeds
     baseline_diverged: int
-    over_all: Interval | None  # of the mean over all runs, failures not met yet counted
+    over_all: Interval | None  # of the mean over all runs, including failures not yet seen
     margin: float  # the difference that does not matter, a fraction
-    corrected: float | None  # the difference corrected for having been called; None: it was not
+    corrected: float | None  # the difference corrected for having been called; None if it was not
     joint: JointComparison | None  # None without predictions or with a single seed
     p_joint_adjusted: float | None  # Holm, over the experiment's joint comparisons
     alpha: float  # of the family at this look
@@ -63,7 +63,7 @@ class PairResult:
 
     @property
     def holds_for_new_images(self) -> bool:
-        """Whether the call may be said of new images as well, with all that are said of them."""
+        """Whether the call extends to new images, corrected for all such statements."""
         if self.joint is None or self.p_joint_adjusted is None:
             return False
         return (
@@ -82,12 +82,12 @@ class PairResult:
 
     @property
     def conclusion(self) -> str:
-        """The verdict as a sentence, naming failures wherever they could make another of it."""
+        """The verdict as a sentence that mentions failures if they could change it."""
         text = self.verdict.text
         if not self.failed:
             return f"{text}{self._while_none_fails}"
         if self.sound is None or self.verdict_sound is None:
-            return f"{text}; no seed is left with which both arms are sound"
+            return f"{text}; with every seed, at least one of the arms failed"
         if self.failures_matter:
             return f"over all runs {text}; among sound runs {self.verdict_sound.text}"
         found = f"{points(self.sound.difference)} {span(self.sound.interval)}"
@@ -95,11 +95,11 @@ class PairResult:
 
     @property
     def _while_none_fails(self) -> str:
-        """What failures that no seed has met yet could do to the verdict; "" where nothing."""
+        """How failures that no seed has shown yet could change the verdict; "" if not."""
         kind, one = self.verdict.kind, self.counted
         if kind == "undecided":
             return ""
-        # by how much the arms would have to differ in failures, and which of them would have to
+        # the difference in failure rates that would change it, and the arm that would have to fail
         arm, baseline = self.failures.arm, self.failures.baseline
         if kind == "no difference":
             outweighing = outweighing_rate(self.margin, max(one.arm_mean, one.baseline_mean))
@@ -117,7 +117,7 @@ class PairResult:
 
     @property
     def failure_note(self) -> str | None:
-        """What a reader must know about failed runs; None where there are none."""
+        """What a reader must know about failed runs; None if there are none."""
         if not self.failed:
             return None
         parts = []
@@ -152,10 +152,8 @@ class ExperimentResult:
     effects: tuple[Effect, ...]
     alpha: float  # of the family at this look
     next_alpha: float  # at the next look
-    look: int | None  # at growing data: 1, 2, ...; None: a number of seeds fixed in advance
-    correction: (
-        Correction  # "step-down max-t"; "Holm" where a run failed or seeds differ; "none" of one
-    )
+    look: int | None  # at growing data: 1, 2, ...; None: the number of seeds was fixed in advance
+    correction: Correction  # "Holm" if a run failed or seeds differ; "none" for one comparison
 
     def __getitem__(self, arm: str) -> PairResult:
         """Return the comparison of an arm with its baseline."""
@@ -166,17 +164,17 @@ class ExperimentResult:
 
     @property
     def unit(self) -> Unit:
-        """What intervals and tests are over: seeds, or searches that tuned the arms."""
+        """The unit of intervals and tests: seeds, or the searches that tuned the arms."""
         return self.pairs[0].counted.unit if self.pairs else "seed"
 
     @property
     def family(self) -> int:
-        """How many comparisons and effects are corrected for together."""
+        """How many comparisons and effects are corrected together."""
         return len(self.pairs) + len(self.effects)
 
     @property
     def level_note(self) -> str:
-        """At which level this look decides: "second look: level 0.012"."""
+        """The level at which this look decides: "second look: level 0.012"."""
         if self.look is None:
             return f"level {self.alpha:.2g}"
         ordinals = ("first", "second", "third", "fourth", "fifth")
@@ -193,7 +191,7 @@ class ExperimentResult:
     def detectable(self, pair: PairResult) -> float | None:
         """Return the difference that a comparison's seeds show with 80 % power.
 
-        None: too few, or searches, of which more seeds are no help.
+        None if there are too few seeds, or for searches, where more seeds do not help.
         """
         if self.unit == "search":
             return None
@@ -205,7 +203,7 @@ class ExperimentResult:
         )
 
     def detectable_range(self, pair: PairResult) -> tuple[float, float] | None:
-        """Return `detectable` at the ends of the sd's 95 % interval; None: as there."""
+        """Return `detectable` at the ends of the sd's 95 % interval; None if it is None."""
         if self.unit == "search":
             return None
         return detectable_range(
@@ -230,12 +228,12 @@ class ExperimentResult:
 
     @property
     def too_few(self) -> tuple[PairResult, ...]:
-        """The comparisons with too few seeds to be significant whatever they had shown."""
+        """The comparisons with too few seeds for any result to be significant."""
         return tuple(pair for pair in self.pairs if pair.smallest_p > self.alpha)
 
     @property
     def warning(self) -> str | None:
-        """Says where the seeds are too few for any result to be significant."""
+        """A warning if there are too few seeds for any result to be significant."""
         if not self.too_few:
             return None
         of_all = len(self.too_few) == len(self.pairs)

@@ -1,4 +1,4 @@
-"""One arm's results over its seeds, and those of several arms over the seeds they share."""
+"""One arm's results over its seeds, and several arms' results over the seeds they share."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lecun_ablate.statistics.arrays import DIVERGED_ERROR, check_errors, check_m
 
 @dataclass(frozen=True, eq=False, init=False)
 class Runs:
-    """One arm's results after the last epoch, row by row the same seed."""
+    """One arm's results after the last epoch; row k of every array is the same seed."""
 
     seeds: np.ndarray  # (seeds,) int, any order
     errors: np.ndarray  # (seeds,) fractions of the images missed; DIVERGED_ERROR where diverged
     diverged: np.ndarray  # (seeds,) bool
-    predictions: np.ndarray | None  # (seeds, images) uint8, 255 being no answer
-    collapsed: np.ndarray  # (seeds,) bool: ended without having learnt anything
+    predictions: np.ndarray | None  # (seeds, images) uint8, 255 meaning no answer
+    collapsed: np.ndarray  # (seeds,) bool: finished without having learnt anything
 
     def __init__(
         self,
@@ -30,10 +30,10 @@ class Runs:
         predictions: ArrayLike | None = None,
         collapsed: ArrayLike | None = None,
     ) -> None:
-        """Check and keep the arrays; None for a mask: no run did.
+        """Check and keep the arrays. A mask of None means that no run did.
 
-        The error of a diverged run is not used and may be anything, NaN included. Raises ValueError
-        where rows do not match, a seed comes twice, or errors are no fractions.
+        The error of a diverged run is not used and may be anything, including NaN. Raises
+        ValueError if rows do not match, a seed occurs twice, or errors are not fractions.
         """
         seeds = np.asarray(seeds)
         if seeds.ndim != 1 or len(np.unique(seeds)) != len(seeds):
@@ -43,7 +43,7 @@ class Runs:
         if errors.shape != seeds.shape:
             raise ValueError(f"errors have shape {errors.shape} for {len(seeds)} seeds")
         errors = np.where(diverged, DIVERGED_ERROR, errors)
-        if len(errors):  # an arm without a run is no error yet
+        if len(errors):  # an arm without runs is allowed
             check_errors(errors)
         if predictions is not None:
             predictions = np.asarray(predictions)
@@ -80,10 +80,10 @@ class Runs:
         )
 
     def over_searches(self, searches: Mapping[int, int]) -> Runs:
-        """Return a row for each search that its seeds' values come from: the mean over the seeds.
+        """Return a row for each search, the mean over the seeds trained with its values.
 
-        `searches` maps every seed to its search, whose number takes the seed's place. Answers and
-        failures belong to single runs, and are left out.
+        `searches` maps every seed to its search, whose number replaces the seed. Answers and
+        failures belong to single runs and are left out.
         """
         which = np.array([searches[int(seed)] for seed in self.seeds], dtype=int)
         labels = np.unique(which)

@@ -27,14 +27,14 @@ class Description:
 
 
 def describe(errors: ArrayLike, level: float = LEVEL) -> Description:
-    """Return the distribution of errors (seeds,). Raises ValueError for NaN or no fractions."""
+    """Return the distribution of errors (seeds,). Raises ValueError unless they are fractions."""
     errors = check_errors(errors)
     low, high = np.quantile(errors, [0.05, 0.95])
     interval = seed_interval(errors, level)
     return Description(
         n=len(errors),
         mean=float(errors.mean()),
-        interval=interval and interval.clipped(0.0, 1.0),  # wild seeds can push it outside
+        interval=interval and interval.clipped(0.0, 1.0),  # extreme seeds can push it outside
         sd=spread(errors),
         low=float(low),
         high=float(high),
@@ -47,10 +47,10 @@ def describe(errors: ArrayLike, level: float = LEVEL) -> Description:
 class VarianceSplit:
     """Why an arm's test error varies over seeds. Variances of the error (a fraction), unbiased.
 
-    `finite_test_set` is there because the test set is small: each seed misses other images, and on
-    endless images that would average out. `rest` is what would remain on endless images: seeds
-    that are better or worse networks. An estimate of `rest` can be negative; then it is nothing
-    that can be told from 0.
+    `finite_test_set` arises because the test set is small: each seed misses different images, which
+    would average out over infinitely many images. `rest` is what would remain: some seeds give
+    better networks than others. An estimate of `rest` can be negative; it is then indistinguishable
+    from 0.
     """
 
     n: int  # seeds
@@ -69,13 +69,13 @@ class VarianceSplit:
 def split_variance(predictions: ArrayLike, labels: ArrayLike) -> VarianceSplit:
     """Split the variance of the test error over seeds.
 
-    `predictions` (seeds, images) uint8, 255 being no answer; `labels` (images,). The errors on two
-    halves of the test set share only what makes a seed better or worse: their covariance is
-    `rest`. It is averaged here over all ways to halve the test set, in closed form: the mean
-    covariance of two different images. `finite_test_set` is the other part, the sum over images
-    of p (1 - p) / images^2, p being an image's error rate over seeds (with n / (n - 1) for the
-    estimated p), less the small share of `rest` in it.
-    Jordan 2023, "Calibrated Chaos", arXiv:2304.01910. Raises ValueError below 2 seeds or images.
+    `predictions` (seeds, images) uint8, 255 meaning no answer; `labels` (images,). The errors on
+    two halves of the test set share only the part that makes a seed better or worse: their
+    covariance is `rest`. It is averaged here over all ways to halve the test set, in closed form:
+    the mean covariance of two different images. `finite_test_set` is the other part, the sum over
+    images of p (1 - p) / images^2, where p is an image's error rate over seeds (times n / (n - 1)
+    because p is estimated), minus the small share of `rest` in it. Jordan 2023, "Calibrated Chaos",
+    arXiv:2304.01910. Raises ValueError below 2 seeds or images.
     """
     missed = misses(predictions, labels)
     n, m = missed.shape
@@ -95,13 +95,13 @@ def split_variance(predictions: ArrayLike, labels: ArrayLike) -> VarianceSplit:
 
 
 def split_variance_of_own_images(errors: ArrayLike, images: int) -> VarianceSplit:
-    """Split the variance of errors (seeds,) of which each is from `images` test images of its own.
+    """Split the variance of errors (seeds,), each measured on its own `images` test images.
 
-    `finite_test_set` is the mean of e (1 - e) / (images - 1), what drawing the images makes of a
-    network with the error e; `rest` is what is left: networks that are better or worse, among
-    others because of the images that they were trained on. Images drawn without replacement from a
-    pool that the other seeds draw from, too, vary a little less than that, which makes `rest` too
-    small rather than too large. Raises ValueError below 2 seeds or images.
+    `finite_test_set` is the mean of e (1 - e) / (images - 1), the variance from drawing the images
+    for a network with error e. `rest` is what remains: better and worse networks, partly because of
+    the images they were trained on. Images drawn without replacement from a pool shared by all
+    seeds vary a little less than this, so `rest` is too small rather than too large. Raises
+    ValueError below 2 seeds or images.
     """
     errors = check_errors(errors)
     n = len(errors)
@@ -126,9 +126,9 @@ def _pair_covariance(rates: np.ndarray, total: float, n: int) -> float:
 def chance_of_wrong_ranking(errors: ArrayLike, difference: float = 0.005) -> float:
     """Return how often one run of each of two arms ranks them wrongly.
 
-    The arms' true errors differ by `difference` (a fraction), and both spread over seeds as
-    `errors` (seeds,) do: the share of pairs of different seeds in which the worse arm has the
-    smaller error. Ties count half. Raises ValueError below 2 seeds or a difference < 0.
+    The arms' true errors differ by `difference` (a fraction), and both vary over seeds like
+    `errors` (seeds,). The result is the share of pairs of different seeds in which the worse arm
+    has the smaller error. Ties count half. Raises ValueError below 2 seeds or a difference < 0.
     """
     errors = check_errors(errors)
     if len(errors) < 2:

@@ -11,19 +11,19 @@ BLOCK = 10
 
 @dataclass(frozen=True)
 class UntilNarrow:
-    """Seeds in blocks of BLOCK after a first look at `at_least`, until intervals are narrow.
+    """Adds seeds in blocks of BLOCK after a first look at `at_least`, until intervals are narrow.
 
-    The stop looks at widths only, never at whether a difference is significant. With the seed
-    interval among sound runs, which follows skew, it costs no coverage to speak of: 93 % or more in
-    every row of benchmarks/sequential_coverage.py, so it spends none of alpha. It cannot see
-    failures that have not occurred: `at_least` seeds without one bound the failure rate at about
-    3 / at_least. Chow and Robbins 1965, Annals of Mathematical Statistics 36.
-    Raises ValueError for a width that is not positive, or numbers of seeds that cannot be.
+    Stopping depends only on widths, never on whether a difference is significant. With the seed
+    interval among sound runs, which accounts for skew, it costs almost no coverage (93 % or more in
+    every row of benchmarks/sequential_coverage.py), so it spends none of alpha. It cannot see
+    failures that have not occurred: `at_least` seeds without one bound the failure rate at about 3
+    / at_least. Chow and Robbins 1965, Annals of Mathematical Statistics 36. Raises ValueError for a
+    width that is not positive, or impossible numbers of seeds.
     """
 
     halfwidth: float  # of every comparison's seed interval, a fraction of the images
     at_most: int  # seeds
-    at_least: int | None = None  # seeds; None: FIRST_LOOK, or `at_most`, where that is fewer
+    at_least: int | None = None  # seeds; None: FIRST_LOOK, or `at_most` if that is fewer
 
     def __post_init__(self) -> None:
         if not self.halfwidth > 0:
@@ -41,9 +41,9 @@ class UntilNarrow:
             raise ValueError(f"at_least is {self.at_least}, above at_most, {self.at_most}")
 
     def seeds_to_add(self, n: int, halfwidths: Iterable[float]) -> int:
-        """Return how many seeds to add to the `n` there are, given every comparison's halfwidth.
+        """Return how many seeds to add to the existing `n`, given every comparison's halfwidth.
 
-        0: stop. The halfwidths are not looked at before `at_least` seeds.
+        0 means stop. The halfwidths are ignored below `at_least` seeds.
         """
         if n >= self.at_most:
             return 0

@@ -2,13 +2,13 @@
 
 In this order, with an error `alpha` and a `margin` below which a difference does not matter:
 
-1. undecided, if so few seeds could not give a significant result whatever they were, or if both
-   arms diverged with every seed;
+1. undecided, if there are too few seeds for any result to be significant, or if both arms diverged
+   with every seed;
 2. better or worse, if the corrected p is at most alpha and the seed interval excludes 0; by less
    than matters, if the whole interval lies within the margin;
-3. no difference, if the seed interval lies within the margin: its farther end is the largest
-   difference that is not excluded;
-4. undecided otherwise, with the seeds that would probably tell at the next look.
+3. no difference, if the seed interval lies within the margin: its end farther from 0 is the
+   largest difference that is not excluded;
+4. undecided otherwise, with the number of seeds that would probably decide it at the next look.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ def decide(
     """Return the verdict on one of an experiment's `comparisons`, by the rules above.
 
     `p_adjusted` is its p after correction for the others (None: the comparison's own p), `smallest`
-    the least that so many seeds could have made of it and `fewest` the seeds from which on it could
-    be called at the next look (None: by the step-down correction, as if alone); `margin` is a
-    fraction of the images, like the errors; `next_alpha` the level of the next look, for which more
-    seeds are planned (None: `alpha`). Raises ValueError for a margin <= 0.
+    the smallest value that p could have with this many seeds, and `fewest` the number of seeds
+    needed to call it at the next look (None: by the step-down correction, as if alone). `margin` is
+    a fraction of the images, like the errors. `next_alpha` is the level of the next look, for which
+    more seeds are planned (None: `alpha`). Raises ValueError for a margin <= 0.
     """
     next_alpha = alpha if next_alpha is None else next_alpha
     unit = comparison.unit
@@ -76,7 +76,9 @@ def decide(
     if fewest is None:
         fewest = fewest_seeds(alpha=next_alpha)
     if interval is None:
-        text = f"undecided: one {unit} does not show the spread; {count(fewest, unit)} could tell"
+        text = (
+            f"undecided: one {unit} does not show the spread; {count(fewest, unit)} could decide it"
+        )
         return Verdict("undecided", text, fewest - n)
     if smallest <= alpha:
         if p <= alpha and interval.excludes(0):
@@ -93,17 +95,17 @@ def decide(
     more = max(fewest - n, _more_seeds(comparison, comparisons, margin, next_alpha))
     if n + more >= MOST_SEEDS:
         return Verdict(
-            "undecided", f"undecided: no feasible number of {plural(unit)} would tell", more
+            "undecided", f"undecided: no feasible number of {plural(unit)} would decide it", more
         )
     return Verdict(
-        "undecided", f"undecided: {count(more, f'more {unit}')} would probably tell", more
+        "undecided", f"undecided: {count(more, f'more {unit}')} would probably decide it", more
     )
 
 
 def _more_seeds(comparison: Comparison, comparisons: int, margin: float, alpha: float) -> int:
     """Return the seeds to add for a chance of POWER to decide, if mean and spread stay the same.
 
-    By rule 2 or by rule 3, whichever takes fewer seeds. Of searches, by rule 2 alone.
+    By rule 2 or rule 3, whichever needs fewer seeds. For searches, by rule 2 only.
     """
     distance = abs(comparison.difference)
     if comparison.unit == "search":
@@ -134,8 +136,8 @@ def _bound(interval: Interval) -> str:
 def second_sentence(verdict: Verdict, joint: JointComparison, holds: bool) -> str:
     """Return what the verdict, which is about this test set, means for new images.
 
-    `holds` says whether it may be said of them as well: the joint interval excludes 0, and so does
-    the joint p after correction for the other comparisons.
+    `holds` says whether the verdict extends to them: the joint interval excludes 0, and the joint p
+    is significant after correction for the other comparisons.
     """
     found = f"{points(joint.difference)} {span(joint.interval)}"
     if verdict.kind not in ("better", "worse"):

@@ -1,4 +1,4 @@
-"""Numbers as people read them: errors in percent, differences in points of error."""
+"""Numbers for display: errors in percent, differences in points of error."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def points(difference: float, decimals: int = 2, *, sign: bool = True) -> str:
 
 
 def at_most(bound: float) -> str:
-    """Return the bound of a difference in points, rounded up, so that it still is one."""
+    """Return the bound of a difference in points, rounded up so that it is still a bound."""
     return points(math.ceil(round(bound * 1e4, 6)) / 1e4, sign=False)
 
 
@@ -43,7 +43,7 @@ def span(interval: Interval | None, decimals: int = 2) -> str:
 
 
 def probability(comparison: Comparison) -> str:
-    """Return P(better) with its interval: "0.90 [0.60, 0.98]"; without one for a single seed."""
+    """Return P(better) with its interval: "0.90 [0.60, 0.98]"; for one seed, without."""
     interval = comparison.improvement_interval
     ends = f" [{interval.low:.2f}, {interval.high:.2f}]" if interval else ""
     return f"{comparison.improvement:.2f}{ends}"

@@ -1,4 +1,4 @@
-"""What each of several choices is worth: shares of the variance, and contributions to a change."""
+"""What each of several choices contributes: shares of the variance, and parts of a difference."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ MOST_CHANGES = 8  # 2^8 cells, 8! orders in closed form
 class Share:
     """How much of the variance between the cells of a factorial one set of factors explains."""
 
-    factors: tuple[str, ...]  # one: by itself; several: together beyond what fewer explain
-    share: float  # 0 to 1; all of them add up to 1
+    factors: tuple[str, ...]  # one: its main effect; several: their interaction
+    share: float  # 0 to 1; all shares add up to 1
     interval: Interval | None  # None below 3 seeds
 
 
@@ -33,13 +33,12 @@ def variance_shares(
     """Return the shares of variance by factors and their interactions, the largest first.
 
     `arms` name the level of every factor and hold every combination once; `errors` (arms, seeds)
-    come from the same seeds in every arm. Functional ANOVA over the cells, each weighing the same:
-    the variance of the cells' true means is split among all sets of factors. What seeds alone would
-    make of it is subtracted, as the mean square of cells within seeds; no share below 0. Intervals
-    by leaving out one seed at a time. All shares are 0 where the cells do not differ.
-    Hooker 2007, Journal of Computational and Graphical Statistics 16; Efron and Stein 1981, Annals
-    of Statistics 9. Raises ValueError for a product that is not full, or errors that are no
-    fractions.
+    come from the same seeds in every arm. Functional ANOVA with equal weights: the variance of the
+    cells' true means is split among all sets of factors. The part due to seeds alone, the mean
+    square of cells within seeds, is subtracted; no share falls below 0. Intervals come from leaving
+    out one seed at a time. All shares are 0 if the cells do not differ. Hooker 2007, Journal of
+    Computational and Graphical Statistics 16; Efron and Stein 1981, Annals of Statistics 9. Raises
+    ValueError for an incomplete product, or errors that are not fractions.
     """
     if not arms:
         raise ValueError("no arms to compare")
@@ -113,13 +112,12 @@ def shapley(
     """Return the average contribution of each change over all orders, the largest gain first.
 
     `errors` maps each set of changes, from none to all, to the errors (seeds,) of the recipe with
-    these changes, over the same seeds: 2^k sets for k changes. A ladder shows one order, and its
-    steps depend on it; the average over all k! orders does not, and adds up to the whole
-    difference. Shapley 1953; Owen 2014, SIAM/ASA Journal on Uncertainty Quantification 2.
+    these changes, over the same seeds: 2^k sets for k changes. A ladder shows one order, on which
+    its steps depend; the average over all k! orders does not depend on the order, and adds up to
+    the whole difference. Shapley 1953; Owen 2014, SIAM/ASA Journal on Uncertainty Quantification 2.
     Raises ValueError if a set is missing, or for errors that do not pair up.
     """
-    table = {frozenset(changes): check_errors(row, f"{sorted(changes)}")
-             for changes, row in errors.items()}  # fmt: skip
+    table = _by_set(errors)
     names = sorted(set().union(*table)) if table else []
     if not 1 <= len(names) <= MOST_CHANGES:
         raise ValueError(f"{len(names)} changes; expected 1 to {MOST_CHANGES}")
@@ -127,8 +125,6 @@ def shapley(
     missing = [sorted(changes) for changes in subsets if changes not in table]
     if missing:
         raise ValueError(f"errors with the changes {missing[0]} are missing")
-    if len({len(row) for row in table.values()}) > 1:
-        raise ValueError("errors hold different numbers of seeds; expected the same seeds in all")
     found = []
     for name in names:
         by_seed = np.zeros(len(table[frozenset()]))
@@ -150,6 +146,13 @@ def shapley(
     return sorted(found, key=lambda one: one.effect)
 
 
+def _by_set(errors: Mapping[Collection[str], ArrayLike]) -> dict[frozenset[str], np.ndarray]:
+    table = {frozenset(made): check_errors(row, f"{sorted(made)}") for made, row in errors.items()}
+    if len({len(row) for row in table.values()}) > 1:
+        raise ValueError("errors hold different numbers of seeds; expected the same seeds in all")
+    return table
+
+
 @dataclass(frozen=True)
 class Step:
     """One step of the path from no change to all of them."""
@@ -162,19 +165,47 @@ class Step:
 def largest_gains(
     errors: Mapping[Collection[str], ArrayLike], *, level: float = LEVEL
 ) -> list[Step]:
-    """Return the path that makes, at every step, the change that gains most where it stands.
+    """Return the path that makes, at every step, the change with the largest gain.
 
-    `errors` as for `shapley`. Of several paths, the one chosen for its gains shows the early ones
-    a little too large and the late ones too small; the sum is right. Raises ValueError as it does.
+    The largest gain is the lowest mean over seeds; of equal ones, the change that comes first in
+    the alphabet. `errors` is as for `shapley`, but needs only the sets that the path meets: at most
+    k(k + 1)/2 + 1 for k changes. `sets_to_meet` names them, step by step. Because the path is
+    chosen by its gains, the early gains are too large and the late ones too small; the sum is
+    unbiased. Raises ValueError if a set that the path meets is missing, or for errors that do not
+    pair up.
     """
-    contributions = shapley(errors, level=level)  # checks the arguments
-    table = {frozenset(changes): check_errors(row) for changes, row in errors.items()}
-    left, made = sorted(one.change for one in contributions), frozenset[str]()
-    steps = []
+    steps, missing = _climb(_by_set(errors))
+    if missing:
+        raise ValueError(f"errors with the changes {sorted(missing[0])} are missing")
+    return [Step(name, float(row.mean()), seed_interval(row, level)) for name, row in steps]
+
+
+def sets_to_meet(errors: Mapping[Collection[str], ArrayLike]) -> list[frozenset[str]]:
+    """Return the sets of changes that `largest_gains` needs next; none if it has all.
+
+    `errors` has at least no change, and all changes. Raises ValueError for errors that do not pair
+    up.
+    """
+    return _climb(_by_set(errors))[1]
+
+
+def _climb(
+    table: Mapping[frozenset[str], np.ndarray],
+) -> tuple[list[tuple[str, np.ndarray]], list[frozenset[str]]]:
+    """Return each change of the path with its gains (seeds,), as far as `table` has what it meets.
+
+    And the sets that its next step lacks.
+    """
+    left, made = sorted(set().union(*table)), frozenset[str]()
+    if not left:
+        raise ValueError("0 changes; expected 1 or more")
+    steps: list[tuple[str, np.ndarray]] = []
     while left:
+        if missing := [s for s in (made, *(made | {name} for name in left)) if s not in table]:
+            return steps, missing
         gains = {name: table[made | {name}] - table[made] for name in left}
         best = min(left, key=lambda name: float(gains[name].mean()))
-        steps.append(Step(best, float(gains[best].mean()), seed_interval(gains[best], level)))
+        steps.append((best, gains[best]))
         made |= {best}
         left.remove(best)
-    return steps
+    return steps, []

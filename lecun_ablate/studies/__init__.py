@@ -1,5 +1,5 @@
-"""Studies with Optuna: `runner` runs them; their files are read by config.study.
+"""Studies with Optuna: `runner` runs them; config.study reads their files.
 
-There are two kinds: `search` searches values for every arm; `seeds` repeats one recipe over many
-seeds. `tuned_arms` gives the arms of an experiment the values that a search has found.
+There are two kinds: `search` searches for the best values of every arm; `seeds` repeats one recipe
+over many seeds. `tuned_arms` gives the arms of an experiment the values that a search found.
 """

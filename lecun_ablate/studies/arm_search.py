@@ -1,9 +1,9 @@
-"""One arm's search: an Optuna study that proposes trials in batches and is told what they reached.
+"""One arm's search: an Optuna study that proposes trials in batches and is told their results.
 
-A trial's `index` is its place in the arm's budget: 0, 1, ... An interrupted trial is told as FAIL,
-and another one with its index and parameters takes its place. What is proposed for an index
-depends on the trials before it and on a seed derived from the index, so that an interruption
-changes neither the trials nor the winner.
+A trial's `index` is its place in the arm's budget: 0, 1, ... An interrupted trial is told as FAIL
+and replaced by another with its index and parameters. The proposal for an index depends only on the
+trials before it and on a seed derived from the index, so an interruption changes neither the trials
+nor the winner.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from lecun_ablate.config.arms import Arm
 from lecun_ablate.config.recipe import Recipe, is_numeric
 from lecun_ablate.config.study import Alternatives, Range, SearchStudy
+from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.statistics import DIVERGED_ERROR, finalists
 from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.trainers.base import EpochReport, State
@@ -39,7 +40,7 @@ INDEX, RETRY_OF, ERRORS, DIVERGED, MLFLOW_RUN = (
     "diverged",
     "mlflow_run_id",
 )
-MISSES = "validation_misses"  # of the trials; MISSES/label of the study
+MISSES = "validation_misses"  # of the trials; as MISSES/label, of the study
 PROGRESS, CONFIRMED = "progress", "confirmed"  # attributes of the study
 OWN = "own"  # the label of an arm's own values if they are not among the trials
 
@@ -57,7 +58,7 @@ class Replica:
     errors: list[float] = field(default_factory=list)  # validation error after each epoch
     diverged: bool = False
     missed: np.ndarray | None = None  # (images,) bool, after the last epoch
-    search: int = 0  # of a study that repeats its search
+    search: int = 0  # if the study repeats its search
 
     @property
     def error(self) -> float:
@@ -65,7 +66,7 @@ class Replica:
         return self.errors[-1]
 
     def take(self, report: EpochReport, labels: np.ndarray) -> None:
-        """Note the outcome of an epoch; `labels` (images,) are those of the validation split."""
+        """Record the outcome of an epoch; `labels` (images,) are those of the validation split."""
         self.diverged = report.diverged
         error = DIVERGED_ERROR if report.diverged else report.scores["validation"].error
         self.errors.append(error)
@@ -88,8 +89,8 @@ class Ended:
 class ArmSearch:
     """The search of one arm: `ask` for runs to train, train them, `tell`; until it is `done`.
 
-    After every batch, one attribute of the Optuna study says which trials go on, from which epoch,
-    and which index comes next. A batch that a kill has cut short is taken up from there.
+    After every batch, one attribute of the Optuna study says which trials continue, from which
+    epoch, and which index comes next. An interrupted batch is resumed from there.
     """
 
     def __init__(self, study: SearchStudy, arm: Arm, record: optuna.Study):
@@ -100,7 +101,7 @@ class ArmSearch:
         progress = record.user_attrs.get(PROGRESS, {"active": [], "next": 0})
         self.active: dict[int, int] = dict(progress["active"])  # index -> epoch reached
         self.next: int = progress["next"]
-        self._batch: dict[int, int] = {}  # the same, with the new trials
+        self._batch: dict[int, int] = {}  # the same, including the new trials
         self._replicas: dict[int, list[Replica]] = {}
 
     @property
@@ -114,22 +115,33 @@ class ArmSearch:
         return not self.active and self.next >= self.study.trials
 
     def trials(self) -> dict[int, FrozenTrial]:
-        """Return the trials by index, interrupted ones left out."""
-        found = {t.user_attrs[INDEX]: t for t in self._own() if t.state != TrialState.FAIL}
-        return dict(sorted(found.items()))
+        """Return the trials by index, without interrupted ones.
 
-    def _own(self, *states: TrialState) -> list[FrozenTrial]:
-        """Return the trials of some states, or of all, that a study has made.
+        Raises LecunAblateError if a finished trial lacks one of its attributes.
+        """
+        found = [t for t in self.own_trials() if t.state != TrialState.FAIL]
+        for trial in found:
+            lacking = {ERRORS, DIVERGED, MLFLOW_RUN} - trial.user_attrs.keys()
+            if trial.state.is_finished() and lacking:
+                raise LecunAblateError(
+                    f"trial {trial.number} of Optuna's study {self.record.study_name!r} lacks the "
+                    f"attribute {min(lacking)}: the storage is damaged or was edited; restore a "
+                    "copy of it, or start again with --fresh"
+                )
+        return {t.user_attrs[INDEX]: t for t in sorted(found, key=lambda t: t.user_attrs[INDEX])}
 
-        Others may add theirs, from Optuna's dashboard for example; they have no index.
+    def own_trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """Return the study's own trials, in all or only some states.
+
+        Trials added by others, for example from Optuna's dashboard, have no index and are left out.
         """
         trials = self.record.get_trials(deepcopy=False, states=states or None)
         return [trial for trial in trials if INDEX in trial.user_attrs]
 
     def budget(self) -> dict[int, FrozenTrial]:
-        """Return the told trials by index, those beyond the study's budget left out.
+        """Return the told trials within the study's budget, by index.
 
-        A budget that has shrunk leaves trials that no longer count.
+        If the budget has been reduced, trials beyond it no longer count.
         """
         trials = self.trials().items()
         return {i: t for i, t in trials if i < self.study.trials and t.state.is_finished()}
@@ -137,8 +149,8 @@ class ArmSearch:
     def missing(self) -> int:
         """Return how many runs are still needed, at least 1 if any is.
 
-        While trials are missing, this is an upper bound: which trials are to be confirmed is not
-        known yet, and the arm's own values may turn out to be among them.
+        While trials are missing, this is an upper bound: it is not yet known which trials will be
+        confirmed, and the arm's own values may be among them.
         """
         study = self.study
         if not self.done:
@@ -148,13 +160,13 @@ class ArmSearch:
 
     @held_back()
     def interrupt(self) -> None:
-        """Tell what is still running as interrupted."""
-        for trial in self._own(TrialState.RUNNING):
+        """Tell Optuna that trials still running were interrupted."""
+        for trial in self.own_trials(TrialState.RUNNING):
             self.record.tell(trial.number, state=TrialState.FAIL)
 
     @property
     def has_own(self) -> bool:
-        """Whether the arm's own values lie in the search space; they are its first trial then."""
+        """Whether the arm's own values lie in the search space; if so, they are its first trial."""
         own = self.study.own_values(self.arm)
         return all(own[name] in values for name, values in self.study.search.items())
 
@@ -162,13 +174,13 @@ class ArmSearch:
 
     @held_back()
     def ask(self) -> list[Replica]:
-        """Fill the batch up with new trials and return the runs to train, each to its next rung."""
+        """Fill the batch with new trials and return the runs to train, each to its next rung."""
         batch = self.study.batch
-        # without a pruner nothing is active, and batches end at multiples of their size
+        # without a pruner no trial is active, and batches end at multiples of their size
         free = batch - len(self.active) if self.study.pruner else batch - self.next % batch
         room = max(0, min(free, self.study.trials - self.next))
         self._batch = self.active | dict.fromkeys(range(self.next, self.next + room), 0)
-        failed = self._own(TrialState.FAIL)
+        failed = self.own_trials(TrialState.FAIL)
         interrupted = {trial.user_attrs[INDEX]: trial for trial in failed}
         wanted = []
         for index in sorted(self._batch):
@@ -176,7 +188,7 @@ class ArmSearch:
             if index not in known:
                 self._start(index, known, interrupted.get(index))
             elif known[index].state != TrialState.RUNNING:
-                continue  # told before a kill
+                continue  # told before an interruption
             if index not in self._replicas:
                 self._replicas[index] = self._replicas_of(self.trials()[index].params)
             for replica in self._replicas[index]:
@@ -188,7 +200,7 @@ class ArmSearch:
         return [self.replica(values, seed) for seed in self.study.seeds]
 
     def replica(self, values: Mapping[str, Any], seed: int) -> Replica:
-        """Return a run of the arm with values and a seed, to be trained from its start."""
+        """Return a run of the arm with values and a seed, to be trained from the start."""
         recipe, search = self.study.recipe(self.arm, values), self.study.repetition or 0
         return Replica(self.arm, values, recipe, seed, recipe.epochs, search=search)
 
@@ -199,9 +211,9 @@ class ArmSearch:
     def _start(
         self, index: int, known: Mapping[int, FrozenTrial], interrupted: FrozenTrial | None
     ) -> None:
-        """Enter the trial of an index as running: with its old parameters, if it was interrupted.
+        """Add the trial of an index as running, with its old parameters if it was interrupted.
 
-        One call, so that a kill leaves it whole or not at all.
+        This is one call, so that a kill leaves the trial complete or absent.
         """
         attributes: dict[str, Any] = {INDEX: index}
         passed = {}
@@ -225,9 +237,9 @@ class ArmSearch:
     def _propose(self, index: int, known: Mapping[int, FrozenTrial]) -> dict[str, Any]:
         """Return the parameters of a new trial: the arm's own first, then the sampler's.
 
-        The sampler sees the trials before this one, those of this batch as running, in the order
-        of their indices and in a study in memory: in the real one, what takes an interrupted
-        trial's place stands later.
+        The sampler sees the trials before this one, those of this batch as running, in the order of
+        their indices. They are in an in-memory study, because in the real one a trial that replaces
+        an interrupted one comes later.
         """
         if index == 0 and self.has_own:
             return self.study.own_values(self.arm)
@@ -238,15 +250,16 @@ class ArmSearch:
     def _seen(self, i: int, trial: FrozenTrial, index: int) -> FrozenTrial:
         """Return trial `i` as the sampler sees it when it proposes `index`.
 
-        Without a pruner, what shares its batch is still running, even where a smaller budget has
-        ended there before: so a budget that grows gives the trials of one that was large at once.
+        Without a pruner, trials of the same batch are shown as running, even if a smaller budget
+        ended within the batch before. So increasing the budget gives the same trials as a budget
+        that was large from the start.
         """
         if self.study.pruner or i < index - index % self.study.batch:
             return trial
         return create_trial(state=TrialState.RUNNING, params=trial.params, distributions=self.space)
 
     def _sampler(self, index: int) -> optuna.samplers.BaseSampler:
-        """Return the sampler of one trial. All arms have the same seeds, hence random trials."""
+        """Return one trial's sampler. All arms have the same seeds, so the same random trials."""
         asked = self.study.sampler
         digest = hashlib.sha256(f"{asked.seed}/{index}".encode()).digest()
         seed = int.from_bytes(digest[:4], "big")
@@ -260,10 +273,10 @@ class ArmSearch:
 
     @held_back()
     def tell(self, log: Callable[[ArmSearch, Ended], str]) -> None:
-        """Tell Optuna what the batch has reached, in the order of the indices.
+        """Tell Optuna the results of the batch, in the order of the indices.
 
-        `log` writes an ended trial to MLflow, before it is told, and returns the run's id. At a
-        rung, the values of the whole batch are reported before any is judged.
+        `log` writes a finished trial to MLflow before Optuna is told, and returns the run's id. At
+        a rung, the values of the whole batch are reported before any trial is judged.
         """
         trials = self.trials()
         running = [i for i in sorted(self._batch) if trials[i].state == TrialState.RUNNING]
@@ -290,12 +303,12 @@ class ArmSearch:
         self.record.set_user_attr(PROGRESS, progress)
 
     def _handle(self, trial: FrozenTrial) -> Trial:
-        # Optuna has no public way to a Trial that did not come from `ask`, and what comes from
-        # `ask` is sampled at once: it could not be entered whole, with its index, in one call
+        # Optuna's public API has a Trial only from `ask`, which samples at once: the trial # could
+        # not be added complete, with its index, in one call
         return Trial(self.record, trial._trial_id)
 
     def _passes(self, index: int, rung: int, trials: Mapping[int, FrozenTrial]) -> bool:
-        """Tell whether a trial is among the best 1 / factor of all that have reached a rung."""
+        """Return whether a trial is among the best 1 / factor of all that have reached a rung."""
         assert self.study.pruner
         scores = sorted(
             (trial.intermediate_values[rung], i)
@@ -321,7 +334,7 @@ class ArmSearch:
     # ---- confirm
 
     def candidates(self) -> dict[str, dict[str, Any]]:
-        """Return the values to train again by label: the best trials, and the arm's own values.
+        """Return the values to confirm, by label: the best trials, and the arm's own values.
 
         A label is the trial's index, or OWN.
         """
@@ -329,12 +342,12 @@ class ArmSearch:
         return {str(trial.user_attrs[INDEX]): trial.params for trial in self.best()} | own
 
     def best(self) -> list[FrozenTrial]:
-        """Return the trials that are worth training again, the best first.
+        """Return the trials to confirm, the best first.
 
-        The best on each half of the validation images, so that the other half can judge them.
-        Complete ones come before pruned ones, which fill up what is left; of these, those that got
-        furthest. Diverged trials are none. Where a trial's misses are not known, because an older
-        version of this package has trained it, the best on all images.
+        These are the best on each half of the validation images, so that the other half can judge
+        them. Complete trials come first; if there are too few, the pruned ones that got furthest
+        are added. Diverged trials are left out. If a trial's misses are not known, because an older
+        version of this package trained it, the best on all images are taken.
         """
         sound = [t for t in self.budget().values() if not t.user_attrs[DIVERGED]]
         number = self.study.confirm.trials
@@ -348,10 +361,11 @@ class ArmSearch:
         return sorted(sound, key=rank)[:number]
 
     def searched(self, trials: Sequence[FrozenTrial]) -> np.ndarray:
-        """Return what trials missed, (trials, seeds, images), 1 more for each epoch pruned off."""
-        missed = [[unpacked(row) for row in t.user_attrs[MISSES]] for t in trials]
-        behind = [self._behind(trial) for trial in trials]
-        return np.array(missed) + np.array(behind)[:, None, None]
+        """Return trials' misses, (trials, seeds, images), plus 1 for each epoch lost to pruning."""
+        missed = np.array([[unpacked(row) for row in t.user_attrs[MISSES]] for t in trials])
+        behind = np.array([self._behind(trial) for trial in trials])
+        counted: np.ndarray = missed + behind[:, None, None]
+        return counted
 
     def _behind(self, trial: FrozenTrial) -> int:
         """Return how many epochs before its last a trial was pruned; 0 for a complete one."""
@@ -366,12 +380,12 @@ class ArmSearch:
         return "0" if self.has_own else OWN
 
     def confirmed(self, label: str) -> dict[int, float]:
-        """Return the validation errors by fresh seed that are known of a candidate."""
+        """Return the known validation errors of a candidate, by fresh seed."""
         known = self.record.user_attrs.get(f"{CONFIRMED}/{label}", {})
         return {int(seed): error for seed, error in known.items()}
 
     def confirmed_misses(self, label: str) -> np.ndarray | None:
-        """Return what a candidate missed, (fresh seeds, images); None where that is not known."""
+        """Return a candidate's misses, (fresh seeds, images); None if they are not known."""
         known = self.record.user_attrs.get(f"{MISSES}/{label}", {})
         if not all(str(seed) in known for seed in self.study.confirm_seeds):
             return None
@@ -379,17 +393,17 @@ class ArmSearch:
 
     @held_back()
     def confirm(self, label: str, runs: Sequence[Replica]) -> None:
-        """Add a candidate's runs over fresh seeds: their validation errors and what they missed."""
+        """Add a candidate's runs over fresh seeds: their validation errors and misses."""
         missed = self.record.user_attrs.get(f"{MISSES}/{label}", {})
         packed = {str(run.seed): _packed(run) for run in runs}
-        # the errors come last: they say that the runs are there
+        # the errors are written last: they mark the runs as complete
         self.record.set_user_attr(f"{MISSES}/{label}", missed | packed)
         known = self.confirmed(label) | {run.seed: run.error for run in runs}
         self.record.set_user_attr(f"{CONFIRMED}/{label}", {str(s): e for s, e in known.items()})
 
 
 def _packed(run: Replica) -> str:
-    """Return which images a run missed as a text: their number, a colon, and bits in base64.
+    """Return a run's misses as text: the number of images, a colon, and bits in base64.
 
     A run that diverged has no bits.
     """
@@ -399,9 +413,9 @@ def _packed(run: Replica) -> str:
 
 
 def unpacked(text: str) -> np.ndarray:
-    """Return what `_packed` has packed, (images,): 1.0 where an image was missed, else 0.0.
+    """Invert `_packed`, (images,): 1.0 where an image was missed, else 0.0.
 
-    DIVERGED_ERROR on every image for a run that diverged.
+    For a run that diverged, DIVERGED_ERROR on every image.
     """
     number, bits = text.split(":")
     if not bits:
@@ -418,7 +432,7 @@ def _distribution(name: str, values: Range | Alternatives) -> BaseDistribution:
 
 
 def _score(replicas: list[Replica]) -> float:
-    """Return the mean validation error over the seeds; one that diverged spoils them all."""
+    """Return the mean validation error over the seeds; DIVERGED_ERROR if any diverged."""
     if any(replica.diverged for replica in replicas):
         return DIVERGED_ERROR
     return float(np.mean([replica.error for replica in replicas]))

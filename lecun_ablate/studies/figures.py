@@ -1,4 +1,4 @@
-"""Figures of studies: errors against what was searched, and the distribution over seeds."""
+"""Figures of studies: errors against the searched fields, and the distribution over seeds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from lecun_ablate.reporting.figures import STYLE
 from lecun_ablate.studies.outcome import SearchResult
 
-# test errors after 23 epochs that others report, of their own runs and data preparation
+# test errors after 23 epochs as published, with other runs and data preparation
 REPORTED = {
     "LeCun et al. 1989: 5.0 %": 102 / 2007,
     "the notebook: 95 % right": 0.05,
@@ -23,9 +23,10 @@ REPORTED = {
 def validation_error(result: SearchResult) -> Figure:
     """Draw the validation error against each searched field, with the confirmed winners.
 
-    Where one numeric field is searched, a curve per arm, with a band of one sd over the seeds of
-    a trial; else a point per trial. Diverged trials are crosses. Beside them, the expected smallest
-    error against the number of trials: whether the budget was enough.
+    If a single numeric field is searched, there is a curve per arm, with a band of one sd over the
+    seeds of a trial; otherwise a point per trial. Diverged trials are crosses. Another panel shows
+    the expected smallest error against the number of trials, that is, whether the budget was
+    enough.
     """
     fields = list(result.study.search)
     figure = Figure(figsize=(6.5 + 4.5 * len(fields), 4.8), layout="constrained")
@@ -33,7 +34,7 @@ def validation_error(result: SearchResult) -> Figure:
         *axes, budget = figure.subplots(1, len(fields) + 1, sharey=True)
     arms = list(dict.fromkeys(arm.arm for arm in result.arms))
     palette = dict(zip(arms, sns.color_palette("colorblind", len(arms)), strict=True))
-    labels = {}  # one per arm: that of its first search, with the mean over all of them
+    labels = {}  # one per arm: on its first search, with the mean over all searches
     for name in arms:
         found = [arm for arm in result.arms if arm.arm == name]
         labels[id(found[0])] = f"{name}: {100 * np.mean([arm.error for arm in found]):.2f} %"
@@ -65,7 +66,7 @@ def validation_error(result: SearchResult) -> Figure:
     for name, curve in expected_curves(result).items():
         trials_so_far = np.arange(1, len(curve) + 1)
         budget.plot(trials_so_far, 100 * curve, marker=".", color=palette[name], label=name)
-    budget.set(xlabel="trials", title="expected best of so many trials")
+    budget.set(xlabel="trials", title="expected best of this many trials")
     budget.title.set_fontsize("medium")
     figure.legend(
         *axes[-1].get_legend_handles_labels(),
@@ -79,7 +80,7 @@ def validation_error(result: SearchResult) -> Figure:
 
 
 def expected_curves(result: SearchResult) -> dict[str, np.ndarray]:
-    """Return the expected smallest score of 1, 2, ... trials by arm: the mean over its searches."""
+    """Return the expected smallest score of 1, 2, ... trials by arm, averaged over its searches."""
     curves: dict[str, list[list[float]]] = {}
     for arm in result.arms:
         curves.setdefault(arm.arm, []).append(arm.expected_best)
@@ -110,7 +111,7 @@ def _draw_arm(axis: Axes, field: str, trials: pd.DataFrame, color: Any, *, curve
     error, sd = 100 * ended.validation_error, 100 * ended.validation_error_sd.fillna(0)
     if curve:
         axis.plot(x, error, marker="o", markersize=3, linewidth=1.2, color=color)
-        floor = np.maximum(error - sd, 0.2 * error)  # a log axis has no room below 0
+        floor = np.maximum(error - sd, 0.2 * error)  # a log axis cannot show 0 or less
         axis.fill_between(x, floor, error + sd, color=color, alpha=0.15, linewidth=0)
     else:
         axis.plot(x, error, marker="o", markersize=4, linestyle="none", color=color, alpha=0.6)
@@ -125,7 +126,7 @@ def _draw_arm(axis: Axes, field: str, trials: pd.DataFrame, color: Any, *, curve
 
 
 def validation_error_plotly(result: SearchResult) -> dict[str, Any]:
-    """Return the same as plotly figures, for a dashboard: one for each searched field, by name."""
+    """Return the same as plotly figures for the dashboard: one for each searched field, by name."""
     fields = list(result.study.search)
     if len(fields) == 1:
         return {"result": _against(result, fields[0])}
@@ -196,7 +197,7 @@ def seed_distribution(errors: dict[str, np.ndarray], data: str, name: str) -> Fi
     if data == "usps":
         for (text, error), style in zip(REPORTED.items(), ("--", ":"), strict=True):
             axis.axvline(100 * error, color="black", linestyle=style, linewidth=1.2)
-            side = 1 if style == "--" else -1  # the two lie close together
+            side = 1 if style == "--" else -1  # the two lines are close together
             axis.annotate(
                 text,
                 (100 * error, 0.98),
@@ -216,9 +217,9 @@ def seed_distribution(errors: dict[str, np.ndarray], data: str, name: str) -> Fi
 
 
 def _whole_misses(values: pd.Series) -> np.ndarray:
-    """Return edges of bins that hold equally many numbers of misses each, about 12 in all."""
+    """Return the edges of about 12 bins, each with the same number of possible misses."""
     steps = np.diff(np.unique(values))
-    steps = steps[steps > 1e-9]  # of one miss and more; below, rounding
+    steps = steps[steps > 1e-9]  # of at least one miss; smaller ones are rounding
     if not len(steps):
         return np.array([values.min() - 0.5, values.min() + 0.5])
     miss = steps.min()
@@ -228,7 +229,7 @@ def _whole_misses(values: pd.Series) -> np.ndarray:
 
 
 def seed_distribution_plotly(errors: dict[str, np.ndarray], data: str, name: str) -> Any:
-    """Return the same as a plotly figure, for a dashboard."""
+    """Return the same as a plotly figure for the dashboard."""
     import plotly.graph_objects as go
 
     figure = go.Figure()

@@ -1,4 +1,4 @@
-"""Where Optuna keeps studies: a sqlite file by default, a journal file, or any database server."""
+"""Optuna's storage: an SQLite file by default, a journal file, or any database server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ warnings.filterwarnings("ignore", category=ExperimentalWarning)
 def file_of(url: str) -> Path | None:
     """Return the file of a storage, None for a server. Without '://' it is a journal file.
 
-    Raises LecunAblateError if it is not an address.
+    Raises LecunAblateError if it is not a valid address.
     """
     if "://" not in url:
         return Path(url)
@@ -80,7 +80,7 @@ def open_storage(url: str) -> BaseStorage | None:
 
 @contextlib.contextmanager
 def driving(url: str, study: str) -> Iterator[BaseStorage]:
-    """Open a storage, created if need be, as the only driver of a study.
+    """Open a storage, creating it if necessary, as the only driver of a study.
 
     That holds on this machine; in PostgreSQL, on all machines. Raises LecunAblateError if another
     process drives it, or the storage cannot be opened.
@@ -111,13 +111,13 @@ def explained(url: str) -> Iterator[None]:
             raise
         what = str(error).strip().split("\n")[0]
         if isinstance(error, StorageInternalError) and error.__cause__:
-            why = reason(error)  # Optuna itself supposes that the data were wrong
+            why = reason(error)  # Optuna's own message blames the data
             what = f"{why}; {way_out(why, server=not url.startswith('sqlite'))}"
         raise LecunAblateError(without_passwords(f"Optuna storage {url}: {what}")) from error
 
 
 def _of_storage(error: BaseException) -> bool:
-    """Tell whether an error was raised in Optuna's storages: not all of theirs have a type."""
+    """Return whether an error comes from Optuna's storages, not all of whose errors have a type."""
     trace = error.__traceback__
     while trace and trace.tb_next:
         trace = trace.tb_next
@@ -127,7 +127,7 @@ def _of_storage(error: BaseException) -> bool:
 
 
 def _create_database(database: Path) -> None:
-    """Create an empty sqlite storage. It appears under its name only when it is whole."""
+    """Create an empty SQLite storage. It appears under its name only once it is complete."""
     unfinished = database.with_name(database.name + ".creating")
     for left in database.parent.glob(unfinished.name + "*"):
         left.unlink()
@@ -144,7 +144,7 @@ def _create_database(database: Path) -> None:
 
 
 def _refuse_damaged_journal(journal: Path) -> None:
-    """Raise LecunAblateError if a line is none of Optuna's; the last one may be unfinished."""
+    """Raise LecunAblateError if a line is not one of Optuna's; the last one may be unfinished."""
     try:
         lines = journal.read_bytes().split(b"\n")
     except OSError as error:
@@ -162,7 +162,7 @@ def _refuse_damaged_journal(journal: Path) -> None:
 
 
 def _create_journal(journal: Path) -> None:
-    """Create a journal file, or cut off a line that a killed driver left unfinished."""
+    """Create a journal file, or remove a line that a killed driver left unfinished."""
     try:
         with open(journal, "a+b") as file:
             file.seek(0)

@@ -1,4 +1,4 @@
-"""What a search has found: the winner of each arm, and what the trials say about it."""
+"""The outcome of a search: the winner of each arm, and what the trials say about it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lecun_ablate.studies.arm_search import DIVERGED, ERRORS, INDEX, MLFLOW_RUN,
 
 @dataclass(frozen=True)
 class Failing:
-    """Values with which runs over the fresh seeds diverged or learnt nothing."""
+    """Values with which runs over the fresh seeds diverged or collapsed."""
 
     values: dict[str, Any]
     failed: int
@@ -36,31 +36,31 @@ class Failing:
 
 @dataclass(frozen=True)
 class Judged:
-    """What is gained by choosing, judged by runs that had no part in the choice."""
+    """The gain from choosing, judged by runs that played no part in the choice."""
 
-    error: float  # of what is chosen
+    error: float  # of the chosen candidate
     standard_error: float
     own_error: float  # of the arm's own values
     own_standard_error: float
     difference: float  # chosen minus own
     difference_standard_error: float
-    other_images: bool  # whether images that had no part in the choice judge it, as seeds do
+    other_images: bool  # whether images, too, and not only seeds, played no part in the choice
 
 
 @dataclass(frozen=True)
 class ArmOutcome:
-    """What one search of an arm has found. Errors are fractions of the validation images."""
+    """The outcome of one search of an arm. Errors are fractions of the validation images."""
 
     arm: str
-    search: int | None  # which of the study's searches, from 1; None: it makes but one
+    search: int | None  # number of the search, from 1; None if the study has only one
     values: dict[str, Any]  # the winner's
     own_values: dict[str, Any]
-    trial: int | None  # the winner's index; None: the arm's own values, which are no trial
+    trial: int | None  # the winner's index; None: the arm's own values, not a trial
     judged: Judged
-    prudent: bool  # whether the winner is not the smallest mean error, but farther from failures
-    failing: list[Failing]  # of what was confirmed
-    confirmed_trials: int  # how many of the best trials were trained again on them
-    search_error: float | None  # the winner's score in the search; None: it was not trained there
+    prudent: bool  # whether a value farther from failures beat the smallest mean error
+    failing: list[Failing]  # among the confirmed values
+    confirmed_trials: int  # how many of the best trials were trained again on fresh seeds
+    search_error: float | None  # the winner's score in the search; None if it was not a trial
     # by numeric field: the values within one s.e.; empty if the winner has no score
     within: dict[str, tuple[float, float]]
     trials: dict[str, int]  # how many were complete, pruned, diverged, collapsed, interrupted
@@ -69,7 +69,7 @@ class ArmOutcome:
 
     @property
     def error(self) -> float:
-        """The validation error of what is chosen, judged by runs that had no part in that."""
+        """The validation error of the chosen value, judged by runs that played no part in that."""
         return self.judged.error
 
     @property
@@ -87,9 +87,9 @@ class ArmOutcome:
 class SearchResult:
     """A finished search, and a row per trial that was told COMPLETE.
 
-    Columns of `frame`: arm, search (from 1, only where there are several), index, number
-    (Optuna's), the searched fields, validation_error (mean
-    over the seeds), validation_error_sd, diverged (seeds), collapsed (seeds), run_id (MLflow's).
+    Columns of `frame`: arm, search (from 1, only if there are several), index, number (Optuna's),
+    the searched fields, validation_error (mean over the seeds), validation_error_sd, diverged
+    (seeds), collapsed (seeds), run_id (MLflow's).
     """
 
     study: SearchStudy
@@ -107,11 +107,11 @@ class SearchResult:
 
 
 def outcome(search: ArmSearch, guessing: float) -> ArmOutcome:
-    """Return what the finished search of an arm has found: the fresh seeds choose the winner.
+    """Return the outcome of an arm's finished search: the fresh seeds choose the winner.
 
-    Of the values that never failed and are within one standard error of the best, the winner is the
-    one farthest from values that did (`statistics.prudent_choice`). `guessing` is the error of the
-    validation split at which a run has failed.
+    Among the values that never failed and are within one standard error of the best, the winner is
+    the one farthest from values that failed (`statistics.prudent_choice`). `guessing` is the
+    validation error at which a run counts as failed.
     """
     study = search.study
     candidates = search.candidates()
@@ -121,14 +121,14 @@ def outcome(search: ArmSearch, guessing: float) -> ArmOutcome:
     winner = labels[best]
     budget = search.budget()
     chosen = budget.get(int(winner)) if winner.isdigit() else None
-    # the value of a pruned trial is that of its last rung, which compares with no score
+    # a pruned trial's value is from its last rung and cannot be compared with scores
     score = chosen.value if chosen and chosen.state == TrialState.COMPLETE else None
     within = {}
     if chosen and score is not None and not chosen.user_attrs[DIVERGED]:
-        # a score is a mean over the trial's seeds; its spread is known best from the fresh ones
+        # a score is a mean over the trial's seeds; the fresh seeds estimate its spread best
         within = _within(search, score + spread(errors[best]) / len(study.seeds) ** 0.5)
     states = Counter(trial.state for trial in budget.values())
-    failed = search.record.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    failed = search.own_trials(TrialState.FAIL)
     return ArmOutcome(
         arm=search.arm.name,
         search=None if study.repetition is None else study.repetition + 1,
@@ -177,10 +177,10 @@ def _winner(
     errors: np.ndarray,
     guessing: float,
 ) -> int:
-    """Return which candidate wins; `errors` (candidates, fresh seeds).
+    """Return the index of the winner; `errors` (candidates, fresh seeds).
 
-    Studies of older versions keep the winner that they had, the smallest mean: experiments have
-    been tuned with it.
+    Studies of older versions keep their winner, the smallest mean, because experiments have been
+    tuned with it.
     """
     if any(search.confirmed_misses(label) is None for label in candidates):
         return int(errors.mean(axis=1).argmin())
@@ -190,7 +190,7 @@ def _winner(
 
 
 def _failing(search: ArmSearch, guessing: float) -> list[dict[str, Any]]:
-    """Return the values of trials of which a seed diverged or learnt nothing."""
+    """Return the values of trials with a seed that diverged or collapsed."""
     return [
         trial.params
         for trial in search.budget().values()
@@ -199,9 +199,9 @@ def _failing(search: ArmSearch, guessing: float) -> list[dict[str, Any]]:
 
 
 def _places(study: SearchStudy, values: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Return where values lie, (values, axes): the search space is a cube with sides of 1.
+    """Return the positions of values, (values, axes): the search space is a unit cube.
 
-    Two choices of a field that is no number are 1 apart.
+    Two choices of a non-numeric field are 1 apart.
     """
     columns: list[list[float]] = []
     for field, searched in study.search.items():
@@ -223,8 +223,8 @@ def _judged(
     """Judge the choice among candidates; `errors` (candidates, fresh seeds).
 
     The whole choice is made on half of the fresh seeds and of the images, and judged on the others
-    (`statistics.judge_choice`). Where an older version has left no misses, each half of the fresh
-    seeds judges what the other half would have chosen, on the same images.
+    (`statistics.judge_choice`). If an older version left no misses, each half of the fresh seeds
+    judges the choice of the other half, on the same images.
     """
     labels = list(candidates)
     own = errors[labels.index(search.own_label)]
@@ -271,21 +271,21 @@ def _judged(
 
 
 def _expected_best(search: ArmSearch) -> list[float]:
-    """Return the expected smallest score of 1, 2, ... of the trials; a pruned one has its last."""
+    """Return the expected smallest score of 1, 2, ... trials; pruned ones have their last."""
     scores = [trial.value for trial in search.budget().values() if trial.value is not None]
     return expected_best(scores).tolist() if scores else []
 
 
 def _held_out(errors: np.ndarray) -> np.ndarray:
-    """Return for every seed the error of the candidate that the other half of the seeds choose.
+    """Return for every seed the error of the candidate chosen by the other half of the seeds.
 
-    Errors: (candidates, seeds); every other seed is of the same half. Leaving out one seed at a
-    time would be as free of bias, but half as much again off: the choices are then nearly one. A
-    single seed has to judge its own choice.
+    Errors: (candidates, seeds); the halves are every other seed. Leaving out one seed at a time
+    would also be unbiased, but with an error half as large again, because the choices are then
+    almost identical. A single seed has to judge its own choice.
     """
+    held: np.ndarray = errors.min(axis=0)
     if errors.shape[1] == 1:
-        return errors.min(axis=0)
-    held = np.empty(errors.shape[1])
+        return held
     for first in (0, 1):
         choice = errors[:, 1 - first :: 2].mean(axis=1).argmin()
         held[first::2] = errors[choice, first::2]
@@ -293,9 +293,9 @@ def _held_out(errors: np.ndarray) -> np.ndarray:
 
 
 def _collapsed(trial: FrozenTrial, guessing: float) -> int:
-    """Count the seeds of a trial that ended without having learnt anything."""
+    """Count the seeds of a trial that collapsed."""
     failed = sum(error >= guessing for error in trial.user_attrs[ERRORS])
-    return failed - trial.user_attrs[DIVERGED]  # whose error is above as well
+    return int(failed - trial.user_attrs[DIVERGED])  # diverged runs are above the limit, too
 
 
 def _complete(search: ArmSearch) -> dict[int, FrozenTrial]:
@@ -304,7 +304,7 @@ def _complete(search: ArmSearch) -> dict[int, FrozenTrial]:
 
 
 def _within(search: ArmSearch, reach: float) -> dict[str, tuple[float, float]]:
-    """Return the smallest and the largest value of each numeric field that scored `reach`."""
+    """Return the smallest and largest value of each numeric field with a score up to `reach`."""
     good = [
         trial.params
         for trial in _complete(search).values()
@@ -338,7 +338,7 @@ def frame(search: ArmSearch, guessing: float) -> pd.DataFrame:
 
 
 def _importances(search: ArmSearch) -> dict[str, float]:
-    """Return how much of the score's variance each field explains, diverged trials left out."""
+    """Return each field's share of the score's variance, without diverged trials."""
     trials = [t for t in _complete(search).values() if not t.user_attrs[DIVERGED]]
     if len(search.space) < 2 or len({trial.value for trial in trials}) < 2:
         return {}

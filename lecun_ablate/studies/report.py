@@ -1,4 +1,4 @@
-"""What a finished study hands to people: tables, notes, a figure."""
+"""The report of a finished study: tables, notes, a figure."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class StudyReport:
 
     title: str
     tables: list[Table]
-    notes: list[str]  # what must be known beside the tables
-    origin: str  # what it was computed with, and how long that took
+    notes: list[str]  # what a reader must know beside the tables
+    origin: str  # machine, trainer, time and data
     figure: Figure
     plots: dict[str, Any]  # plotly figures by name
-    values: dict[str, Any]  # all of it as plain values
+    values: dict[str, Any]  # everything as plain values
 
     def markdown(self, figure: str | None = None) -> str:
         """Return the report as Markdown; `figure` is the file of the picture."""
@@ -49,21 +49,21 @@ class StudyReport:
 
 
 def heading(result: SearchResult | SeedResult) -> str:
-    """Return what stands above a study's tables."""
+    """Return the title of a study's report."""
     version = f", version {result.version}" if result.version > 1 else ""
     return f"{result.study.name} on {result.data}{version}: {result.study.question}".rstrip(": ")
 
 
 def origin(result: SearchResult | SeedResult) -> str:
-    """Return what a study was computed with, and how long it took."""
+    """Return the machine, the trainer, the time and the data of a study."""
     return (
-        f"{machine()}; trainer {result.trainer}; {result.seconds:,.0f} s wall time in all; "
+        f"{machine()}; trainer {result.trainer}; {result.seconds:,.0f} s total wall time; "
         f"data digest {result.data_digest}"
     )
 
 
 def shared_values(result: SearchResult | SeedResult) -> dict[str, Any]:
-    """Return, as plain values, what studies of both kinds say about themselves."""
+    """Return what both kinds of studies have in common, as plain values."""
     return {
         "study": result.study.name,
         "question": result.study.question,
@@ -79,5 +79,5 @@ def shared_values(result: SearchResult | SeedResult) -> dict[str, Any]:
 
 
 def value_text(value: Any) -> str:
-    """Return a recipe value for people: numbers to three digits."""
+    """Return a recipe value for display: numbers to three digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

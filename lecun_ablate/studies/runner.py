@@ -1,4 +1,4 @@
-"""From a study to its report: data, trainers, Optuna's storage, MLflow, files."""
+"""Running a study up to its report: data, trainers, Optuna's storage, MLflow, files."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from lecun_ablate.tracking.study_run import StudyRun
 from lecun_ablate.tracking.writer import Writer
 
 FOLDER = Path("reports", "studies")
-DASHBOARD = "http://127.0.0.1:8080/dashboard"  # where optuna-dashboard answers
+DASHBOARD = "http://127.0.0.1:8080/dashboard"  # optuna-dashboard's default address
 
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """What a study would do, as its --dry-run says."""
+    """What a study would do, for --dry-run."""
 
     title: str
     table: Table
     runs: int  # still to be trained
     at_most: bool  # fewer, if the arms' own values turn out to be among the best
     seconds: float  # about how long they take
-    values: dict[str, Any]  # all of it as plain values
+    values: dict[str, Any]  # everything as plain values
 
 
 @dataclass(frozen=True)
 class FinishedStudy:
-    """A study that has been run: its report, where that is, and a row per trial."""
+    """A finished study: its report, the report's folder, and a row per trial."""
 
     report: StudyReport
     folder: Path
@@ -79,7 +79,7 @@ def prepare_tuning(
 
 
 def fresh_notices(prepared: PreparedSearch | PreparedSeeds, storage: str, fresh: bool) -> list[str]:
-    """Return what must be said about a new version that starts beside an older one."""
+    """Return the notice that a new version starts beside an older one."""
     opened = open_storage(storage) if fresh else None
     if opened is None:
         return []
@@ -90,12 +90,12 @@ def fresh_notices(prepared: PreparedSearch | PreparedSeeds, storage: str, fresh:
     name = f"{prepared.study.name} on {prepared.digits.name}"
     return [
         f"--fresh starts version {version + 1} of {name} from its beginning, beside version "
-        f"{version}; leave --fresh out to go on with it later"
+        f"{version}; leave --fresh out to continue it later"
     ]
 
 
 def plan(prepared: PreparedSearch | PreparedSeeds, storage: str, fresh: bool = False) -> StudyPlan:
-    """Return what is to be trained, without creating or changing anything.
+    """Return what would be trained, without creating or changing anything.
 
     Raises ConfigError if `run` would refuse the study.
     """
@@ -164,7 +164,7 @@ def run(
     tracking_uri: str | None = None,
     progress: Progress | None = None,
 ) -> FinishedStudy:
-    """Train what is missing of a study and report on it.
+    """Train the missing runs of a study and report on it.
 
     The report goes to reports/, to the study's run in MLflow and to Optuna's dashboard.
     """
@@ -196,7 +196,7 @@ def run(
 
 
 def _best(found: SearchResult) -> str:
-    """Return the values that each arm is best with, in a line."""
+    """Return the best values of each arm in one line."""
     each = [
         f"{arm.label} at " + ", ".join(f"{field} {_text(v)}" for field, v in arm.values.items())
         for arm in found.arms
@@ -206,7 +206,7 @@ def _best(found: SearchResult) -> str:
 
 @held_back()
 def _publish(records: Records, report: StudyReport) -> None:
-    """Put the report beside every arm's study in Optuna's dashboard: a note and the plots."""
+    """Add the report to every arm's study in Optuna's dashboard, as a note and plots."""
     from optuna_dashboard import save_note, save_plotly_graph_object
 
     note = report.markdown()

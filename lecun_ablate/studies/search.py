@@ -1,4 +1,4 @@
-"""Studies that search: train what Optuna proposes, then confirm the best on fresh seeds."""
+"""Search studies: train Optuna's proposals, then confirm the best on fresh seeds."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class PreparedSearch:
     validation: Split
     trainers: dict[str, Trainer]  # by `case_name`
     notices: list[str]
-    # of the searches beyond the first, by the seed of their split
+    # of the searches after the first, by the seed of their split
     splits: dict[int, tuple[Split, Split]] = field(default_factory=dict)
 
     def parts(self, search: int) -> tuple[Split, Split]:
-        """Return the images that a search trains on, and those that it is scored on."""
+        """Return the images that a search trains on, and those that it scores on."""
         seed = self.study.each()[search].split_seed
         if seed == HOLDOUT_SEED:
             return self.fit, self.validation
@@ -70,7 +70,7 @@ class PreparedSearch:
 
 
 def case_name(study: SearchStudy, arm: Arm, values: Mapping[str, Any]) -> str:
-    """Name an arm with the choices among its values: they decide which trainers can train it."""
+    """Name an arm with its searched choices, which decide which trainers can train it."""
     choices = {f: v for f, v in values.items() if isinstance(study.search[f], tuple)}
     return f"{arm.name} {arm_name(choices)}" if choices else arm.name
 
@@ -97,7 +97,7 @@ def _train(
     progress: Progress | None,
     ended: Callable[[Replica], None] = lambda replica: None,
 ) -> None:
-    """Train replicas, each from its current epoch to its next stop, on its fit split alone."""
+    """Train replicas, each from its current epoch to its next stop, only on its fit split."""
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, replica in enumerate(replicas):
         trainer = prepared.trainer(replica.arm, replica.values)
@@ -130,7 +130,7 @@ def _train(
 
 
 def _definitions(prepared: PreparedSearch) -> dict[str, dict[str, Any]]:
-    """Return what must stay the same for every arm, its trainers included."""
+    """Return what must stay the same for every arm, including its trainers."""
     study = prepared.study
     return {
         one.label(arm.name): one.definition(arm, prepared.digits.digest)
@@ -155,12 +155,12 @@ def _finished(study: SearchStudy, records: Records) -> bool:
 class ToDo:
     """What an arm still needs: an upper bound until its trials are done, then the exact number."""
 
-    runs: int  # confirmation included, in all of its searches
-    confirmed: int  # of the best trials, in all
+    runs: int  # including confirmation, in all of its searches
+    confirmed: int  # of the best trials, in total
 
 
 def to_do(prepared: PreparedSearch, url: str, fresh: bool = False) -> dict[str, ToDo]:
-    """Return what each arm still needs; creates nothing. Raises ConfigError if `run` would."""
+    """Return what each arm still needs, creating nothing. Raises ConfigError if `run` would."""
     study, data = prepared.study, prepared.digits.name
     everything = ToDo(study.most_runs(study.trials), study.most_confirmed)
     todo = {(arm.name, one.repetition): everything for arm in study.arms for one in study.each()}
@@ -182,7 +182,7 @@ def to_do(prepared: PreparedSearch, url: str, fresh: bool = False) -> dict[str, 
 
 
 def estimate(prepared: PreparedSearch, runs: Mapping[str, int]) -> float:
-    """Return about how many seconds each arm's number of runs takes, from a trial on a few."""
+    """Return the approximate seconds for each arm's runs, estimated from a few."""
     study = prepared.study
     total = 0.0
     for arm in study.arms:
@@ -209,10 +209,10 @@ def run(
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> tuple[SearchResult, Records]:
-    """Train what is missing of a study and return its result, with the Optuna study of each arm.
+    """Train the missing runs of a study and return its result, with each arm's Optuna study.
 
-    The caller holds the storage as the study's only driver. Raises ConfigError if the storage
-    holds another study of this name; `fresh` starts a new version beside it.
+    The caller must be the study's only driver on this storage. Raises ConfigError if the storage
+    has a different study of this name; `fresh` starts a new version beside it.
     """
     study, digits = prepared.study, prepared.digits
     version, records = open_version(
@@ -263,7 +263,7 @@ def run(
 
 
 def _interrupted(search: ArmSearch) -> set[tuple[str, str]]:
-    """Return the interrupted trials of an arm, as their runs in MLflow name them.
+    """Return the interrupted trials of an arm, as their MLflow runs name them.
 
     A kill between the two stores can leave such a trial with a run in MLflow.
     """
@@ -273,7 +273,7 @@ def _interrupted(search: ArmSearch) -> set[tuple[str, str]]:
 
 
 def _trainer_names(found: Sequence[ArmSearch]) -> str:
-    """Return the trainers that have trained the arms, for people."""
+    """Return the trainers of the arms, for display."""
     stored = [i for s in found for i in s.record.user_attrs[DEFINITION][TRAINER].values()]
     return ", ".join(sorted({str(Identity(**identity)) for identity in stored}))
 
@@ -284,7 +284,7 @@ def _search(
     log: Callable[[ArmSearch, Ended], str],
     progress: Progress | None,
 ) -> None:
-    """Use up the trials of every arm: the batches of all arms are trained together."""
+    """Train all trials of every arm, in batches across all arms."""
     while unfinished := [search for search in found if not search.done]:
         began = time.monotonic()
         replicas = [replica for search in unfinished for replica in search.ask()]
@@ -335,7 +335,7 @@ def _add_seconds(search: ArmSearch, seconds: float) -> None:
 
 
 def _logger(prepared: PreparedSearch, study_run: StudyRun) -> Callable[[ArmSearch, Ended], str]:
-    """Return what writes an ended trial to MLflow, under the study's run."""
+    """Return a function that writes a finished trial to MLflow, under the study's run."""
 
     def log(search: ArmSearch, ended: Ended) -> str:
         replicas = ended.replicas
@@ -356,9 +356,9 @@ def _logger(prepared: PreparedSearch, study_run: StudyRun) -> Callable[[ArmSearc
 
 
 def _restore(prepared: PreparedSearch, found: Sequence[ArmSearch], study_run: StudyRun) -> None:
-    """Write the trials to MLflow again that Optuna has and MLflow has lost, without their history.
+    """Write trials that Optuna has and MLflow has lost to MLflow again, without their history.
 
-    A power cut takes the last that MLflow was told, and a store can be lost.
+    A power cut can lose MLflow's last writes, and a store can be lost.
     """
     for search in found:
         known = study_run.trials(search.record.user_attrs[ID])

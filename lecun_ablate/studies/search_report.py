@@ -1,4 +1,4 @@
-"""What a finished search has to say."""
+"""The report of a finished search."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lecun_ablate.studies.report import StudyReport, heading, origin, shared_val
 
 
 def report(result: SearchResult) -> StudyReport:
-    """Return the report of a study that searches."""
+    """Return the report of a search study."""
     return StudyReport(
         title=heading(result),
         tables=[_table(result), *_over_searches(result), _budgets(result)],
@@ -75,7 +75,7 @@ def _row(arm: ArmOutcome, result: SearchResult) -> list[str]:
 
 
 def _over_searches(result: SearchResult) -> list[Table]:
-    """Return what the searches of an arm have in common, if there are several: a row per arm."""
+    """Return the summary over an arm's searches, if there are several: a row per arm."""
     if (result.study.searches or 1) < 2:
         return []
     fields = _numeric(result)
@@ -111,13 +111,13 @@ def _budgets(result: SearchResult) -> Table:
     return replace(
         table,
         title="Would more trials have helped?",
-        caption="the expected smallest validation error among so many of the trials, drawn at "
-        "random (Dodge et al. 2019); still falling at the end: more trials would help",
+        caption="the expected smallest validation error among this many trials drawn at random "
+        "(Dodge et al. 2019); if it still falls at the end, more trials would help",
     )
 
 
 def _notes(result: SearchResult) -> list[str]:
-    """Return what a reader must know beside the table, a sentence or two each."""
+    """Return notes on the tables, a sentence or two each."""
     study = result.study
     fit, validation = result.images
     epochs = sorted({arm.recipe.epochs for arm in study.arms})
@@ -128,14 +128,14 @@ def _notes(result: SearchResult) -> list[str]:
     )
     pruned = (
         f"; at epochs {study.pruner.first}, x {study.pruner.factor}, ... the best "
-        f"1/{study.pruner.factor} went on"
+        f"1/{study.pruner.factor} continued"
         if study.pruner
         else ""
     )
     trials = count(study.trials, "trial")
     repeated = (
-        f", the whole search made {study.searches} times with other seeds of the sampler, other "
-        "seeds of the trials and another split"
+        f", the whole search repeated {study.searches} times, each with its own sampler seed, "
+        "trial seeds and split"
         if study.searches
         else ""
     )
@@ -146,18 +146,18 @@ def _notes(result: SearchResult) -> list[str]:
         f"The test split was not touched{repeated}.",
         f"The {_confirmed(result)}, and its own values, were trained again on "
         f"{study.confirm.seeds} fresh seeds, which chose the winner. Errors +- standard errors are "
-        f"without the luck of that: {_judges(result)}",
-        "Within 1 s.e.: from the smallest to the largest value among the trials whose score, of "
-        f"{count(len(study.seeds), 'seed')}, is no more than one standard error above the "
-        "winner's; not all between them scored so well.",
-        "Collapsed: trials of which a seed ended without having learnt anything.",
+        f"corrected for the luck of this choice: {_judges(result)}",
+        "Within 1 s.e.: from the smallest to the largest value among the trials whose score, over "
+        f"{count(len(study.seeds), 'seed')}, is at most one standard error above the "
+        "winner's; not every value in between scored this well.",
+        "Collapsed: trials with a seed that finished without having learnt anything.",
     ]
     for arm in result.arms:
         lines += _notes_on(arm, result)
     if prudent := [arm.label for arm in result.arms if arm.prudent]:
         lines.append(
-            f"Not the smallest error, but as good within a standard error and farther from values "
-            f"that fail, is the winner of: {'; '.join(prudent)}."
+            f"Not the smallest error, but within a standard error of it and farther from values "
+            f"that fail: the winner of {'; '.join(prudent)}."
         )
     if result.notice:
         lines.append(f"NOTICE: {result.notice}")
@@ -165,22 +165,22 @@ def _notes(result: SearchResult) -> list[str]:
 
 
 def _judges(result: SearchResult) -> str:
-    """Return what has judged the choices, and how the winner was chosen."""
+    """Return how the choices were judged, and how the winner was chosen."""
     if not all(arm.judged.other_images for arm in result.arms):
         return (
-            "each half of the seeds judges what the other half would have chosen, on the same "
+            "each half of the seeds judges the choice of the other half, on the same "
             "images. Best - own is paired by seed."
         )
     return (
         "the whole choice is made on half of the images and half of the fresh seeds, and the other "
-        "half of both judges it; the standard error comes from making the choice again on "
+        "half of both judges it; the standard error comes from repeating the choice on "
         "resampled seeds and images. Among values that never failed and are within one standard "
         "error of the best, the winner is the one farthest from any that failed."
     )
 
 
 def _confirmed(result: SearchResult) -> str:
-    """Return how many trials of each arm were confirmed: those that were there, not those asked."""
+    """Return how many trials of each arm were confirmed: the actual number, not the requested."""
     numbers = {arm.label: arm.confirmed_trials for arm in result.arms}
     low, high = min(numbers.values()), max(numbers.values())
     if result.study.searches and low < high:
@@ -190,7 +190,7 @@ def _confirmed(result: SearchResult) -> str:
     else:
         number = next(iter(numbers.values()))
         text = "best trial of each arm" if number == 1 else f"{number} best trials of each arm"
-    pruned = " (where too few had run to the end, pruned ones that got furthest as well)"
+    pruned = " (including the pruned ones that got furthest, if too few ran to the end)"
     return text + (pruned if result.study.pruner else "")
 
 
@@ -200,8 +200,8 @@ def _notes_on(arm: ArmOutcome, result: SearchResult) -> list[str]:
     lines = []
     if _numeric(result) and not arm.within:
         lines.append(
-            f"{arm.label}: nothing is said to be within 1 s.e., since the winner has no score in "
-            "the search: it was pruned, diverged, or lies outside of the search space."
+            f"{arm.label}: there is no range within 1 s.e., since the winner has no score in "
+            "the search: it was pruned, diverged, or lies outside the search space."
         )
     for field in _numeric(result):
         searched = study.search[field]
@@ -209,15 +209,15 @@ def _notes_on(arm: ArmOutcome, result: SearchResult) -> list[str]:
         for end in ("low", "high"):
             if _touches(searched, end, [arm.values[field], *arm.within.get(field, ())]):
                 lines.append(
-                    f"{arm.label}: the best {field}, or what is within 1 s.e. of it, touches the "
+                    f"{arm.label}: the best {field}, or the range within 1 s.e. of it, touches the "
                     f"{end} end of the search space ({getattr(searched, end):g}): "
-                    "there may be a better one beyond it, so widen the range."
+                    "there may be a better value beyond it, so widen the range."
                 )
     if arm.failing:
         each = ", ".join(f"{f.failed} of {f.runs} at {_named(f.values)}" for f in arm.failing)
         lines.append(
             f"{arm.label}: of the runs over fresh seeds, these diverged or learnt nothing: {each}. "
-            "Values nearby may fail as well with seeds that were not tried: an experiment of many "
+            "Nearby values may also fail, with seeds that were not tried: an experiment of many "
             "seeds will tell."
         )
     if arm.importances:
@@ -226,7 +226,7 @@ def _notes_on(arm: ArmOutcome, result: SearchResult) -> list[str]:
         few = ", too few for more than a hint" if number < 10 * len(study.search) else ""
         lines.append(
             f"Importance for {arm.label}: {shares} (fANOVA on {count(number, 'trial')}{few}; "
-            "diverged ones left out)."
+            "without diverged ones)."
         )
     return lines
 
@@ -236,7 +236,7 @@ def _named(values: dict[str, Any]) -> str:
 
 
 def _touches(searched: Range, end: str, values: list[float]) -> bool:
-    """Tell whether a value lies within 5 % of the range's width of an end, or beyond it."""
+    """Return whether a value is within 5 % of the range's width from an end, or beyond it."""
     scale = math.log if searched.log else float
     low, high = scale(searched.low), scale(searched.high)
     within = [min(max(value, searched.low), searched.high) for value in values]

@@ -1,4 +1,4 @@
-"""What a finished study of seeds has to say."""
+"""The report of a finished study of seeds."""
 
 from __future__ import annotations
 
@@ -105,20 +105,20 @@ def _notes(result: SeedResult) -> list[str]:
     ]
     if recipe.component("order").arity < 2:
         lines.append(
-            f"The order of the patterns is {recipe.order!r}, so the seed governs the initial "
-            "weights (and a random connectivity) alone."
+            f"The order of the patterns is {recipe.order!r}, so the seed only governs the "
+            "initial weights (and a random connectivity)."
         )
     if "split" in result.study.governs:
         lines.append(
-            f"Split: each seed draws training and test images anew from all of {result.data}, "
+            f"Split: each seed draws the training and test images from all of {result.data}, "
             "stratified by class, while the initial weights and the order keep one seed; the rest "
-            "of its variance is which images a network was trained on."
+            "of its variance is due to the choice of training images."
         )
     if any(variant.split for variant in result.variants):
         lines += [
-            "Finite test set: each seed misses other images of a small test set, which on endless "
-            "images would average out; the rest is the covariance between halves of the test set, "
-            "that is, seeds that make better or worse networks (Jordan 2023, arXiv:2304.01910).",
+            "Finite test set: each seed misses different images of a small test set, which would "
+            "average out over infinitely many; the rest is the covariance between halves of the "
+            "test set: some seeds give better networks (Jordan 2023, arXiv:2304.01910).",
             f"Wrong ranking: the chance that one run of each of two arms, whose true errors differ "
             f"by {points(DIFFERENCE, 1, sign=False)}, ranks them wrongly. Seeds per arm: for 80 % "
             "power at the 5 % level; what pairing saves depends on how the two arms' errors "

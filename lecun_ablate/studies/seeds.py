@@ -12,7 +12,7 @@ import optuna
 import pandas as pd
 from optuna.distributions import IntDistribution
 from optuna.storages import BaseStorage
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lecun_ablate.config.study import SeedStudy
 from lecun_ablate.data.digits import Digits
@@ -47,12 +47,12 @@ from lecun_ablate.trainers.base import Identity
 
 SEED, STATUS, SECONDS = "seed", "status", "wall_seconds"
 DIFFERENCE = 0.005  # of two arms' true errors, for the chance of ranking them wrongly
-CORRELATIONS = (0.0, 0.25, 0.5)  # of two arms over seeds, for what pairing saves
+CORRELATIONS = (0.0, 0.25, 0.5)  # of two arms over seeds, to show what pairing saves
 
 
 @dataclass(frozen=True)
 class PreparedSeeds:
-    """A study of seeds, as an experiment that is ready to run."""
+    """A study of seeds as an experiment that is ready to run."""
 
     study: SeedStudy
     runs: Prepared
@@ -82,12 +82,12 @@ def prepare(
 
 @dataclass(frozen=True)
 class Variant:
-    """What the seed does if it governs some of the random choices. Errors are fractions."""
+    """The effect of the seed if it governs some of the random choices. Errors are fractions."""
 
     governs: str
-    errors: np.ndarray  # (seeds,), of the test split; all below is about these
-    diverged: int  # how many more there are, which have no error
-    collapsed: int  # how many of them have learnt nothing
+    errors: np.ndarray  # (seeds,), of the test split; everything below is about these
+    diverged: int  # further seeds, which have no error
+    collapsed: int  # how many of `errors` are from runs that learnt nothing
     description: Description
     split: VarianceSplit | None  # None for a single seed
     wrong_ranking: float | None
@@ -117,9 +117,9 @@ def run(
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> tuple[SeedResult, Records]:
-    """Train what is missing of a study of seeds and return its result, with its Optuna studies.
+    """Train the missing runs of a study of seeds and return its result and its Optuna studies.
 
-    Runs are kept in MLflow by their keys; as each ends, a complete trial is added to Optuna.
+    Runs are stored in MLflow by their keys; when a run ends, a complete trial is added to Optuna.
     """
     study, plan = prepared.study, prepared.runs.plan
     version, records = open_version(
@@ -137,7 +137,7 @@ def run(
     }
     if trainers == plan.trainers:
         final, run_id = _train(prepared, records, writer, progress)
-    else:  # finished, or the version would not have been opened
+    else:  # it is finished, otherwise the version would not have been opened
         final, run_id = _recorded(study, records, writer, plan)
     result = SeedResult(
         study=study,
@@ -160,7 +160,7 @@ def run(
 def runs_to_do(prepared: PreparedSeeds, url: str, fresh: bool = False) -> list[tuple[str, int]]:
     """Return the (variant, seed) runs still to be trained; raises ConfigError if `run` would.
 
-    A new version trains nothing that the MLflow store has, because runs are known by their keys.
+    A new version trains nothing that the MLflow store already has, because runs have keys.
     """
     study, plan = prepared.study, prepared.runs.plan
     storage = None if fresh else open_storage(url)
@@ -187,7 +187,7 @@ def _definitions(plan: Plan) -> dict[str, dict[str, Any]]:
 
 
 def _finished(study: SeedStudy, records: Records) -> bool:
-    """Tell whether every variant has all the seeds."""
+    """Return whether every variant has all the seeds."""
     wanted = set(study.seeds)
     return all(what in records and wanted <= _seeds(records[what]) for what in study.governs)
 
@@ -195,7 +195,7 @@ def _finished(study: SeedStudy, records: Records) -> bool:
 def _train(
     prepared: PreparedSeeds, records: Records, writer: Writer, progress: Progress | None
 ) -> tuple[pd.DataFrame, str]:
-    """Train what is missing, record it, and return SeedResult.frame with the experiment's run."""
+    """Train and record the missing runs; return SeedResult.frame with the experiment's run."""
     trained = 0
     began = time.monotonic()
 
@@ -216,7 +216,7 @@ def _train(
             with held_back():
                 first.set_user_attr(SECONDS, before + time.monotonic() - began)
     final = results.final[["arm", "seed", "test_error", "status", "run_id"]]
-    final = final[final.seed.isin(prepared.study.seeds)]  # without those that it had before
+    final = final[final.seed.isin(prepared.study.seeds)]  # it may once have had more seeds
     for row in final.itertuples():  # trained earlier, or written just before a kill
         if row.seed not in _seeds(records[row.arm]):
             _record(records[row.arm], row.seed, row.test_error, row.status, row.run_id)
@@ -226,7 +226,7 @@ def _train(
 def _recorded(
     study: SeedStudy, records: Records, writer: Writer, plan: Plan
 ) -> tuple[pd.DataFrame, str]:
-    """Return the same of a finished study that another trainer has trained."""
+    """Return the same for a finished study that another trainer has trained."""
     parents = writer.store.parents(plan.tracking_name)
     rows = [
         {
@@ -237,7 +237,7 @@ def _recorded(
             "run_id": trial.user_attrs[MLFLOW_RUN],
         }
         for what in study.governs
-        for trial in records[what].get_trials(deepcopy=False)
+        for trial in _own_trials(records[what])
         if trial.user_attrs[SEED] in study.seeds
     ]
     gone = [row["run_id"] for row in rows if row["run_id"] not in parents]
@@ -252,13 +252,20 @@ def _recorded(
     return pd.DataFrame(rows).sort_values(["arm", "seed"], kind="stable"), run_id
 
 
+def _own_trials(record: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials that a study of seeds has recorded; others may have added theirs."""
+    recorded = {SEED, STATUS, MLFLOW_RUN}
+    trials = record.get_trials(deepcopy=False)
+    return [trial for trial in trials if recorded <= trial.user_attrs.keys()]
+
+
 def _seeds(record: optuna.Study) -> set[int]:
-    return {t.user_attrs[SEED] for t in record.get_trials(deepcopy=False)}
+    return {trial.user_attrs[SEED] for trial in _own_trials(record)}
 
 
 @held_back()
 def _record(record: optuna.Study, seed: int, error: float, status: str, run_id: str) -> None:
-    """Add a trial to Optuna's study: one call, so that a kill leaves it whole or not at all."""
+    """Add a trial to Optuna's study in one call, so that a kill leaves it complete or absent."""
     record.add_trial(
         create_trial(
             state=TrialState.COMPLETE,

@@ -1,4 +1,4 @@
-"""Experiments that a study tunes: every arm gets the values that the study's arm has found."""
+"""Tuned experiments: every arm gets the values that a study found for it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from lecun_ablate.studies.versions import differences, latest
 
 
 class NotStudied(LecunAblateError):
-    """The study that tunes an experiment has not found the values of its arms yet."""
+    """The study that tunes an experiment has not found its arms' values yet."""
 
 
 def study_of(experiment: Experiment) -> SearchStudy:
     """Return the study that tunes an experiment.
 
-    Raises ConfigError if it is not there, searches nothing, or searches a field that the experiment
-    itself gives a value, which would be ignored.
+    Raises ConfigError if there is none, or if it searches nothing or a field that the experiment
+    itself sets, whose value would be ignored.
     """
     assert experiment.tuned
     try:
@@ -53,11 +53,11 @@ def study_of(experiment: Experiment) -> SearchStudy:
 def apply(
     experiment: Experiment, digits: Digits, storage: str, options: Mapping[str, object]
 ) -> Experiment:
-    """Return an experiment whose arms have the values that its study has found for them.
+    """Return an experiment whose arms have the values that its study found for them.
 
     `storage` is the address of Optuna's storage. `options` are those of the command that runs the
-    study, for the message that says it has to be run. Raises ConfigError if the study is not about
-    one of the arms, NotStudied if it has not been run to its end on these data.
+    study, for the message that says to run it. Raises ConfigError if the study does not have one of
+    the arms, NotStudied if it is unfinished on these data.
     """
     study = study_of(experiment)
     _refuse_unfair(experiment, study)
@@ -68,7 +68,7 @@ def apply(
     version = 0
     if opened is not None:
         with explained(storage):
-            # the values are good for any trainer, whichever has found them
+            # the values are valid for any trainer, whichever found them
             definitions = {
                 one.label(arm.name): one.definition(arm, digits.digest)
                 for arm in study.arms
@@ -111,7 +111,7 @@ def apply(
 
 
 def _refuse_unfair(experiment: Experiment, study: SearchStudy) -> None:
-    """Raise ConfigError where seeds cannot be shared among a study's searches."""
+    """Raise ConfigError if the seeds cannot be divided among a study's searches."""
     if study.searches is None:
         return
     used = sorted(study.used_seeds.intersection(experiment.seeds))
@@ -122,30 +122,30 @@ def _refuse_unfair(experiment: Experiment, study: SearchStudy) -> None:
         )
     if study.searches > 1 and experiment.until:
         raise ConfigError(
-            f"{experiment.file}: seeds.until: more seeds do not narrow what the {study.searches} "
-            f"searches of {study.file} leave open: expected a number of seeds"
+            f"{experiment.file}: seeds.until: more seeds do not reduce the variation between "
+            f"the {study.searches} searches of {study.file}: expected a number of seeds"
         )
     of_each = Counter(seed % study.searches for seed in experiment.seeds)
     if not experiment.without_seeds and len({of_each[k] for k in range(study.searches)}) > 1:
         number = -(-len(experiment.seeds) // study.searches) * study.searches
         raise ConfigError(
             f"{experiment.file}: seeds: the {study.searches} searches of {study.file} share the "
-            f"seeds (seed s trains with what search s modulo {study.searches} has found): expected "
-            f"as many for each, such as {number} seeds, got "
+            f"seeds (seed s trains with the values of search s modulo {study.searches}): expected "
+            f"the same number for each, such as {number} seeds, got "
             f"{', '.join(str(of_each[k]) for k in range(study.searches))}"
         )
 
 
 def shared_seeds(experiment: Experiment) -> str | None:
-    """Return what must be said of seeds with which an experiment's values were chosen, if any."""
+    """Return the notice about seeds that played a part in choosing the arms' values, if any."""
     study = study_of(experiment)
     used = sorted(study.used_seeds.intersection(experiment.seeds))
     if not used:
         return None
     return (
         f"{count(len(used), 'seed')} of this experiment ({', '.join(map(str, used[:5]))}"
-        f"{', ...' if len(used) > 5 else ''}) had a part in choosing its values: `searches: 1` in "
-        f"{study.file} searches and confirms with seeds that no experiment has"
+        f"{', ...' if len(used) > 5 else ''}) played a part in choosing its values: "
+        f"with `searches: 1`, {study.file} searches and confirms with seeds that no experiment has"
     )
 
 
@@ -165,7 +165,7 @@ def _partners(experiment: Experiment, study: SearchStudy) -> dict[str, str]:
 
 
 def _partner(experiment: Experiment, study: SearchStudy, arm: Arm) -> str:
-    """Return the arm of a study that is an experiment's arm in all that is not searched."""
+    """Return the study's arm that has the experiment's arm's recipe, except for searched fields."""
 
     def fixed(candidate: Arm) -> dict[str, Any]:
         return candidate.recipe.without(study.search)
@@ -188,7 +188,7 @@ def _partner(experiment: Experiment, study: SearchStudy, arm: Arm) -> str:
 def _drawn(
     arm: Arm, search: ArmSearch, guessing: float, study: SearchStudy, version: int, digits: Digits
 ) -> Drawn:
-    """Return an arm's recipe with the values that one search has found."""
+    """Return an arm's recipe with the values that one search found."""
     values, error = winning_values(search, guessing)
     tuning = Tuning(
         study=str(study.file),

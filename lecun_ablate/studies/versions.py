@@ -1,7 +1,7 @@
 """Versions of a study in Optuna's storage: an Optuna study for each arm, and its definition.
 
-A version is continued as long as the trials that the study's file asks for are comparable with
-those that it has.
+A version is continued as long as the trials that the study's file asks for are comparable with the
+existing ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lecun_ablate.system.interrupts import held_back
 
 # attributes of the Optuna studies
 DEFINITION = "definition"  # what must stay the same
-ID = "id"  # of the version: version 1 in another storage has another
+ID = "id"  # of the version; version 1 in another storage has a different one
 TRAINER = "trainer"  # the key of a definition that holds the identities of trainers
 
 Records = dict[str, optuna.Study]  # by arm
@@ -30,24 +30,24 @@ Definitions = Mapping[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Held:
-    """The latest version of a study in a storage, compared with what is asked for now."""
+    """The latest version of a study in a storage, compared with what is requested now."""
 
     version: int  # 0: none yet
-    records: Records  # of the arms that are asked for
+    records: Records  # of the requested arms
     changes: list[str]  # a line for each difference, except those of the trainer
     trainer_changes: list[str]
 
     def refuse_changes(self, file: Path, data: str, finished: bool) -> None:
-        """Raise ConfigError with the differences if trials would be mixed that are not comparable.
+        """Raise ConfigError with the differences if incomparable trials would be mixed.
 
-        A finished study gets no more trials, so it does not matter what would train them.
+        A finished study gets no more trials, so a different trainer does not matter.
         """
         changes = self.changes + ([] if finished else self.trainer_changes)
         if changes:
             raise ConfigError(
                 [
-                    f"{file}: version {self.version} of this study on {data} was about something "
-                    "else; its trials are not comparable with those asked for now:",
+                    f"{file}: version {self.version} of this study on {data} was different; "
+                    "its trials are not comparable with those requested now:",
                     *changes,
                     "--fresh starts a new version, beside the old one",
                 ]
@@ -55,7 +55,7 @@ class Held:
 
 
 def latest(storage: BaseStorage, study: str, data: str, definitions: Definitions) -> Held:
-    """Return what a storage holds of a study, and how that differs from `definitions`.
+    """Return what a storage has of a study, and how that differs from `definitions`.
 
     Only keys that are in the definitions are compared.
     """
@@ -87,9 +87,9 @@ def open_version(
     fresh: bool,
     finished: Callable[[Records], bool],
 ) -> tuple[int, Records]:
-    """Return the version to work on, with an Optuna study for every arm, created if need be.
+    """Return the version to work on, with an Optuna study for every arm, created if necessary.
 
-    `fresh` starts a new one. Raises ConfigError if the latest was about something else.
+    `fresh` starts a new one. Raises ConfigError if the latest one was different.
     """
     held = latest(storage, study, data, definitions)
     version, records = held.version, held.records
@@ -119,7 +119,7 @@ def _identity(storage: BaseStorage, prefix: str) -> str:
         if name.startswith(prefix):
             attributes = optuna.load_study(study_name=name, storage=storage).user_attrs
             if ID in attributes:
-                return attributes[ID]
+                return str(attributes[ID])
     return uuid.uuid4().hex
 
 

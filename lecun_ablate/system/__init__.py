@@ -1,1 +1,1 @@
-"""The machine and the process: cores, locks, signals, versions, and passwords kept out of sight."""
+"""The machine and the process: cores, locks, signals, versions, and masked passwords."""

@@ -24,9 +24,9 @@ def usable_cores() -> int:
 
 
 def limit(threads: int) -> None:
-    """Let this process use so many cores at most, PyTorch and NumPy included.
+    """Limit the cores that this process uses, including PyTorch and NumPy.
 
-    For libraries that are imported later, and for processes that are started.
+    Applies to libraries imported later and to child processes.
     """
     os.environ["OMP_NUM_THREADS"] = str(threads)
 
@@ -37,7 +37,7 @@ def _asked() -> int | None:
 
 
 def _quota() -> int | None:
-    """Return how many cores the quotas of this process's control groups allow, if any does."""
+    """Return how many cores the quotas of this process's control groups allow, if there are any."""
     found = []
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
@@ -45,7 +45,7 @@ def _quota() -> int | None:
         return None
     for line in lines:
         _, controllers, name = line.split(":", 2)
-        for folder in (Path(name), *Path(name).parents):  # each above limits those below
+        for folder in (Path(name), *Path(name).parents):  # parents limit their children
             place = str(folder).lstrip("/")
             if not controllers:  # version 2
                 found.append(_ratio(CGROUPS / place / "cpu.max"))

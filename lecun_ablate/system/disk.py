@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever ends the process or cuts the power."""
+"""Files that are complete or absent, even after a kill or a power cut."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pathlib import Path
 def write(path: Path, content: bytes | str, durable: bool = True) -> None:
     """Write a file under another name, then rename it into place.
 
-    Its folder is created if need be. A reader sees the old content or the new, never a part. If
-    `durable`, the new content is on the disk before the old one goes, and so survives a power cut.
-    Raises OSError, which names the file; what was there before then stays.
+    Its folder is created if necessary. A reader sees either the old or the new content, never a
+    part. If `durable`, the new content is on disk before the old one is replaced, so it survives a
+    power cut. Raises OSError, which names the file; the old content is then kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
@@ -42,7 +42,7 @@ def write(path: Path, content: bytes | str, durable: bool = True) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk; some file systems cannot be asked to."""
+    """Wait until a folder's entries are on disk; not every file system supports this."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -52,9 +52,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_file_systems(folders: Iterable[Path]) -> None:
-    """Wait until everything on the file systems of some folders is on the disk.
+    """Wait until everything on the file systems of some folders is on disk.
 
-    One call for many files: to sync each of them takes many times as long. Raises OSError.
+    One call for many files, because syncing each of them takes many times as long. Raises OSError.
     """
     devices = {folder.stat().st_dev: folder for folder in folders if folder.exists()}
     for folder in devices.values():
@@ -75,7 +75,7 @@ def _sync_file_system(descriptor: int, folder: Path) -> None:
 
 
 class GroupSync:
-    """Syncs what has been written, about every `seconds`, on a thread beside the work."""
+    """Syncs writes about every `seconds`, on a background thread."""
 
     def __init__(self, folders: Iterable[Path], seconds: float = 2.0):
         self._folders = set(folders)
@@ -102,7 +102,7 @@ class GroupSync:
         self._thread.start()
 
     def finish(self) -> None:
-        """Wait until all that has been written is on the disk. Raises OSError if it cannot be."""
+        """Wait until everything written is on disk. Raises OSError if that fails."""
         if self._thread is not None:
             self._thread.join()
         if self._dirty:

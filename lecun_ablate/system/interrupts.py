@@ -1,4 +1,4 @@
-"""Interruptions that wait until they do no harm."""
+"""Delaying interruptions until they do no harm."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-_held: list[tuple[float, int]] = []  # what the innermost block has held back
-PATIENCE = 3.0  # seconds after the first interruption, from which a second one is not held back
+_held: list[tuple[float, int]] = []  # signals held back by the innermost block
+PATIENCE = 3.0  # seconds; a second interruption that long after the first is not held back
 
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
     """Hold Ctrl-C, SIGTERM and SIGHUP back until the block has ended; usable as a decorator.
 
-    An interrupted MLflow session keeps its transaction, and so the database locked, for as long as
-    the exception lives: whatever has to be written on the way out would fail. If a block takes
-    longer than any such write (a server that does not answer), another interruption after PATIENCE
-    ends it.
+    An interrupted MLflow session keeps its transaction open, and the database locked, as long as
+    the exception lives, so cleanup writes would fail. If a block takes longer than any such write
+    (because a server does not answer), another interruption after PATIENCE ends it.
     """
-    if threading.current_thread() is not threading.main_thread():  # only that one gets signals
+    if threading.current_thread() is not threading.main_thread():  # others get no signals
         yield
         return
-    global _held  # noqa: PLW0603  # signals are the process's, and so is what is held back
+    global _held  # noqa: PLW0603  # signals belong to the process, and so do those held back
     held: list[tuple[float, int]] = []
     outer, _held = _held, held
     before: dict[int, Any] = {}
@@ -38,7 +37,7 @@ def held_back() -> Iterator[None]:
     try:
         for which in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             handler = signal.getsignal(which)
-            if handler != signal.SIG_IGN:  # as `nohup` has it
+            if handler != signal.SIG_IGN:  # `nohup` ignores it
                 before[which] = handler
                 signal.signal(which, hold)
         yield
@@ -51,7 +50,7 @@ def held_back() -> Iterator[None]:
 
 
 def pause(seconds: float) -> None:
-    """Sleep; raises KeyboardInterrupt for an interruption that is held back: nothing is written."""
+    """Sleep; raises KeyboardInterrupt for a held-back interruption: nothing is being written."""
     main = threading.current_thread() is threading.main_thread()
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:

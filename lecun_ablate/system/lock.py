@@ -1,4 +1,4 @@
-"""One writer at a time: locks that die with their holder."""
+"""Locks for a single writer, released when their holder ends."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from pathlib import Path
 from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.system.passwords import without_passwords
 
-# of servers, if an address has none
+# default ports of servers
 PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306, "http": 80, "https": 443}
 
-# file systems that several machines can mount: flock may hold on one of them only
+# file systems that several machines can mount, where flock may be local to one machine
 NETWORK = re.compile(
     r"nfs\d?|cifs|smb\d?|smbfs|9p|virtiofs|vboxsf|fuse(\..+)?|lustre|gpfs|ceph|afs|beegfs|"
     r"glusterfs|ocfs2|gfs2|pvfs2|panfs"
@@ -35,11 +35,11 @@ def held(place: Path | str, what: str) -> AbstractContextManager[None]:
 
 @contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file `path` while the body runs; `what` names what it guards.
+    """Hold the lock file `path` while the body runs; `what` names what it protects.
 
-    Raises LecunAblateError, naming the holder, if another process has it. The file stays; what
-    counts is the lock on it, which the system drops however its holder ends. On a file system that
-    other machines may have mounted, a claim is written beside it as well.
+    Raises LecunAblateError, naming the holder, if another process has it. The file stays; only the
+    lock on it counts, which the system releases however its holder ends. On a file system that
+    other machines may have mounted, a claim file is written beside it as well.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def exclusive_server(place: str, what: str) -> Iterator[None]:
         with exclusive(Path.home() / ".cache" / "lecun_ablate" / f"{name}.lock", what):
             yield
         return
-    # a socket without a file: nothing is left behind, no link is followed, no user is shut out
+    # an abstract socket: no file is left behind, no link is followed, no user is excluded
     with socket.socket(socket.AF_UNIX) as lock:
         try:
             lock.bind(f"\0lecun_ablate-{name}")
@@ -91,13 +91,13 @@ def exclusive_server(place: str, what: str) -> Iterator[None]:
 
 
 def server_place(scheme: str, host: str | None, port: int | None, path: str | None) -> str:
-    """Return the same text for all addresses of one server and database."""
+    """Return one canonical text for all addresses of a server and database."""
     kind = scheme.partition("+")[0]  # without SQLAlchemy's driver
     return f"{kind}://{_machine(host)}:{port or PORTS.get(kind)}/{(path or '').strip('/')}"
 
 
 def _machine(host: str | None) -> str:
-    """Return the address of a host; one text for all names of this machine."""
+    """Return the address of a host; the same for all names of this machine."""
     host = (host or "localhost").strip("[]").lower()
     if host.startswith("/"):  # a folder with a socket
         return "loopback"
@@ -110,18 +110,18 @@ def _machine(host: str | None) -> str:
 
 
 def holder() -> str:
-    """Return this process for people."""
+    """Return a description of this process for display."""
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
     return without_passwords(f"process {os.getpid()} on {socket.gethostname()} ({command})")
 
 
 def identity() -> str:
-    """Return this process for programs: `alive` and `told` read it, on any machine."""
+    """Return a machine-readable identity of this process, for `alive` and `told`."""
     return f"{_boot()} {os.getpid()} {holder()}"
 
 
 def alive(process: str) -> bool | None:
-    """Tell whether a process, given by its `identity`, lives; None if it is of another machine."""
+    """Return whether the process with an `identity` is alive; None if on another machine."""
     boot, _, rest = process.partition(" ")
     number = rest.partition(" ")[0]
     if boot != _boot() or not number.isdecimal():
@@ -136,7 +136,7 @@ def alive(process: str) -> bool | None:
 
 
 def told(process: str) -> str:
-    """Return for people which process an `identity` is of."""
+    """Return a description of the process with an `identity`."""
     return process.partition(" ")[2].partition(" ")[2]
 
 
@@ -162,9 +162,9 @@ def network_type(path: Path, mounts: str) -> str | None:
 
 @contextmanager
 def _claim(lock: Path, what: str) -> Iterator[None]:
-    """Create a file that must not be there yet: that holds on network file systems as well.
+    """Create a file that must not exist yet, which also works on network file systems.
 
-    A claim that a dead process of this machine left is taken over.
+    A claim left by a dead process of this machine is taken over.
     """
     claim = lock.with_name(f"{lock.name}.claim")
     for _ in range(2):
@@ -197,7 +197,7 @@ def _claim(lock: Path, what: str) -> Iterator[None]:
 
 
 def _boot() -> str:
-    """Return a text of its own for every start of every machine and container."""
+    """Return a text that is unique to each boot of each machine or container."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
@@ -213,7 +213,7 @@ def in_use(what: str, who: str, since: str = "") -> LecunAblateError:
 
 
 def _bound_by(name: str) -> str:
-    """Return for people which process holds the lock of a server."""
+    """Return a description of the process that holds the lock of a server."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as asked:
         asked.settimeout(1)
         asked.connect(f"\0lecun_ablate-{name}")

@@ -1,4 +1,4 @@
-"""Waiting that is not silent."""
+"""Messages about long waits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-PATIENCE = 3.0  # seconds until something is said
+PATIENCE = 3.0  # seconds until a message is printed
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What numbers were computed with: the machine, the versions, the commit."""
+"""Provenance of numbers: the machine, the versions, the commit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _cpu() -> str:
 def git_commit() -> str | None:
     """Return the commit of the package's own checkout, with '-dirty' if it has changes.
 
-    None if no git repository tracks the package: its version then says enough.
+    None if no git repository tracks the package; then its version is enough.
     """
     try:
         _git("ls-files", "--error-unmatch", "__init__.py")

@@ -1,1 +1,1 @@
-"""What a person sees in the terminal. Nothing else in the package prints."""
+"""Terminal output. Nothing else in the package prints."""

@@ -1,4 +1,4 @@
-"""The terminal: text as it is, whatever the width, and notices that cannot be missed."""
+"""The terminal: literal text at any width, and notices that cannot be missed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ WIDE = 150  # columns if the output is not a terminal
 
 
 class _Harmless(Console):
-    """A console on which texts of users can neither move the cursor nor change colours."""
+    """A console on which users' text can neither move the cursor nor change colours."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print objects, with the control characters of texts written out."""
+        """Print objects, with control characters escaped."""
         super().print(*(visible(o) if isinstance(o, str) else o for o in objects), **options)
 
 
 def console(stderr: bool = False) -> Console:
-    """Return a console that prints text as it is: what users write is never read as markup."""
+    """Return a console that prints text literally: users' text is never read as markup."""
     found = _Harmless(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not found.is_terminal:
         found.width = WIDE
@@ -30,7 +30,7 @@ def console(stderr: bool = False) -> Console:
 
 
 def notice(text: str) -> None:
-    """Print what a user must not miss, on standard error."""
+    """Print a notice that the user must not miss, on standard error."""
     on, text = console(stderr=True), visible(text)
     if on.is_terminal:
         on.print(Panel(text, title="Notice", border_style="bold yellow"))
@@ -39,12 +39,12 @@ def notice(text: str) -> None:
 
 
 def remark(text: str) -> None:
-    """Print something in passing, on standard error."""
+    """Print a remark on standard error."""
     print(visible(text), file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
-    """Return a time span for people."""
+    """Return a time span for display."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:

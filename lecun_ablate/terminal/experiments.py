@@ -1,4 +1,4 @@
-"""Experiments in the terminal: results, other plans, power, and what --dry-run says."""
+"""Experiments in the terminal: results, other plans, power, and --dry-run."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from lecun_ablate.terminal.tables import print_table
 from lecun_ablate.tracking.records import OtherPlan
 
 SHOWN = ("arm", "runs", "test error", "best (seed)", "worst (seed)", "train error")
-# columns that stand in a line below the table if they are the same for every arm; the line on
-# tuning names the rates
+# columns that move to a line below the table if they are the same for every arm; the line on #
+# tuning has the rates
 SAID_BELOW = {
     "diverged": "{} diverged",
     "collapsed": "{} collapsed",
@@ -31,7 +31,7 @@ SAID_BELOW = {
     "tuned": "",
     "trainer": "trainer {}",
 }
-# what a person needs at 80 columns; the report has the rest
+# what fits into 80 columns; the report has the rest
 COMPARED = (
     "arm",
     "against",  # if there are several
@@ -45,9 +45,9 @@ COMPARED = (
 
 
 def results(evidence: Evidence, link: str, ui: str | None) -> None:
-    """Print the table of arms, what it shows, and where to see more.
+    """Print the table of arms, the conclusions, and where to see more.
 
-    `ui` is the command that starts what answers at `link`, unless it is running already.
+    `ui` is the command that starts the server at `link`, unless it is already running.
     """
     plan, on = evidence.plan, console()
     epochs = sorted({arm.recipe.epochs for arm in plan.experiment.arms})
@@ -78,7 +78,7 @@ def results(evidence: Evidence, link: str, ui: str | None) -> None:
         name, run_id = plan.experiment.name, evidence.results.run_id
         on.print(
             f"This is a variant of the file ({plan.experiment.variant}). "
-            f"`show {run_id[:8]}` shows it again, `show {name}` the file as it stands."
+            f"`show {run_id[:8]}` shows it again, `show {name}` the file without options."
         )
     if plan.notice:
         on.print(f"NOTICE: {plan.notice.splitlines()[0]}")
@@ -125,12 +125,12 @@ def other_plans(plans: Sequence[OtherPlan]) -> None:
 
 
 def power(effect: float, rows: Sequence[tuple[PairResult, PowerAnalysis]]) -> None:
-    """Print what the seeds of each comparison can show, and what an effect would take."""
+    """Print the power of each comparison, and the seeds that an effect needs."""
     print_table(console(), evidence_tables.power(effect, rows))
 
 
 def plan(plan: Plan, todo: Sequence[tuple[str, int]], seconds: float) -> None:
-    """Print what --dry-run says: arms, seeds, runs done and to do, and about how long."""
+    """Print --dry-run's output: arms, seeds, runs done and to do, and an estimate of the time."""
     experiment = plan.experiment
     left = {arm.name: sum(a == arm.name for a, _ in todo) for arm in experiment.arms}
     rows = [
@@ -160,4 +160,10 @@ def plan(plan: Plan, todo: Sequence[tuple[str, int]], seconds: float) -> None:
         print(
             "then more seeds until every 95 % interval among sound runs is within "
             f"+-{until.halfwidth:g} points, {until.at_most} at most"
+        )
+    if experiment.further:
+        most = experiment.most_arms
+        print(
+            f"then the path of the largest gains, step by step: {most} arms at most, "
+            f"{most * len(experiment.seeds)} runs with these seeds"
         )

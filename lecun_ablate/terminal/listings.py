@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # the store is slow to import
 
 
 def places(found: Sequence[Found]) -> None:
-    """Print where each data set was looked for and what is there."""
+    """Print where each data set was looked for and what was found."""
     for place in found:
         mark = "->" if place.taken else "  "
         where = f" ({place.where})" if place.where else ""
@@ -30,7 +30,7 @@ def places(found: Sequence[Found]) -> None:
                 print(f"     {split:5} {sum(counts):5} images, of 0..9: {each}")
         if place.digest:
             print(f"     digest {place.digest}")
-    print("-> marks what a run would take")
+    print("-> marks what a run would use")
 
 
 def contents(found: Sequence[Entry]) -> None:
@@ -50,7 +50,7 @@ def contents(found: Sequence[Entry]) -> None:
 
 
 def findings(found: Examination) -> None:
-    """Print what is wrong with a store, and what helps."""
+    """Print what is wrong with a store, and the remedies."""
     for finding in found.findings:
         print(f"- {visible(finding.what)}")
         print(f"    {visible(finding.help)}")
@@ -60,7 +60,7 @@ def findings(found: Examination) -> None:
     elif found.repaired:
         print(f"{found.where}: {number} findings, {found.repaired} of them repaired")
     elif able:
-        print(f"{found.where}: {number} findings; `doctor --repair` mends {able} of them")
+        print(f"{found.where}: {number} findings; `doctor --repair` repairs {able} of them")
     else:
         print(f"{found.where}: {number} findings")
 
@@ -69,9 +69,10 @@ def components(
     found: Mapping[str, Sequence[Component]],
     refusals: Mapping[Component, Mapping[str, str | None]],
 ) -> None:
-    """Print the components of each kind with a line each, and what the kind is called with.
+    """Print the components of each kind, a line each, and the kind's arguments.
 
-    Below those in `refusals`, print which trainers run them at full speed, and why others do not.
+    For those in `refusals`, also print which trainers run them at full speed, and why others do
+    not.
     """
     for kind, members in found.items():
         print(f"{kind}({', '.join(KINDS[kind].arguments)}): {KINDS[kind].contract}")

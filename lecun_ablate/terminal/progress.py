@@ -1,4 +1,4 @@
-"""How training goes: a live display on a terminal, plain lines elsewhere."""
+"""Progress of training: a live display on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from lecun_ablate.trainers.base import EpochReport
 
 
 def display() -> Progress:
-    """Return a live display on a terminal, else one that prints plain lines."""
+    """Return a live display on a terminal, otherwise one that prints plain lines."""
     return LiveProgress() if Console(stderr=True).is_terminal else LineProgress()
 
 
 class _Tally:
-    """How far the runs are, and the running errors of each arm."""
+    """The progress of the runs, and the current errors of each arm."""
 
     def __init__(self, work: Work):
         self._work = work
         self._left = [epochs for _, epochs in work.runs]
         self.runs, self.epochs = len(work.runs), sum(self._left)
         self.runs_done = 0
-        self.epochs_done = 0  # with those that a diverged run is spared
+        self.epochs_done = 0  # including those that a diverged run skips
         self.diverged: dict[str, int] = defaultdict(int)
         self._errors: dict[str, dict[int, float]] = defaultdict(dict)
         self.arms = list(dict.fromkeys(arm for arm, _ in work.runs))
@@ -55,11 +55,11 @@ class _Tally:
         return arm
 
     def counted(self, arm: str) -> int:
-        """Return how many runs of an arm have an error, or had one before they diverged."""
+        """Return how many runs of an arm have an error, or had one before diverging."""
         return len(self._errors[arm]) + self.diverged[arm]
 
     def error(self, arm: str) -> str:
-        """Return the mean error of an arm's runs as they are now, and how many have diverged."""
+        """Return the current mean error of an arm's runs, and how many have diverged."""
         errors, words = self._errors[arm].values(), []
         if errors:
             words.append(f"{100 * sum(errors) / len(errors):.2f} %")
@@ -110,25 +110,25 @@ class LiveProgress:
         self._live.update(self._render())
 
     def end(self) -> None:
-        """Leave the last state on the screen."""
+        """Leave the final state on the screen."""
         self._live.stop()
 
 
 class LineProgress:
     """Plain lines, some seconds apart, however long the runs take."""
 
-    SECONDS = 5.0  # between two lines, at least
+    SECONDS = 5.0  # at least, between two lines
 
     def begin(self, work: Work) -> None:
-        """Say what is to be done."""
+        """Print what will be done."""
         self._work, self._tally = work, _Tally(work)
         self._said = time.monotonic()
-        self._first: tuple[float, int] | None = None  # when epochs were first counted, how many
-        self._heard: set[str] = set()  # the arms since the last line
+        self._first: tuple[float, int] | None = None  # the time of the first count, and the epochs
+        self._heard: set[str] = set()  # arms with news since the last line
         remark(work.what)
 
     def epoch(self, run: int, report: EpochReport) -> None:
-        """Print how far training is, unless a line has just been printed."""
+        """Print the progress, unless a line has just been printed."""
         tally = self._tally
         self._heard.add(tally.update(run, report))
         now = time.monotonic()

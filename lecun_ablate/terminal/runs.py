@@ -1,4 +1,4 @@
-"""Single runs in the terminal: two of them side by side, and one that was trained again."""
+"""Single runs in the terminal: two side by side, and one trained again."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def two_runs(found: RunComparison) -> None:
     on.print(
         f"{found.first.name} minus {found.second.name}: {points(one.difference)} "
         f"{span(one.interval)}, McNemar's exact test "
-        f"{p_value(one.p)}. This tells two networks apart, not two recipes: that takes seeds."
+        f"{p_value(one.p)}. This compares two networks, not two recipes, which takes several seeds."
     )
 
 
@@ -53,11 +53,11 @@ def two_arms(found: ArmComparison) -> None:
         f"{p_value(one.p)}, over {count(len(found.seeds), 'shared seed')} on {found.data}"
     )
     on.print(f"{found.first}: {found.result.verdict.text}")
-    on.print("One comparison at the 5 % level, not corrected for any others.")
+    on.print("One comparison at the 5 % level, not corrected for others.")
 
 
 def reproduction(found: Reproduction) -> None:
-    """Print whether a run came out again, what differs, and how the environment does."""
+    """Print whether a run was reproduced, what differs, and how the environment differs."""
     on, run, failures = console(), found.run, found.failures
     for change in found.changes:
         on.print(f"environment: {change}")

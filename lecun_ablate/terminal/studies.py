@@ -1,4 +1,4 @@
-"""Studies in the terminal: reports, and what --dry-run says."""
+"""Studies in the terminal: reports, and --dry-run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def report(finished: FinishedStudy, storage: str) -> None:
 
 
 def shown(text: str, link: str, ui: str | None) -> None:
-    """Print the report of a study that has been run, in Markdown, and where to see more."""
+    """Print the report of a finished study, in Markdown, and where to see more."""
     on = console()
     if on.is_terminal:
         on.print(Markdown(text))
@@ -39,7 +39,7 @@ def shown(text: str, link: str, ui: str | None) -> None:
 
 
 def plan(plan: StudyPlan) -> None:
-    """Print what --dry-run says of a study."""
+    """Print --dry-run's output for a study."""
     print_table(console(), replace(plan.table, title=plan.title))
     most = "at most " if plan.at_most else ""
     print(f"{most}{count(plan.runs, 'run')} to do, about {duration(plan.seconds)}")

@@ -1,4 +1,4 @@
-"""Tables on a terminal of any width: numbers stay whole, words may wrap."""
+"""Tables on a terminal of any width: numbers never wrap, words may."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORDS = 16  # a column of words may be folded, but not narrower than this
 
 
 def print_table(on: Console, table: Table) -> None:
-    """Print a table with every number whole; if that is too wide, as lines `name: value`."""
+    """Print a table without wrapped numbers; if that is too wide, as lines `name: value`."""
     table = replace(
         table,
         title=visible(table.title or ""),
@@ -52,7 +52,7 @@ def print_table(on: Console, table: Table) -> None:
 
 
 def _narrowest(column: rich_table.Column) -> int:
-    """Return the least width that a column can have; its heading may be broken at spaces."""
+    """Return the minimum width of a column; its heading may be broken at spaces."""
     cells = max((cell_len(str(cell)) for cell in column.cells), default=1)
     if column.justify != "right":
         return min(max(cells, cell_len(str(column.header))), WORDS)

@@ -14,14 +14,14 @@ import webbrowser
 
 from lecun_ablate.errors import LecunAblateError
 
-FIRST, LAST = 5000, 5009  # the ports that are tried, if another program has the first
-PATIENCE = 120  # seconds that the UI may take to start
+FIRST, LAST = 5000, 5009  # ports to try, if another program has the first
+PATIENCE = 120  # seconds for the UI to start
 
 
 def show(link: str, command: str | None, browser: bool) -> None:
     """Open a page of the MLflow UI; without a browser, print its address.
 
-    `command` starts the UI, unless it is a server's. A UI that is started here runs until it is
+    `command` starts the UI, unless it is on a server. A UI started here runs until it is
     interrupted. Raises LecunAblateError if none can be started.
     """
     server = None
@@ -44,7 +44,7 @@ def show(link: str, command: str | None, browser: bool) -> None:
 
 
 def _port(link: str) -> tuple[int, bool]:
-    """Return a port that is free, or at which a UI with this experiment is running (True)."""
+    """Return a free port, or the port of a running UI with this experiment (True)."""
     asked = re.search(r"experiments/(\d+)", link)
     view = re.search(r"viewStateShareKey=([\w-]+)", link)
     for port in range(FIRST, LAST + 1):
@@ -52,7 +52,7 @@ def _port(link: str) -> tuple[int, bool]:
         try:
             urllib.request.urlopen(f"{base}/health", timeout=2).close()
         except urllib.error.HTTPError:
-            continue  # something else
+            continue  # another program
         except OSError:
             return port, False
         number = asked.group(1) if asked else "0"
@@ -69,7 +69,7 @@ def _port(link: str) -> tuple[int, bool]:
 
 def _start(command: str, port: int) -> subprocess.Popen[bytes]:
     words = [sys.executable, "-m", *shlex.split(command), "--port", str(port), "--workers", "1"]
-    print(f"{command} --port {port}: starting, some seconds ...", file=sys.stderr, flush=True)
+    print(f"{command} --port {port}: starting ...", file=sys.stderr, flush=True)
     server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
@@ -82,4 +82,4 @@ def _start(command: str, port: int) -> subprocess.Popen[bytes]:
         else:
             return server
     server.terminate()
-    raise LecunAblateError(f"{command} --port {port}: did not start: try it by itself")
+    raise LecunAblateError(f"{command} --port {port}: did not start: run this command to see why")

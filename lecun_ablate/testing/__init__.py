@@ -1,6 +1,6 @@
 """Conformance tests for your own trainer. Needs pytest.
 
-Subclass `TrainerConformance` in a test file, and say how your trainer is made:
+Subclass `TrainerConformance` in a test file, and define how to create your trainer:
 
     import pytest
     from lecun_ablate.testing import TrainerConformance
@@ -10,9 +10,9 @@ Subclass `TrainerConformance` in a test file, and say how your trainer is made:
         def make(self):
             return MyTrainer    # called as make(), make(threads=1), make(threads=2), ...
 
-Everything that `lecun_ablate.trainers.base.Trainer` promises is then tested, except that a run's
-bits do not depend on what is trained beside it: subclass `ExactTrainerConformance` to test that,
-too. Recipes that your trainer's `unsupported` refuses are skipped.
+This tests everything that `lecun_ablate.trainers.base.Trainer` promises, except that a run's bits
+do not depend on what else is being trained. To test that as well, subclass
+`ExactTrainerConformance`. Recipes that your trainer's `unsupported` refuses are skipped.
 """
 
 import pytest

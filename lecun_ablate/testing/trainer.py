@@ -1,9 +1,9 @@
-"""What every trainer must do, checked against the reference network and a plain loop of autograd.
+"""What every trainer must do, compared with the reference network and a plain autograd loop.
 
 In float64, after every epoch, each parameter must agree with the reference to `TOLERANCE` of its
-tensor's largest value, and each loss to the same relative error. The learning rates are so low that
-no combination of components diverges: chaos would amplify rounding errors. Divergence has a test
-of its own.
+tensor's largest value, and each loss to the same relative error. The learning rates are low enough
+for no combination of components to diverge, because chaos would amplify rounding errors. Divergence
+has its own test.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ FIT, HELD = split(40, 1), split(25, 2)
 
 # ---- choices: every value alone, and all pairs of values ----------------------------------------
 
-# The fields of a plain step, and those of all else that a trainer may support. The pairs of each
-# group are tested by themselves, so that a trainer of plain steps still has all of theirs.
+# The fields of a plain step, and those of everything else that a trainer may support. Pairs are #
+# tested within each group, so that a trainer that only has plain steps still gets all their pairs.
 PLAIN = ("activation", "output_activation", "init", "connectivity", "loss", "target", "order",
          "momentum")  # fmt: skip
 INGREDIENTS = ("optimizer", "loss", "schedule", "schedule_per", "augmentation", "batch_size",
@@ -72,14 +72,14 @@ FIELDS = list(dict.fromkeys((*PLAIN, *INGREDIENTS)))
 OTHER_VALUES: dict[str, list[Any]] = {
     "momentum": [0.0, 0.9],
     "schedule_per": ["epoch", "step"],
-    "batch_size": [1, 7, 1000],  # 1000 is more than there are
+    "batch_size": [1, 7, 1000],  # 1000 is more than the number of patterns
     "dropout": [0.0, 0.25],
     "weight_decay": [0.0, 0.01],
     "label_smoothing": [0.0, 0.1],
     "average": [0.0, 0.9],
 }
-# The steps of these do not shrink with the gradient: a larger eps keeps the rounding errors of tiny
-# gradients small.
+# The steps of these optimizers do not shrink with the gradient: a larger eps limits the rounding #
+# errors of tiny gradients.
 SPELLED = {name: f"{name}(eps=0.01)" for name in ("adam", "adamw", "rmsprop")}
 WITH_PARAMETERS = {
     "activation": ["leaky_relu(slope=0.2)"],
@@ -92,7 +92,7 @@ WITH_PARAMETERS = {
 
 
 def values(field: str) -> list[Any]:
-    """Return the values of a recipe field that are tested: of components, all built-in ones."""
+    """Return the tested values of a recipe field: for components, all built-in ones."""
     if field in OTHER_VALUES:
         return OTHER_VALUES[field]
     kind = COMPONENT_FIELDS[field]
@@ -101,7 +101,7 @@ def values(field: str) -> list[Any]:
 
 
 def allowed(choice: Choice) -> bool:
-    """Tell whether a recipe may combine these values."""
+    """Return whether a recipe may combine these values."""
     try:
         Recipe(**choice)
     except ValidationError:
@@ -138,7 +138,7 @@ def all_pairs(fields: Sequence[str], values: Callable[[str], list[Any]]) -> list
 DEFAULTS = {field: Recipe.model_fields[field].default for field in FIELDS}
 ALONE: list[Choice] = [
     *({f: v} for f in FIELDS for v in values(f) if v != DEFAULTS[f]),
-    {"init": DEFAULTS["init"]},  # nothing but defaults
+    {"init": DEFAULTS["init"]},  # only defaults
 ]
 PAIRS: list[Choice] = all_pairs(PLAIN, values)
 MIXES: list[Choice] = all_pairs(
@@ -157,7 +157,7 @@ EXACT: list[Choice] = [
 
 
 def name_of(choice: Choice) -> str:
-    """Return the name of a choice in the name of a test."""
+    """Return a choice's name for use in the name of a test."""
     return "-".join(str(value) for value in choice.values())
 
 
@@ -218,7 +218,7 @@ def reference(
 
 
 def _stepper(recipe: Recipe, network: Network) -> Callable[..., None]:
-    """Return what takes a step with the gradients in `grad`: torch.optim where that has it."""
+    """Return a function that takes a step with the gradients in `grad`; torch.optim if it can."""
     optimizer, momentum = recipe.component("optimizer"), recipe.momentum
     p: dict[str, Any] = optimizer.values
     weights = list(network.parameters())
@@ -341,7 +341,7 @@ def train(
 
 
 def bits(report: EpochReport) -> Bits:
-    """Return all numbers of a report but its duration, exactly."""
+    """Return all numbers of a report except its duration, exactly."""
     scores = [(k, s.loss, s.misses, s.predictions.tobytes()) for k, s in report.scores.items()]
     tensors = {**report.state.parameters, **report.state.optimizer}
     weights = [(name, tensor.dtype, tensor.tobytes()) for name, tensor in tensors.items()]
@@ -355,15 +355,15 @@ def all_bits(trainer: Trainer, runs: Sequence[Run], fit: Split = FIT) -> list[li
 
 # ---- divergence ---------------------------------------------------------------------------------
 
-FEW = FIT.take(np.arange(3))  # an explosion takes a few steps, which are a few epochs then
+FEW = FIT.take(np.arange(3))  # an explosion takes a few steps, and so a few epochs
 WIDE: Mapping[str, Any] = {"dtype": "float64", "epochs": 6}
 EXPLODING = (("lisht", 0.02), ("identity", 0.02), ("relu", 0.1))  # activation, learning rate
 
 
 def sound_and_diverging(trainer: Trainer) -> tuple[list[Run], list[Run], list[int]]:
-    """Return runs that converge, runs that diverge, and after which epoch these do so.
+    """Return runs that converge, runs that diverge, and the epochs after which they diverge.
 
-    The last run that diverges starts with weights that are not finite.
+    The last diverging run starts with weights that are not finite.
     """
 
     @registry.register("init")
@@ -404,12 +404,12 @@ class TrainerConformance:
 
     @pytest.fixture
     def make(self) -> Make:
-        """Return what makes a trainer when called, sometimes with `threads`."""
-        raise NotImplementedError("expected a fixture `make` that returns what makes the trainer")
+        """Return a factory of trainers, which is called with or without `threads`."""
+        raise NotImplementedError("expected a fixture `make` that returns a factory of trainers")
 
     @pytest.fixture(autouse=True)
     def one_thread_per_operation(self) -> Iterator[None]:
-        """Spare these tiny tensors the cost of handing work to PyTorch's threads."""
+        """Avoid the cost of PyTorch's threads for these tiny tensors."""
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         yield
@@ -444,7 +444,7 @@ class TrainerConformance:
         check(make(), recipe_of(choice, epochs=2))
 
     def test_numbers_that_are_no_components(self, make: Make) -> None:
-        """Padding, output bias and the pinned seeds."""
+        """Padding, output bias and the fixed seeds."""
         pinned: Choice = {
             "init_seed": 5,
             "order_seed": 6,
@@ -474,7 +474,7 @@ class TrainerConformance:
         users: Choice = {"init": "ramp", "connectivity": "triangle", "target": "soft"}
         check(make(), Recipe(dtype="float64", epochs=2, order="backwards", **users))
 
-    # Measured over ALONE, of a tensor's largest value: at most 1.5e-6 and 1.4e-5.
+    # Measured over ALONE, relative to a tensor's largest value: at most 1.5e-6 and 1.4e-5.
     @pytest.mark.parametrize(("epochs", "fit_size", "bound"), [(1, 1, 5e-6), (5, 40, 5e-5)])
     def test_float32_stays_near_float64(
         self, make: Make, epochs: int, fit_size: int, bound: float
@@ -610,11 +610,11 @@ class TrainerConformance:
 
 
 class ExactTrainerConformance(TrainerConformance):
-    """The same, and a run's bits depend neither on other runs nor on threads or order."""
+    """The same; in addition, a run's bits do not depend on other runs, threads or order."""
 
     @pytest.mark.parametrize("dtype", ["float32", "float64"])
     def test_a_run_does_not_depend_on_the_others(self, make: Make, dtype: str) -> None:
-        """On other runs beside it, their order, its place or the number of threads."""
+        """On other runs, their order, its position or the number of threads."""
         choices = ({"dtype": dtype, "epochs": 2, **choice} for choice in EXACT)
         recipes = supported(make(), (Recipe(**choice) for choice in choices))
         runs = [Run(recipe, seed) for seed in range(2) for recipe in recipes]
@@ -625,7 +625,7 @@ class ExactTrainerConformance(TrainerConformance):
             assert all_bits(make(threads=3), [runs[1], runs[i], runs[i]])[1:] == [together[i]] * 2
 
     def test_one_split_after_another_leaves_nothing_behind(self, make: Make) -> None:
-        """As where each seed draws its own training and test images: equal sizes, other content."""
+        """As if each seed drew its own training and test images: same sizes, different content."""
         trainer, runs = make(), [Run(Recipe(epochs=2), SEED)]
         supported_or_skip(trainer, runs[0].recipe)
         rows = np.arange(len(FIT))

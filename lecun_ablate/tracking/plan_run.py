@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,9 @@ class Conclusion:
 
 
 class PlanRun:
-    """A plan being written to MLflow. `plan` is widened by the seeds that it was run with before.
+    """A plan being written to MLflow.
+
+    `plan` is widened by the seeds that it was run with before, and the arms of its path so far.
 
     `run_id` is the plan's own run, `arms` are the runs of its arms.
     """
@@ -87,19 +89,13 @@ class PlanRun:
     ):
         """Look up what the store has of a plan; `notice` is told what a user must know of it."""
         self._writer = writer
+        self._notice = notice
         self.experiment_id = experiment_id
         writer.take_up(experiment_id, notice)
         finished, unusable = writer.store.finished(self.experiment_id)
         self._finished = finished
-        self.plan = self._with_earlier_seeds(plan, notice)
-        keys = set(self.plan.keys.values())
-        own = {key: run for key, run in finished.items() if key in keys}
-        damaged = writer.store.sound(own)[1] if own else {}
-        for key in damaged:
-            del self._finished[key]
-        unusable |= damaged
-        # they do not count, and must not stand beside those that take their place
-        self._replace({key: run for key, run in unusable.items() if key in keys}, notice)
+        self.plan = self._with_earlier_seeds(writer.store.with_earlier_arms(plan))
+        self._replace_unusable(unusable, self.plan.keys.values())
         nameless = [run for key, run in unusable.items() if key == run.run_id]
         if nameless:
             notice("\n".join(["Not counted, and left as they are:", *map(str, nameless)]))
@@ -119,16 +115,15 @@ class PlanRun:
             with writer.ending(lambda: [*plan_run.arms.values(), plan_run.run_id]):
                 with held_back():  # an interruption waits until the run is known
                     plan_run.run_id = plan_run._begin()
-                for arm in plan_run.plan.experiment.arms:
-                    with held_back():
-                        plan_run.arms[arm.name] = plan_run._begin_arm(arm.name)
-                plan_run._take_back(notice)
+                plan_run._begin_arms()
+                plan_run._take_back(with_hint=True)
                 yield plan_run
 
-    def _take_back(self, notice: Callable[[str], None]) -> None:
+    def _take_back(self, *, with_hint: bool = False) -> None:
         """Write the rows of this plan's runs whose files lie beside a database that lost them.
 
-        A kill leaves the files of single runs behind; more come from a database that was lost.
+        A kill leaves the files of single runs behind; more come from a database that was lost: with
+        a hint, that is said.
         """
         database = self._writer.connection.database
         if database is None:
@@ -146,13 +141,13 @@ class PlanRun:
                     taken += 1
         if taken:
             self._finished = self._writer.store.finished(self.experiment_id)[0]
-            notice(
+            self._notice(
                 f"{taken} finished run{'' if taken == 1 else 's'} that the store had lost "
                 f"{'is' if taken == 1 else 'are'} taken back from {artifact_folder(database)}"
             )
         left = len(unknown) - taken
-        if left > len(all_runs) // 2:
-            notice(
+        if with_hint and left > len(all_runs) // 2:
+            self._notice(
                 f"{artifact_folder(database)} has the files of {left} "
                 f"run{'' if left == 1 else 's'} that the store does not know: if {database} was "
                 "lost or emptied, running their experiments again takes back those that are whole; "
@@ -179,12 +174,22 @@ class PlanRun:
             run, run_id, folder
         )
 
-    def _replace(self, unusable: Mapping[str, UnusableRun], notice: Callable[[str], None]) -> None:
-        """Delete runs that others take the place of, and say so."""
+    def _replace_unusable(self, unusable: dict[str, UnusableRun], keys: Collection[str]) -> None:
+        """Delete those of some runs that do not count, or are found to be damaged, and say so.
+
+        They must not stand beside those that take their place. Damaged ones join `unusable`.
+        """
+        keys = set(keys)
+        own = {key: run for key, run in self._finished.items() if key in keys}
+        damaged = self._writer.store.sound(own)[1] if own else {}
+        for key in damaged:
+            del self._finished[key]
+        unusable |= damaged
+        unusable = {key: run for key, run in unusable.items() if key in keys}
         again = [str(run) for key, run in unusable.items() if key not in self._finished]
         if again:
             one = len(again) == 1
-            notice(
+            self._notice(
                 "\n".join(
                     [
                         f"{len(again)} finished run{'' if one else 's'} cannot be used and will be "
@@ -203,9 +208,21 @@ class PlanRun:
 
     def add_seeds(self, more: int) -> None:
         """Widen the plan by seeds that follow those it has; they start at 0."""
-        self.plan = self.plan.with_seeds(range(len(self.plan.experiment.seeds) + more))
+        self._widen(self.plan.with_seeds(range(len(self.plan.experiment.seeds) + more)))
+
+    def add_sets(self, more: Iterable[Collection[str]]) -> None:
+        """Widen the plan by arms for more sets of the changes that a path makes."""
+        self._widen(self.plan.with_sets(more))
+
+    def _widen(self, plan: Plan) -> None:
+        """Go on with a plan that has more runs; some of them may have finished before."""
+        before = set(self.plan.keys.values())
+        self.plan = plan
         self._begin()
-        self._finished = self._writer.store.finished(self.experiment_id)[0]
+        self._begin_arms()
+        self._finished, unusable = self._writer.store.finished(self.experiment_id)
+        self._replace_unusable(unusable, set(plan.keys.values()) - before)
+        self._take_back()
 
     def results(self) -> Results:
         """Return the results of all runs of the plan that have finished."""
@@ -301,7 +318,7 @@ class PlanRun:
             return plan_record(run)
         return None
 
-    def _with_earlier_seeds(self, plan: Plan, notice: Callable[[str], None]) -> Plan:
+    def _with_earlier_seeds(self, plan: Plan) -> Plan:
         """Return the plan with those of its earlier seeds that all of its arms have finished."""
         experiment, record = plan.experiment, self._record(plan.key)
         if record is None or experiment.until:  # a rule alone says how far seeds grow
@@ -321,7 +338,7 @@ class PlanRun:
         if not earlier:
             return plan
         seeds = sorted({*experiment.seeds, *earlier})
-        notice(
+        self._notice(
             f"{len(earlier)} more seed{'s have' if len(earlier) > 1 else ' has'} been run before: "
             f"all {len(seeds)} are shown"
         )
@@ -373,6 +390,15 @@ class PlanRun:
             | {"data": self.plan.data, "data_digest": self.plan.data_digest}
             | ({"split": RESAMPLED_SPLIT} if planned.resampled else {})
         )
+
+    def _begin_arms(self) -> None:
+        """Let every arm of the plan have a run, in the order of the plan."""
+        names = [arm.name for arm in self.plan.experiment.arms]
+        for arm in names:
+            if arm not in self.arms:
+                with held_back():
+                    self.arms[arm] = self._begin_arm(arm)
+        self.arms = {arm: self.arms[arm] for arm in names}
 
     def _begin_arm(self, arm: str) -> str:
         """Return the run of an arm, continued or new, RUNNING."""

@@ -37,6 +37,7 @@ from lecun_ablate.tracking.names import (
     KEY,
     LEVEL,
     PARENT,
+    PLAN,
     PLAN_FILE,
     STUDIES,
     Level,
@@ -156,6 +157,17 @@ class Store:
                 f"{type(error).__name__}: {error}: `run` the experiment again; that writes the "
                 "file anew, and trains nothing that is whole"
             ) from error
+
+    def with_earlier_arms(self, plan: Plan) -> Plan:
+        """Return a plan with the arms that its path has come to before, if it has one."""
+        place = self.experiment_id(plan.tracking_name)
+        if not plan.experiment.further or place is None:
+            return plan
+        for run in self.connection.tagged(place, {LEVEL: Level.EXPERIMENT, PLAN: plan.key}):
+            with contextlib.suppress(LecunAblateError):  # its file is gone: the path is found anew
+                if before := self.plan(plan_record(run)).experiment.ablation:
+                    return plan.with_sets(before.sets.values())
+        return plan
 
     def other_plans(self, shown: PlanRecord) -> list[OtherPlan]:
         """Return the other plans of the same experiment, the one that was run last first."""
@@ -412,6 +424,14 @@ def _last_tests(table: pd.DataFrame) -> dict[str, tuple[int, float]]:
     last = table.sort_values("epoch").groupby("run_id").tail(1)
     numbers = zip(last.test_misses, last.test_error, strict=True)
     return dict(zip(last.run_id, numbers, strict=True))
+
+
+def with_earlier_arms(plan: Plan, tracking_uri: str | None = None) -> Plan:
+    """Return a plan with the arms that its path has come to before, as far as there is a store."""
+    try:
+        return Store(tracking_uri).with_earlier_arms(plan)
+    except NoStoreYet:
+        return plan
 
 
 def still_to_do(plan: Plan, tracking_uri: str | None = None) -> list[tuple[str, int]]:

@@ -64,7 +64,8 @@ def begin(run: Run) -> tuple[np.ndarray, State]:
 
 def targets(recipe: Recipe) -> np.ndarray:
     """Return the outputs that a recipe wants for each digit, (10 labels, 10 outputs) float64."""
-    return recipe.component("target")(torch.arange(10)).double().numpy()
+    wanted: torch.Tensor = recipe.component("target")(torch.arange(10))
+    return wanted.double().numpy()
 
 
 def leak(recipe: Recipe, field: str) -> float:

@@ -223,7 +223,8 @@ class Net:
                 h2_weight = self.space("h2_weight", r, 12, 25, 12)
                 torch.mul(w["h2_weight"], self.connected, out=h2_weight)
         h1.requires_grad_(torch.is_grad_enabled())
-        h2 = _H2Sums.apply(act(h1), h2_weight.flatten(2), self.padding, self.space)
+        sums: Callable[..., Tensor] = _H2Sums.apply  # PyTorch gives it no type
+        h2 = sums(act(h1), h2_weight.flatten(2), self.padding, self.space)
         h2 = h2.view(r, 12, p, 16).transpose(1, 2) + w["h2_bias"][:, None]  # (r, p, 12, 16)
         to_h3 = act(h2).reshape(r, p, 192)
         if kept is not None:

@@ -113,7 +113,7 @@ def test_options_override_the_file():
         ("question: x?", "x.yaml:1: name: required, but missing"),
         (
             "name: x\nseeds: {until: {halfwidth: 0.2, at_most: 30}}",
-            "x.yaml:2: seeds.until: looks at the intervals of comparisons, and a single arm is",
+            "x.yaml:2: seeds.until: looks at the intervals of comparisons, and a single arm has",
         ),
         (
             "name: x\narms: [{lr: 1}, {lr: 2}]\nseeds: {until: {halfwidth: 0.2, at_most: 30, "
@@ -132,7 +132,7 @@ def test_options_override_the_file():
         ("name: x\ncompare: al", "x.yaml:2: compare: "),
         ("name: x\nmargin: 0", "x.yaml:2: margin: expected more than 0, got 0"),
         ("name: a b", "x.yaml:1: name: "),
-        ("name: x\nquestion: 3", "x.yaml:2: question: expected a text, got 3"),
+        ("name: x\nquestion: 3", "x.yaml:2: question: expected a string, got 3"),
         (
             "name: x\nrecipe: {lrr: 1}",
             "x.yaml:2: recipe.lrr: unknown key 'lrr': did you mean 'lr'?",
@@ -194,10 +194,10 @@ def test_options_override_the_file():
         ("\n- 1\n- 2", "x.yaml:2: expected a YAML mapping of keys to values, got a list"),
         ("name: x\nquestion: \0", "x.yaml:2: not a YAML file: the character U+0000 is not allowed"),
         (f"name: x\na: {600 * '['}", "x.yaml: line 2: nested too deeply to be read"),
-        ("name: x\n~: 3", "x.yaml:2: null: expected a text as a key, got null"),
+        ("name: x\n~: 3", "x.yaml:2: null: expected a string as a key, got null"),
         (
             "name: x\nrecipe:\n  lr: 1\n  2: 3",
-            "x.yaml:4: recipe.2: expected a text as a key, got 2",
+            "x.yaml:4: recipe.2: expected a string as a key, got 2",
         ),
         (
             "name: x\nquestion: !!python/object:os.system a",
@@ -235,7 +235,7 @@ def test_options_override_the_file():
         ("name: x\narms: [{name: 3}]", "x.yaml:2: arms.0.name: expected a name, got 3"),
         ("name: x\nrecipe: {int: 3}", "x.yaml:2: recipe.int: unknown key 'int'"),
         ("name: x\nrecipe: {str: {int: 3}}", "x.yaml:2: recipe.str: unknown key 'str'"),
-        ("name: x\nquestion: {int: a}", "x.yaml:2: question: expected a text, got {int: 'a'}"),
+        ("name: x\nquestion: {int: a}", "x.yaml:2: question: expected a string, got {int: 'a'}"),
     ],
     ids=lambda value: value.replace("\n", "|")[:60],
 )
@@ -285,6 +285,14 @@ def test_bad_options_are_named():
         ({"assignments": ["recipe.lr"]}, "--set recipe.lr: expected KEY=VALUE"),
         ({"assignments": ["recipe.lr=x"]}, "--set recipe.lr=x: expected a number"),
         ({"assignments": ["recip.lr=1"]}, "--set recip.lr=1: recip: unknown key 'recip'"),
+        (
+            {"assignments": ["baseline={? }"]},
+            "--set baseline={? }: baseline.null: expected a string as a key, got null",
+        ),
+        (
+            {"assignments": ["question=a\x1bb"]},
+            "--set question=a\x1bb: the character U+001B is not allowed in a string",
+        ),
     ]:
         found = problems(file, **options)
         assert any(problem.startswith(expected) for problem in found), found
@@ -382,12 +390,32 @@ def test_what_from_leaves_out_is_as_in_the_recipe(write):
     assert {arm.recipe.lr for arm in experiment.arms} == {0.1}
 
 
+def test_a_path_begins_with_each_change_alone(write):
+    """The arms that it may still come to are known, and join in the order of `all`."""
+    every = load_experiment(write(ABLATE))
+    path = load_experiment(write(ABLATE + "  arms: path\n"))
+    assert [arm.name for arm in path.arms] == ["baseline", "activation", "lr", "init", "winner"]
+    assert [arm.name for arm in path.further] == ["activation+lr", "activation+init", "lr+init"]
+    assert path.comparisons == every.comparisons and path.most_arms == 7
+    grown = path.with_sets([{"init", "lr"}]).with_sets([("lr", "activation"), ()])
+    assert [arm.name for arm in grown.arms] == [
+        "baseline", "activation", "lr", "init", "activation+lr", "lr+init", "winner"
+    ]  # fmt: skip
+    assert grown.ablation.sets["lr+init"] == ("lr", "init")
+    assert [arm.name for arm in grown.further] == ["activation+init"]
+    assert grown.comparisons == path.comparisons
+    by_name = {arm.name: arm for arm in grown.possible_arms}
+    assert by_name == {arm.name: arm for arm in every.arms}
+
+
 MANY = "lr: 0.1, init: fan_in, momentum: 0.9, epochs: 9, dropout: 0.1, weight_decay: 0.1"
 
 
 def test_many_changes_are_left_out_one_at_a_time(write):
     experiment = load_experiment(write(f"name: x\nablate: {{to: {{{MANY}}}}}\n"))
     assert experiment.ablation.arms == "leave_one_out" and len(experiment.arms) == 8
+    path = load_experiment(write(f"name: x\nablate: {{to: {{{MANY}}}, arms: path}}\n"))
+    assert len(path.arms) == 8 and len(path.possible_arms) == 64 and path.most_arms == 22
 
 
 @pytest.mark.parametrize(
@@ -400,8 +428,20 @@ def test_many_changes_are_left_out_one_at_a_time(write):
         ("{form: {}, to: {lr: 1}}", "unknown key 'form': did you mean 'from'?"),
         ("{to: {lr: 0.1, activation: rleu}}", "ablate.to.activation: unknown activation 'rleu'"),
         ("{from: {lr: -1}, to: {lr: 0.1, epochs: 3}}", "ablate.from.lr: expected more than 0"),
-        ("{to: {lr: 1, epochs: 3}, arms: most}", "ablate.arms: expected 'all' or 'leave_one_out'"),
-        ("{to: {lr: 1, epochs: 3}}\nbaseline: winner", "`ablate` starts from is the baseline"),
+        (f"{{to: {{{MANY}}}, arms: all}}", "changes at most, or arms: path or leave_one_out"),
+        (
+            f"{{to: {{{MANY}, padding: 0.0, average: 0.9, order: shuffled}}, arms: path}}",
+            "ablate.arms: path: 9 changes have 512 combinations: expected 8 changes at most, or "
+            "arms: leave_one_out",
+        ),
+        (
+            "{to: {lr: 1, epochs: 3}, arms: most}",
+            "ablate.arms: expected 'all', 'leave_one_out' or 'path'",
+        ),
+        ("{to: {lr: 1, epochs: 3}, arms: path}\ncompare: all", "compare: the results choose"),
+        ("{to: {init: fan_in}, arms: path}", "expected two or more changes"),
+        ("{to: {init: fan_in, dropout: 0.1}, arms: path}\ntuned: a.yaml", "tuned: the results"),
+        ("{to: {lr: 1, epochs: 3}}\nbaseline: winner", "`ablate: from` is the baseline"),
         ("{to: {lr: 1, epochs: 3}}\narms: [{lr: 1}]", "either arms or ablate, not both"),
     ],
 )
@@ -409,6 +449,16 @@ def test_what_is_wrong_with_an_ablation_is_said_with_its_line(write, ablate, sai
     file = write(f"name: x\nablate: {ablate}\n")
     found = problems(file)
     assert any(said in problem and f"{file}:" in problem for problem in found), found
+
+
+@pytest.mark.parametrize("arms", ["path", "leave_one_out"])
+def test_of_changes_that_do_not_go_together_the_fewest_are_named(write, arms):
+    changes = "{lr: 0.1, momentum: 0.9, init: fan_in, optimizer: adamw}"
+    found = problems(write(f"name: x\nablate: {{to: {changes}, arms: {arms}}}\n"))
+    names = {"path": ["momentum+optimizer"], "leave_one_out": ["without init", "without lr"]}
+    assert len(found) == len(names[arms])
+    for name, problem in zip(names[arms], found, strict=True):
+        assert f"arm {name!r}: optimizer adamw takes no momentum" in problem
 
 
 def test_all_pairs_compares_every_arm_with_every_other(write):

@@ -22,7 +22,7 @@ def levels(first: str, repeat: str, number: int) -> str:
 HOSTILE = {
     "lists of lists": (levels("[x, x]", "[*, *, *, *, *, *, *, *, *]", 12), "50,000 values"),
     "maps of maps": (levels("{x: 1}", "{p: *, q: *}", 40), "50,000 values"),
-    "merge of itself": ("recipe: &r {<<: *r}", "a merge (<<) stands within what it merges"),
+    "merge of itself": ("recipe: &r {<<: *r}", "a merge (<<) is inside the mapping that it merges"),
     "merge of what follows": ("a: &a {<<: *b}\nb: &b {<<: *a}", "undefined alias 'b'"),
     "brackets": ("a: " + "[" * 50_000, "nested too deeply"),
     "braces": ("{a: " * 20_000, "nested too deeply"),

@@ -97,13 +97,13 @@ def test_recipe_and_epochs_override_the_experiment(write, monkeypatch):
         ("seed: 3", "unknown key 'seed': did you mean 'seeds'?"),
         ("trials: 0", "trials: expected at least 1, got 0"),
         ("seeds: []", "expected at least one seed"),
-        ("search: {lrr: {low: 1, high: 2}}", "no field to search 'lrr': did you mean 'lr'?"),
-        ("search: {init_seed: {low: 1, high: 2}}", "no field to search 'init_seed'"),
+        ("search: {lrr: {low: 1, high: 2}}", "no searchable field 'lrr': did you mean 'lr'?"),
+        ("search: {init_seed: {low: 1, high: 2}}", "no searchable field 'init_seed'"),
         ("search: {lr: {low: 2, high: 1}}", "expected low < high, got low 2 and high 1"),
         ("search: {lr: {low: -1, high: 1}}", "search.lr.low: expected more than 0"),
         ("search: {lr: {low: 1}}", "search.lr.high: required, but missing"),
         ("search: {lr: {low: 1, hgh: 2}}", "unknown key 'hgh': did you mean 'high'?"),
-        ("search: {momentum: {low: 0, high: 0.9, log: true}}", "begins above 0, got low 0"),
+        ("search: {momentum: {low: 0, high: 0.9, log: true}}", "must start above 0, got low 0"),
         ("search: {lr: 0.1}", "expected {low: ..., high: ...} or a list, got 0.1"),
         ("search: {init: {low: 0, high: 1}}", "search.init: expected a list of choices"),
         ("search: {init: [sqrt_fan_in]}", "two or more different choices"),
@@ -161,7 +161,7 @@ def test_what_is_wrong_with_a_study_of_seeds_is_said(write, text, said):
 
 
 @pytest.mark.parametrize(
-    ("text", "came"), [("- a\n- b\n", "a list"), ("words\n", "a text"), ("", "nothing")]
+    ("text", "came"), [("- a\n- b\n", "a list"), ("words\n", "a string"), ("", "nothing")]
 )
 def test_what_is_no_mapping_is_said_in_plain_words(write, text, came):
     with pytest.raises(ConfigError, match=f"expected a YAML mapping .* got {came}$"):
@@ -226,9 +226,9 @@ def test_a_users_component_is_part_of_what_a_study_is_about(write, tmp_path):
 
 def test_what_only_one_side_may_say_of_the_split_is_said(write):
     drawn = "data: {name: usps, split: resampled}\n"
-    with pytest.raises(ConfigError, match="said by governs: add split there"):
+    with pytest.raises(ConfigError, match="add split to governs instead"):
         load_study(write(f"name: x\n{drawn}governs: both\n"))
-    with pytest.raises(ConfigError, match="a search holds images out of the known training split"):
+    with pytest.raises(ConfigError, match="a search holds out images of the known training split"):
         load_study(write(f"name: x\n{drawn}search: {{lr: {{low: 1, high: 2}}}}\ntrials: 2\n"))
 
 

@@ -224,7 +224,7 @@ def test_a_fallback_is_told_of_before_anything_slow(closed_port, alone, tmp_path
     stdout, stderr = alone(closed_port, RUN, "x.yaml")
     assert stdout.split()[0] == "2"
     first, second, third = stderr.splitlines()
-    assert "refused" in first and second == "going on with digits" and "recipe.lr" in third
+    assert "refused" in first and second == "using digits instead" and "recipe.lr" in third
 
 
 def test_offline_mode_asks_nobody(load, content):

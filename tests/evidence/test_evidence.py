@@ -45,7 +45,7 @@ def test_each_arm_is_compared_with_the_baseline_paired_by_seed():
     )
     assert words.endswith(
         "The same holds for new images of this kind. "
-        "No run failed, so at most 23 % of an arm's runs do."
+        "No run failed, so an arm's failure rate is at most 23 %."
     )
 
 
@@ -214,7 +214,7 @@ def test_effects_of_factors_are_shown_without_diverged_runs_as_well():
     assert relu["note"].startswith(
         "with 1 seed a run failed (one that diverged counts as error 0.9); without: "
     )
-    assert "another finding, more errors" in relu["note"], "one wild seed hides the effect"
+    assert "a different result, more errors" in relu["note"], "one wild seed hides the effect"
     both = effect_record(effects["activation x padding"])
     assert both["effect_sound"] == pytest.approx(0)
     assert "another" not in both["note"]
@@ -284,7 +284,7 @@ def test_all_arms_are_ranked_in_groups_that_are_not_told_apart():
         ("good", "base"),
         ("good", "near"),
     ]
-    assert "in groups that are not told apart: good; " in answer(found)
+    assert "in groups that cannot be told apart: good; " in answer(found)
     assert arm_summary(found, "good")[1]["compared_with"] == "base"
 
 

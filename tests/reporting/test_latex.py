@@ -48,7 +48,7 @@ def test_the_paragraph_answers_a_checklist(written):
     paragraph = written[written.index(r"\paragraph") :]
     for words in ("seeds, the same for all arms", "test images after the last epoch",
                   "initial weights", "paired by seed", "first look: level 0.032", "untuned",
-                  "diverged or collapsed included", "Versions: python 3.11.0",
+                  "that diverged or collapsed", "Versions: python 3.11.0",
                   "commit c0ffee"):  # fmt: skip
         assert words in paragraph, words
     macros = defined(written)

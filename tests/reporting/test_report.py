@@ -118,7 +118,7 @@ def test_details_of_a_comparison(usual, name):
 def test_what_too_few_seeds_can_detect_is_said_in_words():
     files = report({"base": BASE[:3], "good": [count - 9 for count in BASE[:3]]})
     for name in ("report.html", "report.md"):
-        words = "nothing by 3 seeds, however large: it takes 6 seeds"
+        words = "nothing with 3 seeds, however large; it takes 6 seeds"
         assert words in files[name].decode()
     (row,) = table(files, "comparisons.csv")
     assert row["detectable"] == "" and row["fewest_seeds"] == "6"
@@ -278,13 +278,13 @@ def test_diverged_runs_are_noticed_on_the_page():
     for name in ("report.html", "report.md"):
         text = files[name].decode()
         assert "failed with 1 of 12: 8 % [0, 39] (1 diverged); equal failure rates: p = 1" in text
-        assert "are left out here; where arms are compared they count as error 0.9" in text
+        assert "are left out here; in comparisons they count as error 0.9" in text
 
 
 def test_facts_count_in_the_singular_and_do_not_repeat_the_recipes():
     text = report({f"arm {k}": BASE[:6] for k in range(9)}, epochs=1)["report.md"].decode()
     assert "9 arms, 6 seeds each, 1 epoch, digits" in text
-    assert "every arm at an lr of its own, untuned" in text
+    assert "every arm at its own lr, untuned" in text
 
 
 def test_long_names_may_break_on_the_page_where_their_parts_end():

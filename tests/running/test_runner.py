@@ -642,7 +642,7 @@ def test_runs_on_a_resampled_split_are_no_runs_on_the_known_one(experiment, no_t
     assert Store().plan(plans[0]).experiment.arms[0].resampled
     one, two = drawn.groupby("arm", sort=False).run_id.first()
     assert api.compare(one, two).first.seed == 0
-    with pytest.raises(LecunAblateError, match=r"the seed of .* has drawn its test images"):
+    with pytest.raises(LecunAblateError, match=r"the seed of .* drew its test images"):
         api.compare(one, known.run_id.iloc[0])
     with pytest.raises(LecunAblateError, match="on different digits: small:tanh on tiny"):
         api.compare("small:tanh", "known:tanh")

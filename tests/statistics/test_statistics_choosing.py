@@ -204,7 +204,7 @@ def test_undecided_arms_are_told_how_many_more_searches_would_tell():
     one = pair.counted
     enough = [st.t_power(abs(one.difference), one.sd, n) >= 0.8 for n in (4 + more, 5 + more)]
     assert enough == [False, True]
-    assert f"{more} more searches would probably tell" in pair.verdict.text
+    assert f"{more} more searches would probably decide it" in pair.verdict.text
 
 
 def test_equal_arms_that_searches_tune_are_called_in_one_of_twenty_experiments():

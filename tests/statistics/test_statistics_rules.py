@@ -89,7 +89,7 @@ def test_undecided_says_how_many_more_seeds_would_tell():
     verdict = st.decide(comparison(-0.0045, 0.0055, sd=0.008))
     needed = st.seeds_needed(0.0045, 0.008)
     assert verdict.more_seeds == needed - 10 > 0
-    assert verdict.text == f"undecided: {needed - 10} more seeds would probably tell"
+    assert verdict.text == f"undecided: {needed - 10} more seeds would probably decide it"
     # 0.05 points: far from the margin, so narrowing towards no difference is the shorter way
     verdict = st.decide(comparison(-0.0005, 0.0055, sd=0.008))
     assert verdict.more_seeds == st.seeds_for_equivalence(0.0005, 0.005, 0.008) - 10
@@ -126,7 +126,7 @@ def test_a_single_seed():
     assert "one seed" in alone.note
     verdict = st.decide(alone)
     assert (verdict.kind, verdict.more_seeds) == ("undecided", 5)
-    assert verdict.text == "undecided: one seed does not show the spread; 6 seeds could tell"
+    assert verdict.text == "undecided: one seed does not show the spread; 6 seeds could decide it"
 
 
 @pytest.mark.parametrize("n", [2, 6, 10, 25])
@@ -373,7 +373,7 @@ def test_failures_everywhere_leave_no_sound_run():
     assert pair.sound is None and pair.verdict_sound is None and pair.failures_matter
     assert pair.over_all is None
     assert pair.conclusion == (
-        f"{pair.verdict.text}; no seed is left with which both arms are sound"
+        f"{pair.verdict.text}; with every seed, at least one of the arms failed"
     )
     assert pair.failure_note.endswith("without failed runs, nothing is left to compare")
 
@@ -665,7 +665,7 @@ def test_the_same_arguments_give_the_same_numbers():
             "'a' and 'b' have no seed in common",
         ),
         (lambda: st.factorial([], []), "no arms"),
-        (lambda: st.factorial([{"a": 1}, {"a": 1}], [[0.1], [0.1]]), "one comes twice"),
+        (lambda: st.factorial([{"a": 1}, {"a": 1}], [[0.1], [0.1]]), "one occurs twice"),
         (lambda: st.factorial([{"a": 1}, {"b": 2}], [[0.1], [0.1]]), "each of \\['a'\\]"),
         (
             lambda: st.factorial(
@@ -674,7 +674,7 @@ def test_the_same_arguments_give_the_same_numbers():
             "{'a': 2, 'b': 2} is missing",
         ),
         (lambda: st.factorial([{"a": 1}, {"a": 2}], [[0.1], [0.1, 0.2]]), "same seeds"),
-        (lambda: st.factorial([{"a": 1}], [[0.1]], {"a": 3}), "the baseline's a is none of"),
+        (lambda: st.factorial([{"a": 1}], [[0.1]], {"a": 3}), "the baseline's a: expected one of"),
     ],
 )
 def test_arrays_that_make_no_sense_are_refused_in_words(call, words):

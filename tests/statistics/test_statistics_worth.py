@@ -221,6 +221,9 @@ def test_the_same_is_said_of_new_images_after_correction_only():
         (lambda: st.shapley({(): [0.1]}), "0 changes"),
         (lambda: st.shapley({(): [0.1], ("a", "b"): [0.2]}), r"\['a'\] are missing"),
         (lambda: st.shapley({(): [0.1], ("a",): [0.2, 0.3]}), "different numbers of seeds"),
+        (lambda: st.sets_to_meet({(): [0.1], ("a",): [0.2, 0.3]}), "different numbers of seeds"),
+        (lambda: st.largest_gains({(): [0.1], ("a", "b"): [0.2]}), r"\['a'\] are missing"),
+        (lambda: st.largest_gains({(): [0.1]}), "0 changes"),
         (lambda: st.variance_shares([], []), "no arms"),
     ],
 )
@@ -249,6 +252,21 @@ def test_the_path_of_the_largest_gains_is_the_greedy_one():
     assert (path[1].interval.low, path[1].interval.high) == pytest.approx(
         (expected.low, expected.high)
     )
+
+    met = {changes: errors[changes] for changes in ((), ("a", "b", "c"))}
+    asked = []
+    while more := st.sets_to_meet(met):
+        asked.append(sorted("".join(sorted(made)) for made in more))
+        with pytest.raises(ValueError, match="are missing"):
+            st.largest_gains(met)
+        met |= {tuple(sorted(made)): errors[tuple(sorted(made))] for made in more}
+    assert asked == [["a", "b", "c"], ["ab", "ac"]]
+    assert st.largest_gains(met) == path, "of the sets on its way alone"
+
+
+def test_of_equal_gains_the_first_in_the_alphabet_is_made():
+    errors = {(): [0.1], ("b",): [0.05], ("a",): [0.05], ("c",): [0.06], ("a", "b", "c"): [0.0]}
+    assert {*map(frozenset, st.sets_to_meet(errors))} == {frozenset("ab"), frozenset("ac")}
 
 
 def test_the_test_variance_of_own_images_is_what_drawing_them_makes():

@@ -185,10 +185,10 @@ def test_an_experiment_draws_its_values_from_all_searches_of_its_study(files, co
 @pytest.mark.parametrize(
     ("seeds", "said"),
     [
-        ("3", "expected as many for each, such as 4 seeds, got 2, 1"),
+        ("3", "expected the same number for each, such as 4 seeds, got 2, 1"),
         ("[0, 2]", "got 2, 0"),
         ("[1000000, 1]", "seeds: 1000000 has searched or confirmed values in studies/rates.yaml"),
-        ("{until: {halfwidth: 0.2, at_most: 40}}", "seeds.until: more seeds do not narrow"),
+        ("{until: {halfwidth: 0.2, at_most: 40}}", "seeds.until: more seeds do not reduce"),
     ],
 )
 def test_seeds_that_searches_cannot_share_are_refused(files, command, seeds, said):
@@ -200,10 +200,10 @@ def test_seeds_that_searches_cannot_share_are_refused(files, command, seeds, sai
 
 def test_seeds_that_chose_an_experiments_values_are_named(files, command):
     _, _, err = command("run", "tuned.yaml", "--dry-run")
-    assert "2 seeds of this experiment (0, 1) had a part in choosing its values" in err
+    assert "2 seeds of this experiment (0, 1) played a part in choosing its values" in err
     Path("studies/rates.yaml").write_text(STUDY + "searches: 1\n")
     _, _, err = command("run", "tuned.yaml", "--dry-run")
-    assert "had a part in" not in err
+    assert "played a part in" not in err
 
 
 def test_an_experiment_is_tuned_from_python(files):
@@ -533,7 +533,7 @@ def test_an_interrupted_study_of_seeds_is_completed(files, command, monkeypatch)
 
     monkeypatch.setattr(seeds_module, "_record", interrupted)
     status, _, err = command("study", "studies/noise.yaml", "--fresh")
-    assert status == 130 and "run the same command without --fresh to go on" in err
+    assert status == 130 and "run the same command without --fresh to continue" in err
     assert sum(len(r.trials) for r in records().values()) == 2
     monkeypatch.setattr(seeds_module, "_record", record)
     assert command("study", "studies/noise.yaml")[0] == 0

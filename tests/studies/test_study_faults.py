@@ -2,6 +2,8 @@
 
 import shutil
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -163,6 +165,41 @@ def test_a_trial_of_others_in_a_study_of_ours_is_no_bug(file):
     name = next(n for n in optuna.get_all_study_names(storage) if n.endswith(": tanh"))
     ours = optuna.load_study(study_name=name, storage=storage)
     ours.add_trial(optuna.trial.create_trial(value=0.0))
+    ours.add_trial(optuna.trial.create_trial(state=TrialState.FAIL))
     ours.ask()
     drive(file, SQLITE)
     assert ours.trials[-1].state == TrialState.RUNNING, "left as it is"
+
+
+@pytest.mark.parametrize("lacking", ["mlflow_run_id", "validation_errors", "diverged"])
+def test_a_trial_that_has_lost_an_attribute_is_named(file, lacking):
+    drive(file, JOURNAL)
+    journal = Path(JOURNAL)
+    lines = journal.read_bytes().split(b"\n")
+    (first, *_) = (k for k, line in enumerate(lines) if lacking.encode() in line)
+    journal.write_bytes(b"\n".join(lines[:first] + lines[first + 1 :]))
+    with pytest.raises(LecunAblateError, match=f"trial 0 of .*small v1.* lacks .* {lacking}"):
+        drive(file, JOURNAL)
+
+
+def test_a_storage_of_another_version_is_named(file):
+    drive(file, SQLITE)
+    with closing(sqlite3.connect("studies/optuna.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'v9.9.9'")
+    with pytest.raises(LecunAblateError, match=r"sqlite:///studies/optuna\.db.*optuna version"):
+        drive(file, SQLITE)
+
+
+def test_a_damaged_storage_is_named(file):
+    drive(file, SQLITE)
+    database = Path("studies/optuna.db")
+    database.write_bytes(database.read_bytes()[: 4096 * 5])
+    with pytest.raises(LecunAblateError, match=r"sqlite:///studies/optuna\.db.*malformed"):
+        drive(file, SQLITE)
+
+
+def test_a_file_that_is_no_storage_is_left_as_it_is(file):
+    Path("studies/optuna.db").write_text("<html>Sign in</html>" * 1000)
+    with pytest.raises(LecunAblateError, match=r"optuna\.db.*file is not a database"):
+        drive(file, SQLITE)
+    assert Path("studies/optuna.db").read_text().startswith("<html>")

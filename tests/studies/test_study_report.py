@@ -34,8 +34,8 @@ def test_a_winner_at_the_end_of_the_search_space_is_pointed_out(reported, monkey
     monkeypatch.setattr(study_world, "error", slope)
     monkeypatch.setattr(study_world, "DIVERGES", 1.0)
     _, notes = reported(STUDY)
-    said = "the best lr, or what is within 1 s.e. of it, touches the"
-    assert f"tanh: {said} high end of the search space (0.3): there may be a better one" in notes
+    said = "the best lr, or the range within 1 s.e. of it, touches the"
+    assert f"tanh: {said} high end of the search space (0.3): there may be a better value" in notes
     assert f"relu: {said} low end of the search space (0.001)" in notes
     assert notes.count(said) == notes.count("so widen the range") == 2
 
@@ -102,13 +102,15 @@ def test_a_winner_without_a_score_is_pointed_out(reported):
     result, notes = reported(STUDY.replace("low: 0.001, high: 0.3", "low: 0.0001, high: 0.0002"))
     for arm in result.arms:
         assert arm.trial is None and arm.values == {"lr": 0.03} and arm.within == {}
-        assert f"{arm.arm}: nothing is said to be within 1 s.e., since the winner has no" in notes
-        assert f"{arm.arm}: the best lr, or what is within 1 s.e. of it, touches the high" in notes
+        assert f"{arm.arm}: there is no range within 1 s.e., since the winner has no" in notes
+        assert (
+            f"{arm.arm}: the best lr, or the range within 1 s.e. of it, touches the high" in notes
+        )
 
 
 def test_pruned_trials_among_the_confirmed_are_mentioned(reported):
     _, notes = reported(PRUNED)
-    assert "pruned ones that got furthest as well), and its own values" in notes
+    assert "pruned ones that got furthest, if too few ran to the end), and its own values" in notes
 
 
 def test_progress_without_errors_to_watch_counts_runs_and_epochs(workplace, capsys):

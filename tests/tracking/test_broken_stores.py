@@ -121,6 +121,18 @@ def test_runs_whose_database_is_lost_are_taken_back_from_their_files(done, comma
     assert "is reproduced, bit for bit" in command("reproduce", run_id)[1]
 
 
+def test_a_database_of_another_project(done, command, empty_store):
+    before = lecun_ablate.load_results("pair")
+    lose_the_database(empty_store)
+    Path("another.yaml").write_text(
+        YAML.replace("pair", "another").replace("epochs: 1", "epochs: 2")
+    )
+    lecun_ablate.run("another.yaml", trainer="torch", device="cpu")
+    status, _, err = command(*RUN)
+    assert status == 0 and "2 done before, 0 to train" in err
+    assert lecun_ablate.load_results("pair").test_error.equals(before.test_error)
+
+
 def test_only_runs_that_are_whole_are_taken_back(done, command, empty_store):
     """What is damaged is named before anything is trained, and trained again."""
     before = lecun_ablate.load_results("pair")

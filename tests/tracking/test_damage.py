@@ -259,3 +259,42 @@ def test_a_deleted_experiment(done, command, restored):
         client.restore_experiment(client.get_run(run_of(done)).info.experiment_id)
     assert command(*RUN)[0] == 0
     assert lecun_ablate.load_results("pair")[NUMBERS].equals(done[NUMBERS])
+
+
+def test_names_copies_and_additions_of_others_change_nothing(done, command):
+    client, run_id = View().client, run_of(done)
+    run = client.get_run(run_id)
+    client.rename_experiment(run.info.experiment_id, "my favourite")
+    client.set_tag(run_id, "mlflow.runName", "=cmd|'x'!A1 [red]")
+    client.set_tag(run_id, "mlflow.parentRunId", "nobody")
+    client.log_metric(run_id, "my own", 7, step=1)
+    client.log_param(run_id, "my own", "x" * 5000)
+    copy = client.create_run(run.info.experiment_id, tags=dict(run.data.tags))
+    for key, value in run.data.metrics.items():
+        client.log_metric(copy.info.run_id, key, value, step=2)
+    client.set_terminated(copy.info.run_id)
+    assert command("show", "pair")[0] == 0
+    status, _, err = command(*RUN)
+    assert status == 0 and "4 done before, 0 to train" in err
+    assert lecun_ablate.load_results("pair")[NUMBERS].equals(done[NUMBERS])
+
+
+def test_metrics_that_cannot_be_and_runs_that_are_said_to_have_failed(done, command):
+    client = View().client
+    endless, beyond, failed = (run_of(done, *which) for which in (("relu", 0), ("tanh", 0), ()))
+    client.log_metric(endless, "test_error", float("nan"), step=1)
+    client.log_metric(beyond, "test_error", 0.5, step=99)
+    client.set_terminated(failed, "FAILED")
+    status, _, err = command("show", "pair")
+    assert status == 0 and endless in err and beyond in err
+    status, _, err = command(*RUN)
+    assert status == 0 and "1 done before, 3 to train" in err
+    assert client.get_run(failed).info.status == "FAILED"
+    assert lecun_ablate.load_results("pair")[NUMBERS].equals(done[NUMBERS])
+
+
+def test_files_that_were_moved_away(done, command):
+    Path("mlruns").rename("elsewhere")
+    status, _, err = command(*RUN)
+    assert status == 0 and "4 finished runs cannot be used and will be trained again" in err
+    assert lecun_ablate.load_results("pair")[NUMBERS].equals(done[NUMBERS])

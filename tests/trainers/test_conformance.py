@@ -27,13 +27,7 @@ from lecun_ablate.trainers.cuda import CudaTrainer
 from lecun_ablate.trainers.native import NativeTrainer
 from lecun_ablate.trainers.torch_trainer import TorchTrainer
 
-COMPILED = {"native": NativeTrainer, "cuda": CudaTrainer}
-if COMPILER:  # the CUDA kernels without a GPU
-    COMPILED["cuda-on-cpu"] = partial(CudaTrainer, Cpu())
-if not native.availability():  # "native" has the fastest instruction set of this CPU; these others
-    for name in native.kernel.INSTRUCTION_SETS[1:]:
-        COMPILED[f"native-{name}"] = partial(NativeTrainer, instruction_set=name)
-ON_GPU = {"cuda": pytest.mark.gpu}
+SETS = () if native.availability() else native.kernel.INSTRUCTION_SETS
 
 
 class Supports:
@@ -49,12 +43,42 @@ class Supports:
             assert trainer.unsupported(recipe) is None, choice
 
 
-class TestCompiled(ExactTrainerConformance, Supports):
-    @pytest.fixture(params=[pytest.param(n, marks=ON_GPU.get(n, ())) for n in COMPILED])
+@pytest.mark.skipif(bool(native.availability()), reason=str(native.availability()))
+class TestNative(ExactTrainerConformance, Supports):
+    """With the fastest instruction set of this CPU."""
+
+    @pytest.fixture
+    def make(self):
+        return NativeTrainer
+
+
+class TestNativeInstructionSets(ExactTrainerConformance, Supports):
+    """With the others."""
+
+    @pytest.fixture(params=SETS[1:])
     def make(self, request):
-        if request.param == "native" and native.availability():
-            pytest.skip(native.availability())
-        return COMPILED[request.param]
+        return partial(NativeTrainer, instruction_set=request.param)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("choice", PAIRS)
+    def test_every_pair_of_values_after_200_steps(self, make, choice):
+        super().test_every_pair_of_values_after_200_steps(make, choice)
+
+
+@pytest.mark.skipif(not COMPILER, reason="no C++ compiler")
+class TestCudaOnCpu(ExactTrainerConformance, Supports):
+    """The CUDA kernels, compiled for the CPU."""
+
+    @pytest.fixture
+    def make(self):
+        return partial(CudaTrainer, Cpu())
+
+
+@pytest.mark.gpu
+class TestCuda(ExactTrainerConformance, Supports):
+    @pytest.fixture
+    def make(self):
+        return CudaTrainer
 
 
 class TestTorch(ExactTrainerConformance, Supports):

@@ -1,4 +1,4 @@
-"""Components of your own: decorated functions in PyTorch. Autograd finds the derivatives."""
+"""Your own components: decorated PyTorch functions. Autograd computes the derivatives."""
 
 from lecun_ablate import register
 
