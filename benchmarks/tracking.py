@@ -6,11 +6,11 @@
 
 Writes seed runs of realistic size (23 epochs of 7 metrics, the recipe as params, the weights and
 the answers on the test split as artifacts) to a store in a temporary folder, and prints the total
-time, and the time to find them again. --tracking-uri writes to another store, a new one; --client
-through MLflow's client, as to a server or to a database whose tables are unknown. --profile also
-shows where the time is spent. --overlapped runs a whole experiment instead, with the cuda trainer
-on a device that computes nothing. That leaves the work of the host, from drawing the first weights
-to writing the last run.
+time, and the time to find them again. --tracking-uri writes to another store; --client writes
+through MLflow's client, one run at a time, as this package once did to servers and to PostgreSQL.
+--profile also shows where the time is spent. --overlapped runs a whole experiment instead, with the
+cuda trainer on a device that computes nothing. That leaves the work of the host, from drawing the
+first weights to writing the last run.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import io
 import pstats
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ from lecun_ablate.reporting.conclusion import conclude
 from lecun_ablate.running.experiment import run_experiment
 from lecun_ablate.running.training import Prepared
 from lecun_ablate.tracking import sqlite
+from lecun_ablate.tracking.connection import Connection
 from lecun_ablate.tracking.plan_run import PlanRun
 from lecun_ablate.tracking.writer import Writer
 from lecun_ablate.trainers.base import Identity, Trainer
@@ -50,7 +52,7 @@ IDENTITY = Identity("cuda", "cuda", "sm_90", 1)
 
 def made_up_plan(runs: int, digits: Digits, identity: Identity, recipe: Recipe) -> Plan:
     experiment = Experiment(
-        "logging",
+        f"logging-{uuid.uuid4().hex[:8]}",  # new in any store
         "How fast?",
         DataChoice(name="usps"),
         (Arm("one", {}, recipe),),
@@ -128,6 +130,7 @@ def main() -> None:
     profile = cProfile.Profile()
     if options.client:
         sqlite.TESTED_REVISIONS.clear()
+        Connection.is_server = False  # then runs are written one by one
     with (
         tempfile.TemporaryDirectory() as folder,
         Writer.opened(options.tracking_uri or f"sqlite:///{Path(folder, 'mlflow.db')}") as writer,
@@ -138,6 +141,7 @@ def main() -> None:
             profile.enable()
         for seed in range(options.runs):
             plan_run.log("one", seed, history, RunStatus.FINISHED, artifacts)
+        writer.flush()
         profile.disable()
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
         began = time.perf_counter()

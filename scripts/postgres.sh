@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Starts a temporary PostgreSQL server (Debian's), for a study or for the tests:
-#   scripts/postgres.sh start FOLDER [PORT]    prints the address for --storage
+# Starts a temporary PostgreSQL server (Debian's), for experiments, studies or the tests:
+#   scripts/postgres.sh start FOLDER [PORT]    prints two addresses: of a database for MLflow
+#                                              (MLFLOW_TRACKING_URI), and of one for --storage
 #   scripts/postgres.sh stop FOLDER
 # Everything is in FOLDER (an absolute path), which is created. Only this machine can connect.
 set -euo pipefail
 
-usage() { sed -n '2,5s/^# //p' "$0" >&2; exit 2; }
+usage() { sed -n '2,6s/^# //p' "$0" >&2; exit 2; }
 action=${1:-}; folder=${2:-}; port=${3:-54329}
 [[ -n $folder && $folder == /* ]] || usage
 
@@ -27,8 +28,10 @@ case $action in
     # -F: without fsync
     as_server "$bin/pg_ctl" -D "$folder/data" -l "$folder/server.log" -w -s \
       -o "-F -p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories='$folder'" start
-    as_server "$bin/createdb" -h 127.0.0.1 -p "$port" -U studies studies 2>/dev/null || true
-    echo "postgresql+psycopg://studies@127.0.0.1:$port/studies"
+    for database in mlflow studies; do  # each has a table alembic_version of its own
+      as_server "$bin/createdb" -h 127.0.0.1 -p "$port" -U studies $database 2>/dev/null || true
+      echo "postgresql+psycopg://studies@127.0.0.1:$port/$database"
+    done
     ;;
   stop)
     as_server "$bin/pg_ctl" -D "$folder/data" -m fast -w -s stop

@@ -115,7 +115,7 @@ def spawner():
 
 @pytest.fixture
 def postgres():
-    """The address of a throw-away PostgreSQL server, started by scripts/postgres.sh."""
+    """The address of a database on a throw-away PostgreSQL server, of scripts/postgres.sh."""
     yield from _postgres()
 
 
@@ -140,7 +140,7 @@ def _postgres():
         pytest.skip(started.stderr.strip())
     try:
         assert started.returncode == 0, started.stderr
-        yield started.stdout.strip()
+        yield started.stdout.split()[0]
     finally:
         subprocess.run([script, "stop", folder], check=False)
         shutil.rmtree(folder, ignore_errors=True)

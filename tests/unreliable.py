@@ -17,7 +17,8 @@ HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host"
 class Unreliable(ThreadingHTTPServer):
     """Passes requests on to a server, but for a share of them, on which it inflicts a fault.
 
-    `down` refuses every request. `counts` says how often each fault was inflicted, and "sound".
+    `down` refuses every request, as `fault_when_down` says. `counts` says how often each fault was
+    inflicted, and "sound".
     """
 
     daemon_threads = True
@@ -25,7 +26,7 @@ class Unreliable(ThreadingHTTPServer):
     def __init__(self, port: int, share: float, seed: int = 0, faults: tuple[str, ...] = FAULTS):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.behind, self.share, self.faults = port, share, faults
-        self.down = False
+        self.down, self.fault_when_down = False, "reset"
         self.counts: Counter[str] = Counter()
         self._random, self._lock = random.Random(seed), threading.Lock()
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -41,7 +42,7 @@ class Unreliable(ThreadingHTTPServer):
         with self._lock:
             fault = "sound"
             if self.down:
-                fault = "reset"
+                fault = self.fault_when_down
             elif self._random.random() < self.share:
                 fault = self._random.choice(self.faults)
             self.counts[fault] += 1

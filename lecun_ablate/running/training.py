@@ -126,7 +126,7 @@ def train(
     """Train the missing runs of a plan, and return its results.
 
     `on_run` is called with every run as soon as it has been written; an interruption cannot come in
-    between.
+    between. It is not called for runs that are still to be sent to a tracking server.
     """
     plan = plan_run.plan
     todo = plan_run.pending(prepared.only)
@@ -151,7 +151,7 @@ def train(
                         run_id = plan_run.log(
                             arm, seed, history.pop(index), status, files, report.environment
                         )
-                        if on_run:
+                        if on_run and run_id:
                             error = report.scores["test"].error
                             on_run(LoggedRun(arm, seed, run_id, status, error))
                     if progress:
@@ -197,14 +197,17 @@ def _run_files(report: EpochReport, test: Split, recipe: Recipe) -> dict[str, by
     """Return the files of a run: its weights, its answers, and its own components."""
     weights = io.BytesIO()
     np.savez(weights, **report.state.scored)  # type: ignore[arg-type]
+    answers = answers_file(test.labels.astype(np.uint8), report.scores["test"].predictions)
+    return {WEIGHTS: weights.getvalue(), ANSWERS: answers, **_component_files(recipe)}
+
+
+def answers_file(labels: np.ndarray, predictions: np.ndarray) -> bytes:
+    """Return a run's answers as they are stored; both arguments are (images,) uint8."""
     answers = io.BytesIO()
-    columns = {
-        "label": test.labels.astype(np.uint8),
-        "prediction": report.scores["test"].predictions,
-    }
     # five times as fast as pandas; checksums reveal damage
+    columns = {"label": labels, "prediction": predictions}
     parquet.write_table(pa.table(columns), answers, write_page_checksum=True)
-    return {WEIGHTS: weights.getvalue(), ANSWERS: answers.getvalue(), **_component_files(recipe)}
+    return answers.getvalue()
 
 
 def _component_files(recipe: Recipe) -> dict[str, bytes]:

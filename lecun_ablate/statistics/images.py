@@ -13,6 +13,8 @@ from lecun_ablate.statistics.arrays import ROUNDING, check_fraction
 from lecun_ablate.statistics.intervals import LEVEL, Interval
 
 TWO_WAY_RESAMPLES = 2_000
+BATCH = 50  # resamples at a time
+CACHED = 1_000_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,18 @@ def _two_way_bootstrap(table: np.ndarray, level: float, rng_seed: int, resamples
     n, m = table.shape
     rng = np.random.default_rng(rng_seed)
     means = np.empty(resamples)
-    for k in range(resamples):
-        rows = np.bincount(rng.integers(0, n, n), minlength=n) @ table
-        means[k] = rows[rng.integers(0, m, m)].mean() / n
+    # of a table that no cache holds, one product for many resamples reads it once
+    batch = BATCH if table.nbytes > CACHED else 1
+    counts = np.empty((batch, n))  # how often each seed is drawn
+    images = np.empty((batch, m), np.int64)
+    for start in range(0, resamples, batch):
+        number = min(batch, resamples - start)
+        for k in range(number):
+            counts[k] = np.bincount(rng.integers(0, n, n), minlength=n)
+            images[k] = rng.integers(0, m, m)
+        rows = counts[:number] @ table
+        drawn = np.take_along_axis(rows, images[:number], axis=1)
+        means[start : start + number] = drawn.mean(axis=1) / n
     tail = (1 - level) / 2
     widen = stats.t.isf(tail, n - 1) / stats.norm.isf(tail) * math.sqrt(n / (n - 1))
     mean = table.mean()

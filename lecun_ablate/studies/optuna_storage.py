@@ -23,6 +23,7 @@ from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.system import disk
 from lecun_ablate.system.lock import held, server_place
 from lecun_ablate.system.passwords import without_passwords
+from lecun_ablate.system.postgres_lock import exclusive_in_postgres
 from lecun_ablate.tracking.explain import reason, way_out
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -79,12 +80,17 @@ def open_storage(url: str) -> BaseStorage | None:
 
 @contextlib.contextmanager
 def driving(url: str, study: str) -> Iterator[BaseStorage]:
-    """Open a storage, creating it if necessary, as the only driver of a study on this machine.
+    """Open a storage, creating it if necessary, as the only driver of a study.
 
-    Raises LecunAblateError if another process drives it, or the storage cannot be opened.
+    That holds on this machine; in PostgreSQL, on all machines. Raises LecunAblateError if another
+    process drives it, or the storage cannot be opened.
     """
-    file = file_of(url)
-    with held(_lock_of(url, study), f"the study {study}"):
+    file, what = file_of(url), f"the study {study}"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(held(_lock_of(url, study), what))
+        if file is None and _parts(url).get_backend_name() == "postgresql":
+            with explained(url):
+                stack.enter_context(exclusive_in_postgres(url, f"study {study}", what))
         if file is not None and not file.exists() and "://" in url:
             _create_database(file)
         elif file is not None and "://" not in url:

@@ -78,16 +78,21 @@ class GroupSync:
     """Syncs writes about every `seconds`, on a background thread."""
 
     def __init__(self, folders: Iterable[Path], seconds: float = 2.0):
-        self._folders = tuple(folders)
+        self._folders = set(folders)
         self._seconds = seconds
         self._last = time.monotonic()
         self._dirty = False
         self._thread: threading.Thread | None = None
         self._error: OSError | None = None
 
-    def written(self) -> None:
-        """Note that something has been written. Raises OSError if an earlier sync has failed."""
+    def written(self, folder: Path | None = None) -> None:
+        """Note that something has been written, in a `folder` that may be a new one.
+
+        Raises OSError if an earlier sync has failed.
+        """
         self._dirty = True
+        if folder is not None:
+            self._folders.add(folder)
         busy = self._thread is not None and self._thread.is_alive()
         if busy or time.monotonic() - self._last < self._seconds:
             return
@@ -107,7 +112,7 @@ class GroupSync:
 
     def _sync(self) -> None:
         try:
-            sync_file_systems(self._folders)
+            sync_file_systems(list(self._folders))
         except OSError as error:
             self._error = error
 

@@ -52,7 +52,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise _in_use(what, file.read().strip()) from None
+            raise in_use(what, file.read().strip()) from None
         except OSError as error:
             raise LecunAblateError(
                 f"{path}: this file system has no locks ({error.strerror}): keep the store on "
@@ -85,7 +85,7 @@ def exclusive_server(place: str, what: str) -> Iterator[None]:
         try:
             lock.bind(f"\0lecun_ablate-{name}")
         except OSError:
-            raise _in_use(what, _bound_by(name)) from None
+            raise in_use(what, _bound_by(name)) from None
         lock.listen(1)
         yield
 
@@ -179,7 +179,7 @@ def _claim(lock: Path, what: str) -> Iterator[None]:
                 with contextlib.suppress(FileNotFoundError):
                     claim.unlink()
                 continue
-            error = _in_use(what, told(other))
+            error = in_use(what, told(other))
             raise LecunAblateError(
                 f"{error}. If that process or its machine is gone, delete {claim}"
             ) from None
@@ -193,7 +193,7 @@ def _claim(lock: Path, what: str) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 claim.unlink()
         return
-    raise _in_use(what, "")
+    raise in_use(what, "")
 
 
 def _boot() -> str:
@@ -205,9 +205,11 @@ def _boot() -> str:
         return socket.gethostname()
 
 
-def _in_use(what: str, who: str) -> LecunAblateError:
-    text = f"{what} is in use by {who or 'another process'}: wait until it has ended, or stop it"
-    return LecunAblateError(without_passwords(text))
+def in_use(what: str, who: str, since: str = "") -> LecunAblateError:
+    """Return the error that says who holds a lock, and since when if that is known."""
+    when = f" since {since}" if since else ""
+    text = f"{what} is in use by {who or 'another process'}{when}"
+    return LecunAblateError(without_passwords(f"{text}: wait until it has ended, or stop it"))
 
 
 def _bound_by(name: str) -> str:

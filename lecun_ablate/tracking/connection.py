@@ -8,7 +8,7 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from lecun_ablate.tracking.address import DATABASE, address, database_path, sqli
 from lecun_ablate.tracking.explain import reason, way_out
 from lecun_ablate.tracking.health import refuse_damaged, writable
 from lecun_ablate.tracking.names import EXPERIMENT_NAME
-from lecun_ablate.tracking.patient import patient
+from lecun_ablate.tracking.patient import impatient, patient
 from lecun_ablate.tracking.sqlite import keep_artifacts_beside, tables_are_known
 from lecun_ablate.tracking.tagged_runs import tagged_runs
 
@@ -35,7 +35,11 @@ PAGE = 100  # runs fetched at a time: thousands at once take a lot of memory
 
 
 class Connection:
-    """An open MLflow store. `database` is its SQLite file, or None for any other store."""
+    """An open MLflow store.
+
+    `database` is its SQLite file, or None for any other store. `client` is MLflow's, which waits
+    for a server that does not answer; `impatient` is the same, but does not wait.
+    """
 
     def __init__(self, uri: str | None = None):
         """Connect to `address(uri)`; NoStoreYet if that is a file that does not exist."""
@@ -49,10 +53,11 @@ class Connection:
             refuse_damaged(self.database)
             self.uri = self._readable(self.database)
         with self.explained("cannot be read"):
-            if self.uri.startswith("http"):
-                self.client = patient(self.uri, self.where)
+            if self.is_server:
+                self.impatient = impatient(self.uri)
+                self.client = patient(self.impatient, self.where)
             else:
-                self.client = MlflowClient(tracking_uri=self.uri)
+                self.client = self.impatient = MlflowClient(tracking_uri=self.uri)
             self.client.search_experiments(max_results=1)
         if self.database is not None:
             keep_artifacts_beside(self.client, self.database)
@@ -63,6 +68,11 @@ class Connection:
         """Whether the store is a database whose tables we may use without MLflow's client."""
         postgres = self.uri.startswith("postgresql")
         return (self.database is not None or postgres) and tables_are_known(self.client)
+
+    @property
+    def is_server(self) -> bool:
+        """Whether the store is a tracking server, and not a database."""
+        return self.uri.startswith("http")
 
     @property
     def where(self) -> str:
@@ -101,12 +111,12 @@ class Connection:
 
     def link(self, experiment_id: str, view: str | None = None) -> str:
         """Return the address of an experiment in the MLflow UI, in one of its ready-made views."""
-        base = without_user(self.uri) if self.uri.startswith("http") else "http://127.0.0.1:5000"
+        base = without_user(self.uri) if self.is_server else "http://127.0.0.1:5000"
         return f"{base.rstrip('/')}/{views.page(experiment_id, view)}"
 
     def ui_command(self) -> str | None:
         """Return the command that starts the MLflow UI on this store; None for a server."""
-        if self.uri.startswith("http"):
+        if self.is_server:
             return None
         if self.database == Path(DATABASE).resolve():
             return "mlflow ui"
@@ -133,10 +143,15 @@ class Connection:
         pages = _pages(lambda token: self.client.search_experiments(page_token=token))
         return [experiment for page in pages for experiment in page]
 
-    def tagged(self, experiment_id: str, tags: Mapping[str, str]) -> Iterator[Run]:
-        """Yield an experiment's runs that have the given tags, newest first."""
+    def tagged(
+        self, experiment_id: str, tags: Mapping[str, str], only: Collection[str] | None = None
+    ) -> Iterator[Run]:
+        """Yield an experiment's runs that have the given tags, newest first.
+
+        `only`: nothing else is needed of them than the tags and params of these keys.
+        """
         if self.has_known_tables:
-            for run in tagged_runs(self.client, experiment_id, tags):
+            for run in tagged_runs(self.client, experiment_id, tags, only):
                 self.remember(run.info)
                 yield run
             return

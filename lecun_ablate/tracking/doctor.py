@@ -18,6 +18,7 @@ from lecun_ablate.tracking.address import address, artifact_folder, database_pat
 from lecun_ablate.tracking.health import read_only, refuse_damaged, unknown_runs
 from lecun_ablate.tracking.names import KEY, LEVEL, OWNER, PARENT, Level
 from lecun_ablate.tracking.records import FinishedRun
+from lecun_ablate.tracking.spool import Spool
 from lecun_ablate.tracking.store import Store
 from lecun_ablate.tracking.writer import Writer
 
@@ -43,7 +44,7 @@ def examine(uri: str | None = None) -> list[Finding]:
     if database is not None and database.exists():
         refuse_damaged(database, thoroughly=True)
     store = Store(uri)
-    found = list(_left_running(store))
+    found = [*_left_running(store), *_waiting(store)]
     for experiment in store.connection.experiments():
         found += _seed_runs(store, experiment.experiment_id)
         found += _orphans(store, experiment.experiment_id)
@@ -79,6 +80,19 @@ def _left_running(store: Store) -> Iterator[Finding]:
             f"{_name(run)} is marked RUNNING",
             "if nothing is running now, a killed process left it: the next `run` ends it",
             _ending(run),
+        )
+
+
+def _waiting(store: Store) -> Iterator[Finding]:
+    if not store.connection.is_server:
+        return
+    spool = Spool(store.connection.uri)
+    for experiment in sorted({path.parent for path in spool.waiting()}):
+        number = len(list(experiment.glob("*.zip")))
+        yield Finding(
+            f"{experiment} has {number} finished run{'' if number == 1 else 's'} that the server "
+            "does not have",
+            "`run` the experiment again, in this folder: that writes them first",
         )
 
 

@@ -66,6 +66,10 @@ WAYS_OUT = (  # the first whose words stand in the reason
         ("out-of-date database schema", "can't locate revision"),
         "it is of another version of MLflow: `mlflow db upgrade` brings an older one up to date",
     ),
+    (
+        ("no such revision or branch",),
+        "it is the database of another program, such as Optuna: MLflow needs one of its own",
+    ),
     (("too many open files",), "raise the limit: `ulimit -n 256`"),
 )
 

@@ -34,7 +34,6 @@ class Files:
 
     def __init__(self, connection: Connection):
         self._connection = connection
-        self._client = connection.client
         self._answers: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # those that have been read
 
     def text(self, run_id: str, artifact: str) -> str:
@@ -44,20 +43,20 @@ class Files:
     def read(self, run_id: str, artifact: str) -> bytes:
         """Return an artifact's bytes; raises LecunAblateError if it is gone."""
         place = self.place(run_id)
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                if not urlsplit(place).scheme:  # MLflow's downloader is many times slower
-                    return Path(place, artifact).read_bytes()
+        try:
+            if not urlsplit(place).scheme:  # MLflow's downloader is many times slower
+                return Path(place, artifact).read_bytes()
+            with tempfile.TemporaryDirectory() as folder:
                 remote = self._remote(place)
                 path = until_answered(
                     lambda _: remote.download_artifacts(artifact, folder), self._connection.where
                 )
                 return Path(path).read_bytes()
-            except (MlflowException, OSError) as error:
-                raise LecunAblateError(
-                    f"run {run_id}: its file {artifact} cannot be read: {error} (run its "
-                    "experiment again: that trains the runs that have lost their files)"
-                ) from error
+        except (MlflowException, OSError) as error:
+            raise LecunAblateError(
+                f"run {run_id}: its file {artifact} cannot be read: {error} (run its "
+                "experiment again: that trains the runs that have lost their files)"
+            ) from error
 
     def _remote(self, place: str) -> ArtifactRepository:
         """Return what reads and lists files of a run that are elsewhere.
@@ -133,9 +132,16 @@ class Files:
         if not urlsplit(place).scheme:  # a folder: MLflow's uploader is many times slower
             _write_files(Path(place), artifacts, durable)
             return
+        until_answered(lambda _: self.upload(place, artifacts), self._connection.where)
+
+    def upload(self, place: str, artifacts: Mapping[str, bytes | str | Path]) -> None:
+        """Write artifacts to a place of MLflow's, in one try: with an address, or a folder."""
+        if not urlsplit(place).scheme:
+            _write_files(Path(place), artifacts, durable=True)
+            return
         with tempfile.TemporaryDirectory() as folder:
             _write_files(Path(folder), artifacts, durable=False)
-            self._client.log_artifacts(run_id, folder)
+            self._remote(place).log_artifacts(folder)
 
     def has_files(self, run_id: str) -> bool:
         """Tell whether a seed run still has its files, with a beginning and an end.

@@ -29,6 +29,7 @@ LAST_RUN = "lecun_ablate.last_run"
 ANSWER = "lecun_ablate.answer"  # what has been found, in a line
 VARIANT = "lecun_ablate.variant"  # the options that change what the file says, if any
 OWNER = "lecun_ablate.owner"  # on a server: the process that writes a run (lock.identity)
+LEASE = "lecun_ablate.lease"  # of an MLflow experiment on a server: see lease
 REQUEST = "lecun_ablate.request"  # on a server: what made a run, so that it is made once
 PARENT = "mlflow.parentRunId"
 NAME = "mlflow.runName"

@@ -36,22 +36,30 @@ _NO_ANSWER = re.compile(
     r"failed with (timeout )?exception|too many \d+ error responses|connection (aborted|refused|"
     r"reset|broken)|connectionpool|remotedisconnected|timed out|incompleteread|"
     r"error code(:| )? ?(408|429|50[0234])|\b(408|429|50[0234]) (client|server) error|"
-    r"failed with error code (408|429|50[0234])",
+    r"failed with error code (408|429|50[0234])|\b(INTERNAL_ERROR|TEMPORARILY_UNAVAILABLE):",
     re.IGNORECASE,
 )
-_INTERNAL = re.compile(r"\b500\b")
+_INTERNAL = re.compile(r"\b500\b|\bINTERNAL_ERROR:")
 _ENDS = ("delete_run", "delete_experiment", "restore_experiment", "rename_experiment")
 
 
-def patient(uri: str, where: str) -> MlflowClient:
-    """Return MLflow's client of a server, its calls repeated while the server does not answer.
+def impatient(uri: str) -> MlflowClient:
+    """Return MLflow's client of a server; each call is one try.
 
-    `where` names the server to people. Whoever sets MLFLOW_HTTP_REQUEST_MAX_RETRIES or
-    MLFLOW_HTTP_REQUEST_TIMEOUT has MLflow's own client repeat requests as well.
+    Whoever sets MLFLOW_HTTP_REQUEST_MAX_RETRIES or MLFLOW_HTTP_REQUEST_TIMEOUT has it repeat
+    requests.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", TIMEOUT)
-    return cast(MlflowClient, _Patient(MlflowClient(tracking_uri=uri), where))
+    return MlflowClient(tracking_uri=uri)
+
+
+def patient(client: MlflowClient, where: str) -> MlflowClient:
+    """Return a client of a server whose calls are repeated while the server does not answer.
+
+    `where` names the server to people.
+    """
+    return cast(MlflowClient, _Patient(client, where))
 
 
 class _Patient:
@@ -109,6 +117,14 @@ class _Patient:
         return until_answered(action, self._where)
 
 
+_given_up: set[str] = set()  # servers that were waited for in vain, until they answer
+
+
+def give_up(where: str) -> None:
+    """Wait for the server `where` no longer, until it has answered."""
+    _given_up.add(where)
+
+
 def until_answered(action: Callable[[bool], T], where: str) -> T:
     """Call `action`, with whether it has been called before, until the server `where` answers."""
     began, tries = time.monotonic(), 0
@@ -117,7 +133,10 @@ def until_answered(action: Callable[[bool], T], where: str) -> T:
             result = action(tries > 0)
         except Exception as error:  # of MLflow, requests or urllib3
             most = LONGEST_ERROR if _INTERNAL.search(_text(error)) else LONGEST
-            if not no_answer(error) or time.monotonic() - began > most:
+            if not no_answer(error):
+                raise
+            if where in _given_up or time.monotonic() - began > most:
+                give_up(where)
                 raise
             if tries == SILENT:
                 _say(
@@ -127,6 +146,7 @@ def until_answered(action: Callable[[bool], T], where: str) -> T:
             pause(PAUSES[min(tries, len(PAUSES) - 1)])
             tries += 1
             continue
+        _given_up.discard(where)
         if tries > SILENT:
             _say(f"{where} answers again, after {time.monotonic() - began:.0f} s")
         return result

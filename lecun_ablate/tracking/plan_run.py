@@ -41,7 +41,6 @@ from lecun_ablate.tracking.names import (
     LONGEST_NOTE,
     LOOKS,
     NOTE,
-    OWNER,
     PARENT,
     PLAN,
     PLAN_FILE,
@@ -85,13 +84,14 @@ class PlanRun:
     `run_id` is the plan's own run, `arms` are the runs of its arms.
     """
 
-    def __init__(self, writer: Writer, plan: Plan, notice: Callable[[str], None]):
+    def __init__(
+        self, writer: Writer, plan: Plan, experiment_id: str, notice: Callable[[str], None]
+    ):
         """Look up what the store has of a plan; `notice` is told what a user must know of it."""
         self._writer = writer
         self._notice = notice
-        self.experiment_id = writer.ensure_experiment(plan.tracking_name)
-        writer.sweep(self.experiment_id)
-        self._refuse_if_run_elsewhere(plan)
+        self.experiment_id = experiment_id
+        writer.take_up(experiment_id, notice)
         finished, unusable = writer.store.finished(self.experiment_id)
         self._finished = finished
         self.plan = self._with_earlier_seeds(writer.store.with_earlier_arms(plan))
@@ -110,21 +110,14 @@ class PlanRun:
 
         It is left FINISHED, KILLED (interrupted) or FAILED.
         """
-        plan_run = cls(writer, plan, notice)
-        status = "KILLED"
-        try:
-            with held_back():  # an interruption waits until the run is known that has to be ended
-                plan_run.run_id = plan_run._begin()
-            plan_run._begin_arms()
-            plan_run._take_back(with_hint=True)
-            yield plan_run
-            status = "FINISHED"
-        except Exception:
-            status = "FAILED"
-            raise
-        finally:
-            begun = [*plan_run.arms.values(), plan_run.run_id]
-            writer.end([run_id for run_id in begun if run_id], status)
+        with writer.driving(plan.tracking_name) as experiment_id:
+            plan_run = cls(writer, plan, experiment_id, notice)
+            with writer.ending(lambda: [*plan_run.arms.values(), plan_run.run_id]):
+                with held_back():  # an interruption waits until the run is known
+                    plan_run.run_id = plan_run._begin()
+                plan_run._begin_arms()
+                plan_run._take_back(with_hint=True)
+                yield plan_run
 
     def _take_back(self, *, with_hint: bool = False) -> None:
         """Write the rows of this plan's runs whose files lie beside a database that lost them.
@@ -233,6 +226,7 @@ class PlanRun:
 
     def results(self) -> Results:
         """Return the results of all runs of the plan that have finished."""
+        self._writer.flush()
         name = self.plan.experiment.name
         record = PlanRecord(self.run_id, self.experiment_id, name, "RUNNING", 0, self._looks)
         return self._writer.store.results(record)
@@ -245,8 +239,8 @@ class PlanRun:
         status: RunStatus,
         files: Contents,
         trained_on: Mapping[str, str] | None = None,
-    ) -> str:
-        """Write a finished seed run, whole, and return its id.
+    ) -> str | None:
+        """Write a finished seed run, whole, and return its id; None: see Writer.write.
 
         `history` holds the EPOCH_METRICS of each epoch, from 1; `trained_on` is the
         environment of the machine that has trained it, by default that of this process.
@@ -315,17 +309,10 @@ class PlanRun:
 
     # ---- the plan's own run
 
-    def _tagged(self, tags: Mapping[str, str]) -> Iterator[Run]:
-        return self._writer.connection.tagged(self.experiment_id, tags)
-
-    def _refuse_if_run_elsewhere(self, plan: Plan) -> None:
-        for run in self._tagged({LEVEL: Level.EXPERIMENT, PLAN: plan.key}):
-            if other := self._writer.owner(run):
-                raise LecunAblateError(
-                    f"{plan.tracking_name} is being run by {other}, on the same server: wait until "
-                    "that has ended; if its machine is gone, delete the tag "
-                    f"{OWNER} of the run {run.info.run_id}"
-                )
+    def _tagged(
+        self, tags: Mapping[str, str], only: Collection[str] | None = None
+    ) -> Iterator[Run]:
+        return self._writer.connection.tagged(self.experiment_id, tags, only)
 
     def _record(self, key: str) -> PlanRecord | None:
         """Return the run of the plan with a key, if there is one."""
@@ -483,7 +470,7 @@ class PlanRun:
         own = dict(zip(final.run_id, final.arm, strict=True))
         alive = {run.info.run_id: run for run in self._tagged({LEVEL: Level.ARM})}
         elsewhere: dict[str, Counter[str]] = {arm: Counter() for arm in self.arms}
-        for run in self._tagged({LEVEL: Level.RUN}):
+        for run in self._tagged({LEVEL: Level.RUN}, (use, ARM, PLAN, PARENT)):
             run_id, tags = run.info.run_id, run.data.tags
             if run_id in own and tags.get(use) != own[run_id]:
                 client.set_tag(run_id, use, own[run_id])

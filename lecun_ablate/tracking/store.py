@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,7 +19,9 @@ from typing import Any
 import pandas as pd
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.protos.service_pb2 import GetMetricHistoryBulkInterval
 from mlflow.store.tracking.dbmodels.models import SqlMetric
+from mlflow.utils.proto_json_utils import message_to_json
 from sqlalchemy import select
 
 from lecun_ablate.config.yaml_file import YamlFile
@@ -39,6 +42,7 @@ from lecun_ablate.tracking.names import (
     STUDIES,
     Level,
 )
+from lecun_ablate.tracking.patient import until_answered
 from lecun_ablate.tracking.records import (
     FinishedRun,
     OtherPlan,
@@ -48,11 +52,14 @@ from lecun_ablate.tracking.records import (
 )
 from lecun_ablate.tracking.sqlite import sql_store
 from lecun_ablate.tracking.tags import (
+    OF_FINISHED_RUNS,
     contradictory_histories,
     finished_run,
     plan_record,
     unsound_histories,
 )
+
+MOST_POINTS = 2500  # that MLflow's server returns of a run at once
 
 Finished = dict[str, FinishedRun]  # by run key
 Unusable = dict[str, UnusableRun]  # by run key, or by run id if that is gone
@@ -233,7 +240,7 @@ class Store:
         """
         finished: Finished = {}
         unusable: Unusable = {}
-        for run in self.connection.tagged(experiment_id, {LEVEL: Level.RUN}):
+        for run in self.connection.tagged(experiment_id, {LEVEL: Level.RUN}, OF_FINISHED_RUNS):
             if run.info.status != "FINISHED":
                 continue
             run_id, key = run.info.run_id, run.data.tags.get(KEY, run.info.run_id)
@@ -283,8 +290,11 @@ class Store:
 
     def _sound_histories(self, run_ids: Sequence[str]) -> tuple[pd.DataFrame, dict[str, str]]:
         """Return the histories of runs that have one, and why the others have none, by run id."""
-        direct = self.connection.has_known_tables
-        points = self._points_of_database if direct else self._points_of_client
+        points = self._points_of_client
+        if self.connection.has_known_tables:
+            points = self._points_of_database
+        elif self.connection.is_server:
+            points = self._points_of_server
         long = pd.DataFrame(points(run_ids), columns=["run_id", "epoch", "metric", "value"])
         changed = unsound_histories(long)
         for run_id in set(run_ids) - set(long.run_id):
@@ -309,6 +319,21 @@ class Store:
                 for run_id, epoch, metric, value, is_nan in connection.execute(wanted):
                     found.append((run_id, epoch, metric, math.nan if is_nan else value))
         return found
+
+    def _points_of_server(self, run_ids: Sequence[str]) -> list[tuple[str, int, str, float]]:
+        parts = [run_ids[i : i + PAGE] for i in range(0, len(run_ids), PAGE)]
+        which = [(part, metric) for part in parts for metric in EPOCH_METRICS]
+        store, where = sql_store(self.connection.impatient), self.connection.where
+        with ThreadPoolExecutor(8) as pool:
+            found = pool.map(
+                lambda asked: until_answered(lambda _: histories_at_once(store, *asked), where),
+                which,
+            )
+            points = [point for some in found for point in some]
+        numbers = Counter((run_id, metric) for run_id, _, metric, _ in points)
+        cut = {run_id for (run_id, _), number in numbers.items() if number >= MOST_POINTS}
+        whole = [point for point in points if point[0] not in cut]
+        return whole + self._points_of_client(sorted(cut))
 
     def _points_of_client(self, run_ids: Sequence[str]) -> list[tuple[str, int, str, float]]:
         which = [(run_id, metric) for run_id in run_ids for metric in EPOCH_METRICS]
@@ -377,6 +402,21 @@ class Store:
         experiment_id = self.experiment_id(experiment_name)
         runs = self.connection.tagged(experiment_id, {}) if experiment_id else ()
         return {run.info.run_id: run.data.tags.get(PARENT) for run in runs}
+
+
+def histories_at_once(
+    rest_store: Any, run_ids: Sequence[str], metric: str
+) -> list[tuple[str, int, str, float]]:
+    """Return (run_id, epoch, metric, value) of at most 100 runs from a tracking server.
+
+    MLflow's client has no method for it, and would take a request for each. A run has MOST_POINTS
+    at most: of more, the server leaves some out.
+    """
+    asked = GetMetricHistoryBulkInterval(
+        run_ids=run_ids, metric_key=metric, max_results=MOST_POINTS
+    )
+    answer = rest_store._call_endpoint(GetMetricHistoryBulkInterval, message_to_json(asked))
+    return [(point.run_id, point.step, metric, point.value) for point in answer.metrics]
 
 
 def _last_tests(table: pd.DataFrame) -> dict[str, tuple[int, float]]:

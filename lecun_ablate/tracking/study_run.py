@@ -43,10 +43,11 @@ class StudyRun:
         `title` names the study and its data, `key` tells this version from all others. The run is
         left FINISHED, KILLED (interrupted) or FAILED.
         """
-        experiment_id = writer.ensure_experiment(STUDIES + title)
-        writer.sweep(experiment_id)
-        status, run_id = "KILLED", ""
-        try:
+        run_id = ""
+        with (
+            writer.driving(STUDIES + title) as experiment_id,
+            writer.ending(lambda: [run_id]),
+        ):
             with held_back():  # an interruption waits until the run is known that has to be ended
                 level = {LEVEL: Level.STUDY, PLAN: key}
                 for run in writer.connection.tagged(experiment_id, level):
@@ -56,12 +57,6 @@ class StudyRun:
                 else:
                     run_id = writer.create(experiment_id, name, Level.STUDY, {PLAN: key, **tags})
             yield cls(writer, experiment_id, run_id)
-            status = "FINISHED"
-        except Exception:
-            status = "FAILED"
-            raise
-        finally:
-            writer.end([run_id] if run_id else [], status)
 
     def log_trial(
         self,
@@ -73,6 +68,7 @@ class StudyRun:
         """Write a trial's run, whole; `history` holds each metric's values per epoch, from 1."""
         run = EndedRun(self.experiment_id, name, {PARENT: self.run_id, **tags}, values, history)
         run_id = self._writer.write(run, Level.TRIAL, {})
+        assert run_id is not None  # only seed runs are sent later
         self._writer.sync()  # Optuna, which is told next, syncs every commit
         return run_id
 

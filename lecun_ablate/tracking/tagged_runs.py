@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from mlflow import MlflowClient
@@ -22,11 +22,17 @@ PAGE = 500  # runs at a time: SQLite takes at most 999 values in a query, by def
 
 
 def tagged_runs(
-    client: MlflowClient, experiment_id: str, tags: Mapping[str, str], page: int = PAGE
+    client: MlflowClient,
+    experiment_id: str,
+    tags: Mapping[str, str],
+    only: Collection[str] | None = None,
+    page: int = PAGE,
 ) -> Iterator[Run]:
     """Yield what the client's `search_runs` would, without inputs: the newest first.
 
-    Deleted runs are left out. Call it only where `Connection.has_known_tables`.
+    Deleted runs are left out. `only`: of their tags and params those with these keys are read, and
+    no metrics, which takes a fraction of the time. Only for stores that
+    `Connection.has_known_tables`.
     """
     wanted: Any = select(*_INFO).where(
         SqlRun.experiment_id == int(experiment_id),
@@ -41,7 +47,7 @@ def tagged_runs(
         rows = connection.execute(wanted).all()
     for i in range(0, len(rows), page):
         with engine.connect() as connection:
-            runs = list(_runs(connection, rows[i : i + page]))
+            runs = list(_runs(connection, rows[i : i + page], only))
         yield from runs  # the caller may write meanwhile
 
 
@@ -58,25 +64,27 @@ _INFO = (
 )
 
 
-def _runs(connection: Connection, rows: list[Any]) -> Iterator[Run]:
+def _runs(connection: Connection, rows: list[Any], only: Collection[str] | None) -> Iterator[Run]:
     ids = [row[0] for row in rows]
 
-    def of_runs(*columns: Any) -> Iterator[Any]:
-        run, *rest = columns
-        return iter(connection.execute(select(run, *rest).where(run.in_(ids))))
+    def of_runs(table: Any, *columns: Any) -> Iterator[Any]:
+        wanted = select(table.run_uuid, table.key, *columns).where(table.run_uuid.in_(ids))
+        if only is not None:
+            wanted = wanted.where(table.key.in_(only))
+        return iter(connection.execute(wanted))
 
     tags: dict[str, list[RunTag]] = defaultdict(list)
-    for run_id, key, value in of_runs(SqlTag.run_uuid, SqlTag.key, SqlTag.value):
+    for run_id, key, value in of_runs(SqlTag, SqlTag.value):
         tags[run_id].append(RunTag(key, value))
     params: dict[str, list[Param]] = defaultdict(list)
-    for run_id, key, value in of_runs(SqlParam.run_uuid, SqlParam.key, SqlParam.value):
+    for run_id, key, value in of_runs(SqlParam, SqlParam.value):
         params[run_id].append(Param(key, value))
     metrics: dict[str, list[Metric]] = defaultdict(list)
-    latest = SqlLatestMetric
-    for run_id, key, value, is_nan, time, step in of_runs(
-        latest.run_uuid, latest.key, latest.value, latest.is_nan, latest.timestamp, latest.step
-    ):
-        metrics[run_id].append(Metric(key, math.nan if is_nan else value, time, step))
+    if only is None:
+        latest = SqlLatestMetric
+        point = (latest.value, latest.is_nan, latest.timestamp, latest.step)
+        for run_id, key, value, is_nan, time, step in of_runs(latest, *point):
+            metrics[run_id].append(Metric(key, math.nan if is_nan else value, time, step))
     for run_id, place, user, status, began, ended, stage, artifacts, name in rows:
         info = RunInfo(
             run_id,

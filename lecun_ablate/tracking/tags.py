@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -49,9 +50,13 @@ def _looks(tags: dict[str, str]) -> tuple[int, ...]:
         return ()
 
 
+SEED = "seed"  # a param
+OF_FINISHED_RUNS = (KEY, STATUS, PLAN, ARM, COMMIT, ENVIRONMENT, SEED)  # what `finished_run` reads
+
+
 def finished_run(run: Run) -> FinishedRun | UnusableRun:
     """Return what results need of a seed run, or why it cannot be used."""
-    tags, seed = run.data.tags, run.data.params.get("seed", "")
+    tags, seed = run.data.tags, run.data.params.get(SEED, "")
     name = f"{tags.get(ARM, 'of no arm')} seed {seed}"
     missing = [tag for tag in (KEY, STATUS, PLAN, ARM) if tag not in tags]
     if missing:
@@ -73,8 +78,13 @@ def finished_run(run: Run) -> FinishedRun | UnusableRun:
 
 def environment(tags: dict[str, str]) -> dict[str, str]:
     """Return provenance.environment() of a run; empty if its tag is gone or damaged."""
+    return _environment(tags.get(ENVIRONMENT, "{}"))
+
+
+@functools.lru_cache(256)  # thousands of runs share one
+def _environment(tag: str) -> dict[str, str]:
     try:
-        found: Any = json.loads(tags.get(ENVIRONMENT, "{}"))
+        found: Any = json.loads(tag)
     except ValueError:
         return {}
     return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}

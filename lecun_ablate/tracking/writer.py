@@ -5,30 +5,36 @@ is FINISHED, which is written last, after its files. What a killed process leave
 server, the next process sweeps away; beside an SQLite file, a folder of files may be left that no
 run names.
 
-What is written beside an SQLite file reaches the disk every few seconds and at the end, not with
-every run: that would take longer than training. A power cut can so take the last few runs, or leave
-their rows without their files. Such runs do not count and are trained again.
+Seed runs for a tracking server go to this machine's disk first, and from there to the server while
+training goes on.
+
+An SQLite file, and files of runs in a folder, reach the disk every few seconds and at the end, not
+with every run: that would take longer than training. A power cut can so take the last few runs, or
+leave their rows without their files. Such runs do not count and are trained again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
-from mlflow.entities import DatasetInput, Metric, Param, Run, RunTag
+from mlflow.entities import DatasetInput, Metric, Param, RunInfo, RunTag
 from mlflow.utils.uri import append_to_uri_path
 
+from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.system.disk import GroupSync
 from lecun_ablate.system.interrupts import held_back
-from lecun_ablate.system.lock import alive, held, identity, server_place, told
+from lecun_ablate.system.lock import held, identity, server_place
 from lecun_ablate.system.provenance import git_commit
+from lecun_ablate.tracking import patient, spool
 from lecun_ablate.tracking.address import (
     address,
     artifact_folder,
@@ -36,12 +42,17 @@ from lecun_ablate.tracking.address import (
     folder_path,
     folder_uri,
 )
-from lecun_ablate.tracking.ended_run import EndedRun, insert_run, params
+from lecun_ablate.tracking.client_run import BATCH, complete, write_once
+from lecun_ablate.tracking.driver import only_driver
+from lecun_ablate.tracking.ended_run import EndedRun, insert_run
+from lecun_ablate.tracking.explain import reason
 from lecun_ablate.tracking.health import refuse_damaged, refuse_unwritable
 from lecun_ablate.tracking.kept_run import kept
+from lecun_ablate.tracking.lease import Lease
 from lecun_ablate.tracking.names import (
     COMMIT,
     EXPERIMENT_NAME,
+    KEY,
     LEVEL,
     NAME,
     OWNER,
@@ -50,11 +61,12 @@ from lecun_ablate.tracking.names import (
     title,
 )
 from lecun_ablate.tracking.new_store import create
+from lecun_ablate.tracking.sender import Sender
+from lecun_ablate.tracking.spool import Spool
 from lecun_ablate.tracking.sqlite import close, follow_moved_artifacts, sync_less
 from lecun_ablate.tracking.store import Store
 
 PROBE = "lecun_ablate.probe"  # an MLflow experiment, always deleted, written as a trial
-BATCH = 1000  # metrics that MLflow takes at once
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -82,7 +94,11 @@ class Writer:
         self.client = store.connection.client  # MLflow's: for this package only
         self._folders: dict[str, str] = {}  # of experiments that have been written to
         database = store.connection.database
-        self._sync = GroupSync([database.parent, artifact_folder(database)]) if database else None
+        self._sync = GroupSync([database.parent, artifact_folder(database)] if database else [])
+        self._names: dict[str, str] = {}  # of the experiments that are being driven, by id
+        self._leases: dict[str, Lease] = {}  # on them, by id
+        self._spool = Spool(store.connection.uri)
+        self._sender = Sender(self._send, store.connection.where)
 
     @classmethod
     @contextlib.contextmanager
@@ -109,10 +125,11 @@ class Writer:
                         follow_moved_artifacts(writer.client, database)
                 yield writer
             finally:
+                writer._stop_sending()
                 if database is not None:
                     close(writer.client)
-                    with writer.writing():
-                        writer.sync()
+                with writer.writing():
+                    writer.sync()
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -162,19 +179,45 @@ class Writer:
             if known.get(key) != value:
                 self.client.set_experiment_tag(experiment_id, key, value)
 
+    @contextlib.contextmanager
+    def driving(self, name: str) -> Iterator[str]:
+        """Be the only process that runs the experiment or study of a name; yield its MLflow id.
+
+        Raises LecunAblateError, naming the other process, if there is one, on whichever machine.
+        """
+        experiment_id = self.ensure_experiment(name)
+        with only_driver(self.connection, experiment_id, name) as lease:
+            self._names[experiment_id] = name
+            if lease:
+                self._leases[experiment_id] = lease
+            self.sweep(experiment_id)
+            yield experiment_id
+
+    @contextlib.contextmanager
+    def ending(self, begun: Callable[[], list[str]]) -> Iterator[None]:
+        """End the runs that a block has `begun`: FINISHED, KILLED (interrupted) or FAILED."""
+        try:
+            yield
+        except BaseException as error:
+            status = "FAILED" if isinstance(error, Exception) else "KILLED"
+            with contextlib.suppress(LecunAblateError):  # what ended the block says more
+                self.end([run_id for run_id in begun() if run_id], status)
+            raise
+        self.end(begun())
+
     @writes
     def sweep(self, experiment_id: str) -> int:
         """End what killed processes left RUNNING; return how many half-written runs went.
 
         Half-written seed runs and trials are deleted: their next training writes them again.
-        Experiments, arms and studies are marked KILLED until they are continued. On a server, what
-        a living process or another machine is writing is left alone.
+        Experiments, arms and studies are marked KILLED until they are continued. Only for whoever
+        is `driving`: then nobody else can be writing these runs.
         """
         where = [experiment_id]
         if self.connection.database is not None:  # locked: nobody else can be running anything
             where = [experiment.experiment_id for experiment in self.connection.experiments()]
         running = f"attributes.status = 'RUNNING' and tags.`{LEVEL}` LIKE '%'"
-        dead = [run for run in self.connection.runs(where, running) if not self.owner(run)]
+        dead = list(self.connection.runs(where, running))
         halves = [run for run in dead if run.data.tags[LEVEL] in (Level.RUN, Level.TRIAL)]
         for run in dead:
             self.client.set_terminated(run.info.run_id, "KILLED")
@@ -184,15 +227,7 @@ class Writer:
 
     def sync(self) -> None:
         """Wait until all that has been written is on the disk; a server answers for its own."""
-        if self._sync is not None:
-            self._sync.finish()
-
-    def owner(self, run: Run) -> str | None:
-        """Return for people which other process is writing a run on a server, if any may be."""
-        tag = run.data.tags.get(OWNER)
-        if tag is None or run.info.status != "RUNNING" or tag == identity():
-            return None
-        return None if alive(tag) is False else told(tag)
+        self._sync.finish()
 
     # ---- runs of any level
 
@@ -226,9 +261,20 @@ class Writer:
         self.files.put(run_id, contents)
 
     @writes
-    def write(self, run: EndedRun, level: Level, contents: Contents) -> str:
-        """Write a run that has ended, whole, and return its id."""
+    def write(self, run: EndedRun, level: Level, contents: Contents) -> str | None:
+        """Write a run that has ended, whole, and return its id.
+
+        A seed run for a tracking server has none yet: it is on this machine's disk when this
+        returns, and on the server when `flush` does.
+        """
+        if lease := self._leases.get(run.experiment_id):
+            lease.check()
         run = replace(run, tags=_common_tags(run.name, level) | self._owned() | dict(run.tags))
+        if self.connection.is_server and level is Level.RUN:
+            self._raise_failures()
+            name = self._names[run.experiment_id]
+            self._sender.add(self._spool.put(name, run, _read(contents)))
+            return None
         if run.experiment_id not in self._folders:
             experiment = self.client.get_experiment(run.experiment_id)
             self._folders[run.experiment_id] = experiment.artifact_location
@@ -242,13 +288,12 @@ class Writer:
         if level is Level.RUN:
             contents = {**contents, RUN_FILE: kept(run)}
         # first, since the run counts as soon as it is inserted
-        self.files.put(run_id, contents, durable=self._sync is None)
+        self.files.put(run_id, contents, durable=False)
         place = self.files.place(run_id)  # may be beside a copy
         info = run.info(run_id, place if urlsplit(place).scheme else folder_uri(Path(place)))
         self.connection.remember(info)
         insert_run(self.client, run, info)
-        if self._sync is not None:
-            self._sync.written()
+        self._sync.written(Path(place).parents[1])
         return run_id
 
     @writes
@@ -267,14 +312,94 @@ class Writer:
 
     def _write_by_client(self, run: EndedRun, contents: Contents) -> str:
         created = self.client.create_run(run.experiment_id, run.started, dict(run.tags), run.name)
-        run_id = str(created.info.run_id)
         self.connection.remember(created.info)
-        self.log_metrics(run_id, run.metrics, params(run.values))
-        if run.data:
-            self.log_data(run_id, run.data)
-        self.files.put(run_id, contents)
-        self.client.set_terminated(run_id, "FINISHED", run.ended)
+        run_id = str(created.info.run_id)
+        complete(self.client, created.info, run, lambda _: self.files.put(run_id, contents))
         return run_id
+
+    # ---- runs that wait for a server
+
+    def _send(self, path: Path, again: bool) -> None:
+        """Write a waiting run to the server, in one try; on a thread of its own."""
+        about, contents = spool.read(path)
+        place = next(i for i, name in self._names.items() if name == about.experiment)
+        run = about.ended_run(place)
+        run = replace(run, tags={**run.tags, **self._owned()})
+
+        def put(info: RunInfo) -> None:
+            self.files.upload(info.artifact_uri, contents)
+
+        write_once(self.connection.impatient, run, spool.request_of(path), again, put)
+
+    def flush(self) -> None:
+        """Wait until all runs are on the server; raise LecunAblateError if they cannot be."""
+        self._wait_for_server()
+        self._raise_failures()
+
+    def take_up(self, experiment_id: str, notice: Callable[[str], None]) -> None:
+        """Write the runs of an experiment that an earlier process has left waiting.
+
+        What the server has already is not written again. What it refuses is set aside, so that it
+        does not stand in the way of its next training; `notice` is told.
+        """
+        paths = self._spool.waiting(self._names[experiment_id])
+        if not paths:
+            return
+        with self.writing():
+            tagged = self.connection.tagged(experiment_id, {LEVEL: Level.RUN})
+            there = {run.data.tags.get(KEY) for run in tagged if run.info.status == "FINISHED"}
+            for path in paths:
+                self._take_up(path, there, notice)
+        self._wait_for_server()
+        for failure in self._sender.failures():
+            aside = spool.set_aside(failure.path)
+            notice(f"{aside}: a finished run that the server refuses: {reason(failure.error)}")
+        one = len(paths) == 1
+        notice(
+            f"{len(paths)} finished run{'' if one else 's'} that waited in {self._spool.folder} "
+            f"{'has' if one else 'have'} been taken up"
+        )
+
+    def _take_up(
+        self, path: Path, there: Container[str | None], notice: Callable[[str], None]
+    ) -> None:
+        try:
+            about, _ = spool.read(path)
+        except LecunAblateError as error:
+            notice(f"{error}: set aside as {spool.set_aside(path).name}")
+            return
+        if about.key in there:
+            path.unlink()
+        else:
+            self._sender.add(path, again=True)
+
+    def _wait_for_server(self) -> None:
+        if silence := self._sender.wait(patient.LONGEST):
+            patient.give_up(self.connection.where)
+            raise LecunAblateError(
+                f"{self.connection.where}: does not answer: {reason(silence)}; {self._waiting()}"
+            )
+
+    def _raise_failures(self) -> None:
+        for failure in self._sender.failures():
+            with self.connection.explained("cannot be written"):
+                raise failure.error
+
+    def _waiting(self) -> str:
+        number = len(self._spool.waiting())
+        return (
+            f"{number} finished run{'' if number == 1 else 's'} wait in {self._spool.folder}: run "
+            "the same command again, here, when the server answers; they are written first"
+        )
+
+    def _stop_sending(self) -> None:
+        if not self.connection.is_server:
+            return
+        self._sender.close()
+        if self._spool.waiting():
+            print(f"{self.connection.where}: {self._waiting()}", file=sys.stderr, flush=True)
+
+    # ---- the end of runs, tags and metrics
 
     @writes
     def end(self, run_ids: Sequence[str], status: str = "FINISHED") -> None:
@@ -304,6 +429,17 @@ class Writer:
         self.client.log_batch(run_id, metrics=metrics[:BATCH], params=parameters)
         for i in range(BATCH, len(metrics), BATCH):
             self.client.log_batch(run_id, metrics=metrics[i : i + BATCH])
+
+
+def _read(contents: Contents) -> dict[str, bytes]:
+    return {
+        name: content.read_bytes()
+        if isinstance(content, Path)
+        else content.encode()
+        if isinstance(content, str)
+        else content
+        for name, content in contents.items()
+    }
 
 
 def _lock_of(uri: str) -> Path | str:

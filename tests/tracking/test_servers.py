@@ -70,6 +70,7 @@ class Flaky:
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
     monkeypatch.setattr(patient, "PAUSES", (0.01,))
+    monkeypatch.setattr(patient, "_given_up", set())
 
 
 def test_a_lost_answer_creates_and_deletes_nothing_twice(capsys):
