@@ -126,10 +126,10 @@ def _placed(source: Source) -> Path:
     import tempfile
     from pathlib import Path
 
-    from lecun_ablate.compiled.build import cache_folder
+    from lecun_ablate.compiled import cache
     from lecun_ablate.system import disk
 
-    kept = cache_folder()
+    kept = cache.folder()
     above = kept.with_name("components") if kept else Path(tempfile.mkdtemp())
     folder = above / source.digest
     for path, content in {source.name: source.content, **source.modules}.items():
