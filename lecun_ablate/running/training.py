@@ -43,7 +43,7 @@ class Prepared:
 
     def trained_by(self, spread: Spread) -> Prepared:
         """Return the same with its trainers spread."""
-        recipes = {arm.name: arm.recipes for arm in self.plan.experiment.arms}
+        recipes = {arm.name: arm.recipes for arm in self.plan.experiment.possible_arms}
         return replace(self, trainers=spread_out(self.trainers, recipes, spread))
 
     def groups(

@@ -75,7 +75,7 @@ class Trained(list):
                 missed = self.misses(made, run.seed)
                 answers = split.labels.astype(np.uint8)
                 answers[:missed] = (answers[:missed] + 1) % 10
-                scores[name] = Scores(0.5, missed, answers)
+                scores[name] = Scores(0.5, missed, len(answers), answers)
             self.append((frozenset(made), run.seed))
             yield EpochReport(index, 1, scores, 0.01, False, True, State(1, {"w": np.zeros(1)}))
 
