@@ -114,7 +114,7 @@ def test_components_are_listed(command, workplace):
     )
     status, out, _ = command("components", "activation", "--components", "mine.py")
     assert "Mine alone." in out and "mine.py" in out and "blocks" not in out
-    assert "not on cuda: the cuda trainer has no activation 'mine'" in out
+    assert "runs at full speed on" in out or "not on native" in out  # where no compiler is
     assert command("components", "activaton")[0] == 2
 
 

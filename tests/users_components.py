@@ -1,7 +1,15 @@
 """Components as users write them, for the tests of what compiles them."""
 
+import pytest
 import torch
 import torch.nn.functional as F
+
+
+def only_first_fast(values):
+    """Return values to parametrize a test with, all but the first as slow tests."""
+    first, *others = values
+    return [first, *(pytest.param(value, marks=pytest.mark.slow) for value in others)]
+
 
 ACTIVATIONS = {
     "squareplus": lambda x: (x + torch.sqrt(x * x + 4)) / 2,

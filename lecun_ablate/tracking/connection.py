@@ -8,7 +8,7 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -151,9 +151,10 @@ class Connection:
         `only`: nothing else is needed of them than the tags and params of these keys.
         """
         if self.has_known_tables:
-            for run in tagged_runs(self.client, experiment_id, tags, only):
-                self.remember(run.info)
-                yield run
+            for page in self._read(tagged_runs(self.client, experiment_id, tags, only)):
+                for run in page:
+                    self.remember(run.info)
+                yield from page
             return
         # MLflow's filters have no way to write a quote; such values are compared here
         plain = {key: value for key, value in tags.items() if not set("'\"\\%`") & set(value)}
@@ -174,10 +175,19 @@ class Connection:
                 page_token=token,
             )
         )
-        for page in pages:
+        for page in self._read(pages):
             for run in page:
                 self.remember(run.info)
             yield from page
+
+    def _read(self, pages: Iterator[Iterable[Run]]) -> Iterator[Iterable[Run]]:
+        """Yield pages; a page that cannot be read raises LecunAblateError."""
+        while True:
+            with self.explained("cannot be read"):
+                page = next(pages, None)
+            if page is None:
+                return
+            yield page
 
     def info(self, run_id: str) -> RunInfo:
         """Return what MLflow knows of a run itself: its experiment, place and status."""

@@ -25,6 +25,8 @@ def begin(uri: str | None = None) -> None:
     database = database_path(address(uri))
     if database is None or database.exists() or usable_cores() == 1:
         return
+    for place in list(_makers):  # of a command that failed before it needed its store
+        _makers.pop(place).terminate()
     with contextlib.suppress(OSError):  # if no process can be started, `create` makes it here
         maker = subprocess.Popen(
             [sys.executable, "-m", __name__, folder_uri(artifact_folder(database))],

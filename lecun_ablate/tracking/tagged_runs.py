@@ -27,8 +27,8 @@ def tagged_runs(
     tags: Mapping[str, str],
     only: Collection[str] | None = None,
     page: int = PAGE,
-) -> Iterator[Run]:
-    """Yield what the client's `search_runs` would, without inputs: the newest first.
+) -> Iterator[list[Run]]:
+    """Yield what the client's `search_runs` would, page by page, without inputs: the newest first.
 
     Deleted runs are left out. `only`: of their tags and params those with these keys are read, and
     no metrics, which takes a fraction of the time. Only for stores that
@@ -48,7 +48,7 @@ def tagged_runs(
     for i in range(0, len(rows), page):
         with engine.connect() as connection:
             runs = list(_runs(connection, rows[i : i + page], only))
-        yield from runs  # the caller may write meanwhile
+        yield runs  # the caller may write meanwhile
 
 
 _INFO = (

@@ -251,7 +251,7 @@ def same(found, wanted) -> bool:
 def test_a_pruned_study_is_the_same(nodes, two, place, local):
     driver = Driver(place, "study", "pruned.yaml", "--json", LECUN_ABLATE_ON=nodes.address)
     report = json.loads(driver.ends())
-    assert driver.process.returncode == 0 and BOTH in driver.said, driver.said
+    assert driver.process.returncode == 0 and "training on" in driver.said, driver.said
     changing = {"wall_seconds", "run_id"}
     assert {k for k in report if report[k] != local[1][k]} <= changing
 

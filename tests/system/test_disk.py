@@ -68,7 +68,7 @@ def test_a_group_is_synced_once_and_at_the_end(tmp_path, monkeypatch):
     group = disk.GroupSync([tmp_path], seconds=0.0)
     group.written()
     group.finish()
-    assert synced == [(tmp_path,)], "nothing has been written since"
+    assert synced == [[tmp_path]], "nothing has been written since"
     group = disk.GroupSync([tmp_path], seconds=1000.0)
     for _ in range(5):
         group.written()

@@ -94,6 +94,16 @@ def test_a_damaged_database_is_said_to_be_and_left_as_it_is(done, command, damag
     assert database.read_bytes() == before
 
 
+def test_a_table_that_lacks_a_column_is_said_to(done, command):
+    with closing(sqlite3.connect("mlflow.db")) as connection, connection:
+        connection.execute("ALTER TABLE runs RENAME COLUMN status TO state")
+    for arguments in (("show", "pair"), ("list",)):
+        status, _, err = command(*arguments)
+        assert (
+            status == 1 and f"{Path('mlflow.db').resolve()}: cannot be read: no such column" in err
+        )
+
+
 def lose_the_database(empty_store):
     close(View().client)  # or else this process goes on with the old file
     for file in Path().glob("mlflow.db*"):

@@ -79,7 +79,7 @@ DAMAGES = [empty, zeros, cut, flip, remove, other]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", ["weights.npz", ANSWERS])
+@pytest.mark.parametrize("name", ["weights.npz", pytest.param(ANSWERS, marks=pytest.mark.slow)])
 def test_a_run_whose_files_are_damaged_is_trained_again(done, command, name, damage):
     run_id = run_of(done)
     damage(folder_of(run_id) / name)
@@ -170,7 +170,9 @@ def test_a_deleted_tag(done, command, tag):
 
 
 @pytest.mark.parametrize("tag", [*TAGS, "last_run", "seeds", "summary"])
-@pytest.mark.parametrize("value", ["", "x = {", "nan"])
+@pytest.mark.parametrize(
+    "value", ["x = {", *(pytest.param(other, marks=pytest.mark.slow) for other in ("", "nan"))]
+)
 def test_an_edited_tag(done, command, tag, value):
     client = View().client
     for run in View().search(client.get_run(run_of(done)).info.experiment_id):

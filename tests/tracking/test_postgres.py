@@ -44,7 +44,7 @@ def test_a_run_is_written_and_read_as_mlflow_itself_would(server, monkeypatch):
                 assert len(found) == 2
                 if way == "ours":
                     assert store.connection.has_known_tables
-                    by_us = [*tagged_runs(store.client, place, {})]
+                    by_us = [run for page in tagged_runs(store.client, place, {}) for run in page]
                     assert sorted(repr(one.data.to_dictionary()) for one in by_us) == told[way]
         sqlite.tables_are_known.cache_clear()
     assert read["ours"] == read["client"] and "the experiment" in read["ours"]

@@ -1,5 +1,6 @@
 """The MLflow store: what takes the place of MLflow's slow ways, where files lie, who may write."""
 
+import itertools
 import json
 import math
 import re
@@ -142,7 +143,7 @@ def test_runs_are_found_by_tags_as_mlflow_itself_would_find_them(store):
             condition = "tags.mark LIKE 'it%'"
         theirs = client.search_runs([place], condition, order_by=["attributes.start_time DESC"])
         for page in (1, 3, 500):
-            ours = told(tagged_runs(client, place, tags, page=page))
+            ours = told(itertools.chain.from_iterable(tagged_runs(client, place, tags, page=page)))
             assert len(ours) == number and repr(ours) == repr(told(theirs))
     assert not list(tagged_runs(client, place, {"mark": "gone"}))
 

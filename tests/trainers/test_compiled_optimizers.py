@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from users_components import MORE_OPTIMIZERS, OPTIMIZERS
+from users_components import MORE_OPTIMIZERS, OPTIMIZERS, only_first_fast
 
 from lecun_ablate.compiled import build, component
 from lecun_ablate.compiled.compare import check_optimizer
@@ -37,7 +37,7 @@ def compiled(function, instruction_set=INSTRUCTION_SETS[0], momentum=0.0, name="
     return native.compiled_for(registry.get("optimizer", name), instruction_set, momentum)
 
 
-@each("instruction_set", INSTRUCTION_SETS)
+@each("instruction_set", only_first_fast(INSTRUCTION_SETS))
 @each("dtype", ["float32", "float64"])
 @each("name", OPTIMIZERS | MORE_OPTIMIZERS)
 def test_steps_are_those_of_pytorch(name, dtype, instruction_set):

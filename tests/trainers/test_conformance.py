@@ -73,6 +73,11 @@ class TestCudaOnCpu(ExactTrainerConformance, Supports):
     def make(self):
         return partial(CudaTrainer, Cpu())
 
+    @pytest.mark.slow
+    @pytest.mark.parametrize("choice", PAIRS)
+    def test_every_pair_of_values_after_200_steps(self, make, choice):
+        super().test_every_pair_of_values_after_200_steps(make, choice)
+
 
 @pytest.mark.gpu
 class TestCuda(ExactTrainerConformance, Supports):

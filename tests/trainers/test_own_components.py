@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 from cuda_on_cpu import COMPILER, Cpu
-from users_components import ACTIVATIONS, LOSSES, MORE_LOSSES, MORE_OPTIMIZERS, OPTIMIZERS
+from users_components import (
+    ACTIVATIONS,
+    LOSSES,
+    MORE_LOSSES,
+    MORE_OPTIMIZERS,
+    OPTIMIZERS,
+    only_first_fast,
+)
 
 from lecun_ablate.compiled import build, component
 from lecun_ablate.config.recipe import Recipe
@@ -76,11 +83,18 @@ def check(trainer, recipe, expected, loss, fit):
     np.testing.assert_allclose(report.scores["train"].loss, loss, rtol=1e-9)
 
 
-EVERYWHERE = [(name, trainer) for name in LOSSES for trainer in TRAINERS]
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in TRAINERS if name not in FASTEST]
 ON_THE_FASTEST = [(name, trainer) for name in MORE_LOSSES for trainer in FASTEST]
 
 
-@each(("name", "trainer"), EVERYWHERE + ON_THE_FASTEST)
+@pytest.mark.slow
+@each(("name", "trainer"), ON_THE_FASTEST)
+def test_losses_written_in_other_ways_are_those_of_autograd(name, trainer):
+    test_losses_are_those_of_autograd(name, trainer)
+
+
+@each("trainer", [*FASTEST, *OTHERS])
+@each("name", LOSSES)
 def test_losses_are_those_of_autograd(name, trainer):
     enter("loss", (LOSSES | MORE_LOSSES)[name])
     fit = split(40)
@@ -88,7 +102,7 @@ def test_losses_are_those_of_autograd(name, trainer):
     check(trainer, recipe, *by_hand(recipe, 3, fit, descend), fit)
 
 
-@each("field", ["activation", "output_activation"])
+@each("field", only_first_fast(["activation", "output_activation"]))
 @each("name", ACTIVATIONS)
 def test_activations_of_the_cuda_kernels_are_those_of_autograd(name, field):
     """Those of the native trainer are in test_compiled.py."""
@@ -124,7 +138,7 @@ def stepper(name, lr):
     return {"own_lion": lion, "sign_sgd": signs}.get(name, of_torch)
 
 
-@each("trainer", TRAINERS)
+@each("trainer", [*FASTEST, *OTHERS])
 @each("name", OPTIMIZERS)
 def test_optimizers_are_those_of_a_second_implementation(name, trainer):
     enter("optimizer", OPTIMIZERS[name])
