@@ -27,6 +27,7 @@ from lecun_ablate.tracking.names import ANSWERS, WEIGHTS
 ray = pytest.importorskip("ray", reason="pip install lecun-ablate[ray]")
 import psutil  # noqa: E402  # Ray brings it
 
+pytestmark = pytest.mark.nodes
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = str(Path(lecun_ablate.__file__).parents[1])
 DEADLINE = 8.0  # seconds

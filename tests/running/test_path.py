@@ -160,7 +160,10 @@ def test_the_key_comes_from_the_file(file, trained):
         assert prepare(file).plan.key != first.key
 
 
-@pytest.mark.parametrize("moment", range(1, 22, 4))
+@pytest.mark.parametrize(
+    "moment",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n not in (1, 9))) for n in range(1, 22, 4)],
+)
 def test_an_interrupted_path_goes_on_with_the_same_steps(file, trained, moment):
     trained.stop_after = moment
     with pytest.raises(KeyboardInterrupt):
@@ -271,6 +274,7 @@ lecun_ablate.run("between.yaml", trainer="torch", device="cpu")
 """
 
 
+@pytest.mark.slow
 def test_a_killed_path_goes_on_with_the_same_steps(file, empty_store, monkeypatch):
     """Trained in truth, and killed with -9 in the middle of its second step."""
     process = subprocess.run(

@@ -195,18 +195,23 @@ def test_a_metric_that_was_logged_again(done, command):
     assert lecun_ablate.load_results("pair")[NUMBERS].equals(done[NUMBERS])
 
 
+MORE_CHANGES = [
+    "DELETE FROM metrics WHERE run_uuid = ?",
+    "DELETE FROM metrics WHERE run_uuid = ? AND key = 'epoch_seconds'",
+    "UPDATE metrics SET value = value + 1 WHERE run_uuid = ? AND key = 'test_misses'",
+    "UPDATE metrics SET value = value + 1 WHERE run_uuid = ? AND key = 'train_misses'",
+    "UPDATE metrics SET value = value + 0.01 WHERE run_uuid = ? AND key = 'test_error'",
+    "UPDATE metrics SET value = value + 0.01 WHERE run_uuid = ? AND key = 'train_error'",
+    "UPDATE metrics SET value = 0 WHERE run_uuid = ? AND key = 'train_error' AND step = 1",
+]
+
+
 @pytest.mark.parametrize(
     "change",
     [
+        *(pytest.param(change, marks=pytest.mark.slow) for change in MORE_CHANGES),
         "DELETE FROM metrics WHERE run_uuid = ? AND step = 1",
-        "DELETE FROM metrics WHERE run_uuid = ?",
-        "DELETE FROM metrics WHERE run_uuid = ? AND key = 'epoch_seconds'",
         "UPDATE metrics SET value = 0.5 WHERE run_uuid = ? AND key = 'test_misses'",
-        "UPDATE metrics SET value = value + 1 WHERE run_uuid = ? AND key = 'test_misses'",
-        "UPDATE metrics SET value = value + 1 WHERE run_uuid = ? AND key = 'train_misses'",
-        "UPDATE metrics SET value = value + 0.01 WHERE run_uuid = ? AND key = 'test_error'",
-        "UPDATE metrics SET value = value + 0.01 WHERE run_uuid = ? AND key = 'train_error'",
-        "UPDATE metrics SET value = 0 WHERE run_uuid = ? AND key = 'train_error' AND step = 1",
         # an error and its misses together: only the answers tell
         "UPDATE metrics SET value = value + CASE key WHEN 'test_misses' THEN 1 ELSE 0.05 END "
         "WHERE run_uuid = ? AND key IN ('test_misses', 'test_error')",

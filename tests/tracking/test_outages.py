@@ -86,7 +86,7 @@ def when(condition, action):
     return thread
 
 
-@pytest.mark.parametrize("fault", ["reset", "500"])
+@pytest.mark.parametrize("fault", ["reset", pytest.param("500", marks=pytest.mark.slow)])
 def test_runs_wait_on_the_disk_until_the_next_start(proxy, command, monkeypatch, fault):
     monkeypatch.setattr(patient, "LONGEST", 1.0)
     monkeypatch.setattr(patient, "LONGEST_ERROR", 1.0)
@@ -140,6 +140,7 @@ def test_what_the_server_has_already_is_not_written_again(proxy, command, monkey
     assert_right(monkeypatch)
 
 
+@pytest.mark.slow
 def test_what_the_server_refuses_is_set_aside(proxy, command, monkeypatch):
     assert command(*RUN, "--seeds", "1")[0] == 0
     when(waiting, lambda: setattr(proxy, "down", True))
@@ -249,6 +250,7 @@ def test_a_second_driver_is_told_the_first(proxy, command, monkeypatch):
     assert status == 0, err
 
 
+@pytest.mark.slow
 def test_the_lease_of_a_dead_machine_is_taken_over(proxy, command, monkeypatch):
     assert command(*RUN, "--seeds", "1")[0] == 0
     (experiment,) = [e for e in MlflowClient().search_experiments() if e.name != "Default"]
