@@ -94,7 +94,7 @@ def objection(here: Probed, there: Probed) -> str | None:
     if got != wanted:
         if got and got.compiler != wanted.compiler:
             return (
-                f"activations of your own are compiled by {got.compiler or 'no compiler'!r} there "
+                f"components of your own are compiled by {got.compiler or 'no compiler'!r} there "
                 f"and by {wanted.compiler or 'no compiler'!r} here: install the same compiler, or "
                 "train with --trainer torch"
             )

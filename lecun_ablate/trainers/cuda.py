@@ -133,7 +133,7 @@ class CudaTrainer:
     def __reduce__(self) -> tuple[Any, ...]:
         # another machine has a GPU of its own, and compiles for it
         launcher = None if isinstance(self.launcher, Gpu) else self.launcher
-        return CudaTrainer, (launcher, self.threads)
+        return CudaTrainer, (launcher, self.threads, self.own_components)
 
     def identity(self) -> Identity:
         """Return what of the trainer decides a run's numbers; see trainers.base."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from cuda_on_cpu import Cpu
 
 from lecun_ablate.cluster import address, admission, crew, dispatch, pace, worker
 from lecun_ablate.cluster.crew import Crew
@@ -25,6 +26,7 @@ from lecun_ablate.errors import ConfigError, LecunAblateError
 from lecun_ablate.registry import registry
 from lecun_ablate.trainers import native
 from lecun_ablate.trainers.base import Identity, Run
+from lecun_ablate.trainers.cuda import CudaTrainer
 from lecun_ablate.trainers.torch_trainer import TorchTrainer
 
 PLAIN = (Recipe(),)
@@ -273,6 +275,17 @@ def test_a_trainer_arrives_as_it_was_or_says_why_not(monkeypatch):
     monkeypatch.setattr(native.kernel, "INSTRUCTION_SETS", ("other",))
     with pytest.raises(ConfigError, match="is not available"):
         pickle.loads(packed)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_trainer_that_compiles_own_components_still_does_when_it_arrives(own):
+    trainers = [CudaTrainer(Cpu(), threads=2, own_components=own)]
+    if native.instruction_sets():
+        trainers.append(native.NativeTrainer(threads=2, own_components=own))
+    for trainer in trainers:
+        there = pickle.loads(pickle.dumps(trainer))
+        assert there.identity() == trainer.identity()
+        assert (there.threads, there.own_components) == (2, own)
 
 
 def test_like_runs_travel_together():
