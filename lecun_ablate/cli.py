@@ -19,7 +19,7 @@ import typer
 
 from lecun_ablate.errors import ConfigError, LecunAblateError
 from lecun_ablate.system.passwords import without_passwords
-from lecun_ablate.system.text import visible
+from lecun_ablate.system.text import count, visible
 from lecun_ablate.trainers.names import DeviceChoice, TrainerChoice
 
 if TYPE_CHECKING:
@@ -421,8 +421,7 @@ def delete(
     from lecun_ablate import api
 
     what = api.doomed(name)
-    runs = f"{what.runs} run{'' if what.runs == 1 else 's'}"
-    print(f"{what.title}: {runs} in MLflow's experiment {what.experiment_id}")
+    print(f"{what.title}: {count(what.runs, 'run')} in MLflow's experiment {what.experiment_id}")
     if not yes and not typer.confirm("Delete it?"):
         print("nothing was deleted")
         raise typer.Exit(1)

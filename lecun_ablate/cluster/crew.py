@@ -11,7 +11,7 @@ from typing import Any
 
 from lecun_ablate.cluster import worker
 from lecun_ablate.cluster.engine import Answer, Engine, Place
-from lecun_ablate.statistics import count
+from lecun_ablate.system.text import count
 
 LOOKS = 2.0  # seconds between two looks at which nodes there are
 QUIET = 30.0  # seconds without a slot, after which that is said

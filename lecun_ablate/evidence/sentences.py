@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from lecun_ablate.evidence.weighing import Evidence, ended
 from lecun_ablate.statistics import BOTH_DIVERGED, PairResult, Runs, rank
-from lecun_ablate.statistics.wording import at_most, count, percent, points, span
+from lecun_ablate.statistics.wording import at_most, percent, points, span
+from lecun_ablate.system.text import count
 
 MOST_NAMED = 5  # arms that the answer names with one verdict
 

@@ -16,6 +16,7 @@ from lecun_ablate.config.experiment import VARIANT_OPTIONS, Experiment, Until
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data.digits import Digits
 from lecun_ablate.plan.keys import plan_key, run_key
+from lecun_ablate.system.text import count
 from lecun_ablate.trainers.base import Identity
 
 SPLIT = "train/test"  # trained on the whole training split, scored on it and on the test split
@@ -118,8 +119,7 @@ class Plan:
         if any(other.trainers[arm] != self.trainers[arm] for arm in common):
             words.append(f"trained by {other.trainer_identities}")
         if other.experiment.seeds != self.experiment.seeds:
-            number = len(other.experiment.seeds)
-            words.append(f"{number} seed{'' if number == 1 else 's'}")
+            words.append(count(len(other.experiment.seeds), "seed"))
         return words
 
     def to_json(self) -> str:

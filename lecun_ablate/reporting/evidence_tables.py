@@ -17,14 +17,13 @@ from lecun_ablate.statistics import (
     ExperimentResult,
     PairResult,
     PowerAnalysis,
-    count,
     p_value,
     points,
     probability,
     signed,
     span,
 )
-from lecun_ablate.statistics.wording import plural
+from lecun_ablate.system.text import count, plural
 
 NONE = "-"  # means no number
 

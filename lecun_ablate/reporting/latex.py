@@ -16,7 +16,7 @@ from lecun_ablate.reporting.evidence_tables import (
 )
 from lecun_ablate.reporting.tables import Table
 from lecun_ablate.statistics import Interval, PairResult, failure_rate
-from lecun_ablate.statistics.wording import count
+from lecun_ablate.system.text import count
 
 DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 SPECIAL = {

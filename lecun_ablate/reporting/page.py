@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 
-from lecun_ablate import statistics
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.data import Digits
 from lecun_ablate.evidence.arms import arm_table, tuning_line
@@ -30,8 +29,7 @@ from lecun_ablate.reporting.html import finished, templates
 from lecun_ablate.reporting.selection import curve_factor, shown_arms
 from lecun_ablate.reporting.tables import Table
 from lecun_ablate.statistics import PairResult, points, probability, span
-from lecun_ablate.statistics.wording import plural
-from lecun_ablate.system.text import csv_cell, markdown, markdown_line
+from lecun_ablate.system.text import count, csv_cell, markdown, markdown_line, plural
 from lecun_ablate.tracking.files import Files
 
 # of the page and its Markdown twin
@@ -236,9 +234,9 @@ def _facts(evidence: Evidence) -> list[str]:
     epochs = sorted({arm.recipe.epochs for arm in arms})
     trainers = sorted({str(identity) for identity in plan.trainers.values()})
     return [
-        statistics.count(len(arms), "arm"),
-        f"{statistics.count(len(plan.experiment.seeds), 'seed')} each",
-        statistics.count(epochs[0], "epoch")
+        count(len(arms), "arm"),
+        f"{count(len(plan.experiment.seeds), 'seed')} each",
+        count(epochs[0], "epoch")
         if len(epochs) == 1
         else f"{' or '.join(map(str, epochs))} epochs",
         f"{plan.data}, {evidence.images:,} test images"
@@ -279,7 +277,7 @@ def _details(
 ) -> list[tuple[str, str]]:
     """Return further details of a comparison, each with its name."""
     one, joint = pair.counted, pair.joint
-    seeds = statistics.count(one.n, one.unit)
+    seeds = count(one.n, one.unit)
     details = [
         ("P(better)", f"{probability(one)} with one more {one.unit}, with Wilson's interval")
     ]
@@ -308,7 +306,7 @@ def _details(
             size += f" ({100 * detectable[0]:.2f} to {100 * detectable[1]:.2f})"
         details.append(("detectable", f"a true difference of {size} with {seeds}, at 80 % power"))
     elif one.unit == "seed" and one.n < record["fewest_seeds"]:
-        fewest = statistics.count(record["fewest_seeds"], "seed")
+        fewest = count(record["fewest_seeds"], "seed")
         details.append(("detectable", f"nothing with {seeds}, however large; it takes {fewest}"))
     if one.correlation is not None and one.pairing_gain is not None:
         details.append(

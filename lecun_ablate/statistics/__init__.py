@@ -73,7 +73,6 @@ from lecun_ablate.statistics.seeds import (
 from lecun_ablate.statistics.stopping import UntilNarrow
 from lecun_ablate.statistics.verdict import BOTH_DIVERGED, MARGIN, Verdict, decide, second_sentence
 from lecun_ablate.statistics.wording import (
-    count,
     p_value,
     percent,
     points,
@@ -131,7 +130,6 @@ __all__ = [
     "contrasts",
     "corrected_for_call",
     "correlation",
-    "count",
     "decide",
     "describe",
     "detectable_range",

@@ -15,7 +15,8 @@ from lecun_ablate.statistics.correction import correct
 from lecun_ablate.statistics.intervals import LEVEL, Interval, seed_interval
 from lecun_ablate.statistics.paired import Unit, test_of
 from lecun_ablate.statistics.power import ALPHA
-from lecun_ablate.statistics.wording import count, p_value, points, span
+from lecun_ablate.statistics.wording import p_value, points, span
+from lecun_ablate.system.text import count
 
 Level = Hashable
 

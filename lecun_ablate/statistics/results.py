@@ -18,7 +18,8 @@ from lecun_ablate.statistics.planning import (
     minimum_detectable_effect,
 )
 from lecun_ablate.statistics.verdict import Verdict
-from lecun_ablate.statistics.wording import count, points, share, span
+from lecun_ablate.statistics.wording import points, share, span
+from lecun_ablate.system.text import count
 
 
 @dataclass(frozen=True)

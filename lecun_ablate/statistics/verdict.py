@@ -27,7 +27,8 @@ from lecun_ablate.statistics.planning import (
     seeds_needed,
 )
 from lecun_ablate.statistics.power import ALPHA, fewest_seeds
-from lecun_ablate.statistics.wording import at_most, count, plural, points, span
+from lecun_ablate.statistics.wording import at_most, points, span
+from lecun_ablate.system.text import count, plural
 
 MARGIN = 0.005  # half a point: ten of 2,007 test images
 

@@ -52,13 +52,3 @@ def probability(comparison: Comparison) -> str:
 def p_value(p: float) -> str:
     """Return a p-value: "p = 0.012", "p < 0.001"."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun: "1 seed", "12 seeds", "5 searches"."""
-    return f"{number:,} {noun if number == 1 else plural(noun)}"
-
-
-def plural(noun: str) -> str:
-    """Return the plural of a noun: "seeds", "searches"."""
-    return f"{noun}{'es' if noun.endswith('search') else 's'}"

@@ -20,12 +20,12 @@ from lecun_ablate.data.digits import HOLDOUT_SEED, Digits, Split
 from lecun_ablate.plan.keys import study_key
 from lecun_ablate.running.estimate import seconds_per_epoch
 from lecun_ablate.running.progress import Progress, Work
-from lecun_ablate.statistics import count
 from lecun_ablate.studies.arm_search import DIVERGED, ArmSearch, Ended, Replica, searches
 from lecun_ablate.studies.optuna_storage import explained, open_storage
 from lecun_ablate.studies.outcome import SearchResult, frame, outcome
 from lecun_ablate.studies.versions import DEFINITION, ID, TRAINER, Records, latest, open_version
 from lecun_ablate.system.interrupts import held_back
+from lecun_ablate.system.text import count
 from lecun_ablate.tracking.names import ARM
 from lecun_ablate.tracking.study_run import RECORD, STORAGE_ID, TRIAL, StudyRun
 from lecun_ablate.tracking.writer import Writer

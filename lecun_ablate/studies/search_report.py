@@ -10,12 +10,13 @@ import numpy as np
 
 from lecun_ablate.config.study import Range
 from lecun_ablate.reporting.tables import Table
-from lecun_ablate.statistics import count, percent, signed
+from lecun_ablate.statistics import percent, signed
 from lecun_ablate.statistics.arrays import spread
 from lecun_ablate.studies import figures
 from lecun_ablate.studies.figures import expected_curves
 from lecun_ablate.studies.outcome import ArmOutcome, SearchResult
 from lecun_ablate.studies.report import StudyReport, heading, origin, shared_values, value_text
+from lecun_ablate.system.text import count
 
 
 def report(result: SearchResult) -> StudyReport:

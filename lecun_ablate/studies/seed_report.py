@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from lecun_ablate.reporting.tables import Table
-from lecun_ablate.statistics import count, percent, points
+from lecun_ablate.statistics import percent, points
 from lecun_ablate.studies import figures
 from lecun_ablate.studies.report import StudyReport, heading, origin, shared_values
 from lecun_ablate.studies.seeds import CORRELATIONS, DIFFERENCE, SeedResult, Variant
+from lecun_ablate.system.text import count
 
 
 def report(result: SeedResult) -> StudyReport:

@@ -14,11 +14,11 @@ from lecun_ablate.config.study import SearchStudy, load_study
 from lecun_ablate.config.yaml_file import find_file
 from lecun_ablate.data.digits import Digits
 from lecun_ablate.errors import ConfigError, LecunAblateError
-from lecun_ablate.statistics import count
 from lecun_ablate.studies.arm_search import ArmSearch, searches
 from lecun_ablate.studies.optuna_storage import explained, open_storage
 from lecun_ablate.studies.outcome import winning_values
 from lecun_ablate.studies.versions import differences, latest
+from lecun_ablate.system.text import count
 
 
 class NotStudied(LecunAblateError):

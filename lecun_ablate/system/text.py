@@ -1,4 +1,4 @@
-"""Escaping users' text for where it is shown: terminal, Markdown, spreadsheet."""
+"""Text as it is shown: counted nouns; users' text escaped for terminal, Markdown, spreadsheet."""
 
 from __future__ import annotations
 
@@ -48,3 +48,13 @@ def csv_cell(value: object) -> object:
         text[:1] in ("+", "-") and re.search(r"[|(!]", text)
     )
     return f"'{text}" if formula else text
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 seed", "12 seeds", "5 searches"."""
+    return f"{number:,} {noun if number == 1 else plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """Return the plural of a noun: "seeds", "searches"."""
+    return f"{noun}{'es' if noun.endswith('search') else 's'}"

@@ -6,7 +6,8 @@ from lecun_ablate.reporting.tables import Column, Table
 from lecun_ablate.running.reproduce import Reproduction
 from lecun_ablate.running.two_arms import ArmComparison
 from lecun_ablate.running.two_runs import RunComparison
-from lecun_ablate.statistics import count, p_value, percent, points, span
+from lecun_ablate.statistics import p_value, percent, points, span
+from lecun_ablate.system.text import count
 from lecun_ablate.terminal.console import console
 from lecun_ablate.terminal.tables import print_table
 

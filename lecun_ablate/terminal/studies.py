@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from rich.markdown import Markdown
 
-from lecun_ablate.statistics import count
 from lecun_ablate.studies.runner import FinishedStudy, StudyPlan
 from lecun_ablate.system.passwords import without_passwords
+from lecun_ablate.system.text import count
 from lecun_ablate.terminal.console import console, duration
 from lecun_ablate.terminal.tables import print_table
 

@@ -14,11 +14,12 @@ from mlflow.entities import Run
 
 from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.system.lock import alive
+from lecun_ablate.system.text import count
 from lecun_ablate.tracking.address import address, artifact_folder, database_path
 from lecun_ablate.tracking.health import read_only, refuse_damaged, unknown_runs
 from lecun_ablate.tracking.names import KEY, LEVEL, OWNER, PARENT, Level
 from lecun_ablate.tracking.records import FinishedRun
-from lecun_ablate.tracking.spool import Spool
+from lecun_ablate.tracking.spool import ENDING, Spool
 from lecun_ablate.tracking.store import Store
 from lecun_ablate.tracking.writer import Writer
 
@@ -88,10 +89,9 @@ def _waiting(store: Store) -> Iterator[Finding]:
         return
     spool = Spool(store.connection.uri)
     for experiment in sorted({path.parent for path in spool.waiting()}):
-        number = len(list(experiment.glob("*.zip")))
+        runs = count(len(list(experiment.glob(f"*{ENDING}"))), "finished run")
         yield Finding(
-            f"{experiment} has {number} finished run{'' if number == 1 else 's'} that the server "
-            "does not have",
+            f"{experiment} has {runs} that the server does not have",
             "`run` the experiment again, in this folder: that writes them first",
         )
 

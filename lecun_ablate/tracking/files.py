@@ -200,10 +200,16 @@ class Files:
         return str(beside / info.experiment_id / run_id / "artifacts")
 
 
+def data_of(content: bytes | str | Path) -> bytes:
+    """Return the bytes of a file that is to be written; a path is a file to copy."""
+    if isinstance(content, Path):
+        return content.read_bytes()
+    return content.encode() if isinstance(content, str) else content
+
+
 def _write_files(folder: Path, contents: Mapping[str, bytes | str | Path], durable: bool) -> None:
     for name, content in contents.items():
-        data = content.read_bytes() if isinstance(content, Path) else content
-        disk.write(folder / name, data, durable)
+        disk.write(folder / name, data_of(content), durable)
 
 
 def _predictions_and_labels(content: bytes) -> tuple[np.ndarray, np.ndarray]:

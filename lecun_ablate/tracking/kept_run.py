@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -22,6 +23,19 @@ class KeptRun(BaseModel):
     seconds: float
     ended: int  # ms since 1970
 
+    @classmethod
+    def of(cls, run: EndedRun, **more: Any) -> Self:
+        """Return what is kept of a run; `more` are the fields that a subclass adds."""
+        return cls(
+            name=run.name,
+            tags=dict(run.tags),
+            values=dict(run.values),
+            history={name: list(values) for name, values in run.history.items()},
+            seconds=run.seconds,
+            ended=run.ended,
+            **more,
+        )
+
     @property
     def key(self) -> str | None:
         """The run key."""
@@ -30,15 +44,7 @@ class KeptRun(BaseModel):
 
 def kept(run: EndedRun) -> bytes:
     """Return the content of RUN_FILE."""
-    content = KeptRun(
-        name=run.name,
-        tags=dict(run.tags),
-        values=dict(run.values),
-        history={name: list(values) for name, values in run.history.items()},
-        seconds=run.seconds,
-        ended=run.ended,
-    )
-    return content.model_dump_json().encode()
+    return KeptRun.of(run).model_dump_json().encode()
 
 
 def read(folder: Path) -> KeptRun | None:

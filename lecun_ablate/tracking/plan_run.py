@@ -25,7 +25,7 @@ from lecun_ablate.plan.plan import RESAMPLED_SPLIT, SPLIT, Plan
 from lecun_ablate.plan.results import EPOCH_METRICS, Results, RunStatus
 from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.system.provenance import environment
-from lecun_ablate.system.text import markdown
+from lecun_ablate.system.text import count, markdown
 from lecun_ablate.tracking import kept_run, views
 from lecun_ablate.tracking.address import artifact_folder
 from lecun_ablate.tracking.ended_run import EndedRun, params
@@ -142,14 +142,14 @@ class PlanRun:
         if taken:
             self._finished = self._writer.store.finished(self.experiment_id)[0]
             self._notice(
-                f"{taken} finished run{'' if taken == 1 else 's'} that the store had lost "
+                f"{count(taken, 'finished run')} that the store had lost "
                 f"{'is' if taken == 1 else 'are'} taken back from {artifact_folder(database)}"
             )
         left = len(unknown) - taken
         if with_hint and left > len(all_runs) // 2:
             self._notice(
-                f"{artifact_folder(database)} has the files of {left} "
-                f"run{'' if left == 1 else 's'} that the store does not know: if {database} was "
+                f"{artifact_folder(database)} has the files of {count(left, 'run')} that the store "
+                f"does not know: if {database} was "
                 "lost or emptied, running their experiments again takes back those that are whole; "
                 "a copy of it put back has all"
             )

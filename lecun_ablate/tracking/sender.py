@@ -13,6 +13,7 @@ from pathlib import Path
 from lecun_ablate.system.interrupts import pause
 from lecun_ablate.system.passwords import without_passwords
 from lecun_ablate.system.patience import said_if_slow
+from lecun_ablate.system.text import count
 from lecun_ablate.tracking import patient
 from lecun_ablate.tracking.explain import reason
 
@@ -76,7 +77,7 @@ class Sender:
         It may be silent for `longest` seconds; those before the call do not count.
         """
         began = time.monotonic()
-        many = f"{self._left} finished run{'' if self._left == 1 else 's'}"
+        many = count(self._left, "finished run")
         with said_if_slow(f"{self._where}: {many} still to be written"):
             while self._left:
                 silence = self._silence

@@ -68,16 +68,8 @@ class Spool:
 
         Its name begins with the time at which the run ended and ends with an id of its own.
         """
-        about = SpooledRun(
-            experiment=experiment,
-            name=run.name,
-            tags=dict(run.tags),
-            values=dict(run.values),
-            history={name: list(values) for name, values in run.history.items()},
-            seconds=run.seconds,
-            ended=run.ended,
-            data=_told(run.data) if run.data else None,
-        )
+        data = _told(run.data) if run.data else None
+        about = SpooledRun.of(run, experiment=experiment, data=data)
         archive = io.BytesIO()
         with zipfile.ZipFile(archive, "w") as opened:
             opened.writestr("run.json", about.model_dump_json())

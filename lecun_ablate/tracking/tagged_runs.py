@@ -1,4 +1,4 @@
-"""Runs by their tags, read from the tables of MLflow's SQLite file.
+"""Runs by their tags, read from the tables of MLflow's database.
 
 MLflow's client makes an object of its database layer for every tag, param and metric. For thousands
 of runs that takes longer than everything else that is done with them.

@@ -34,6 +34,7 @@ from lecun_ablate.system.disk import GroupSync
 from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.system.lock import held, identity, server_place
 from lecun_ablate.system.provenance import git_commit
+from lecun_ablate.system.text import count
 from lecun_ablate.tracking import patient, spool
 from lecun_ablate.tracking.address import (
     address,
@@ -46,6 +47,7 @@ from lecun_ablate.tracking.client_run import BATCH, complete, write_once
 from lecun_ablate.tracking.driver import only_driver
 from lecun_ablate.tracking.ended_run import EndedRun, insert_run
 from lecun_ablate.tracking.explain import reason
+from lecun_ablate.tracking.files import data_of
 from lecun_ablate.tracking.health import refuse_damaged, refuse_unwritable
 from lecun_ablate.tracking.kept_run import kept
 from lecun_ablate.tracking.lease import Lease
@@ -273,7 +275,8 @@ class Writer:
         if self.connection.is_server and level is Level.RUN:
             self._raise_failures()
             name = self._names[run.experiment_id]
-            self._sender.add(self._spool.put(name, run, _read(contents)))
+            files = {file: data_of(content) for file, content in contents.items()}
+            self._sender.add(self._spool.put(name, run, files))
             return None
         if run.experiment_id not in self._folders:
             experiment = self.client.get_experiment(run.experiment_id)
@@ -354,10 +357,9 @@ class Writer:
         for failure in self._sender.failures():
             aside = spool.set_aside(failure.path)
             notice(f"{aside}: a finished run that the server refuses: {reason(failure.error)}")
-        one = len(paths) == 1
         notice(
-            f"{len(paths)} finished run{'' if one else 's'} that waited in {self._spool.folder} "
-            f"{'has' if one else 'have'} been taken up"
+            f"{count(len(paths), 'finished run')} that waited in {self._spool.folder} "
+            f"{'has' if len(paths) == 1 else 'have'} been taken up"
         )
 
     def _take_up(
@@ -386,9 +388,9 @@ class Writer:
                 raise failure.error
 
     def _waiting(self) -> str:
-        number = len(self._spool.waiting())
+        runs = count(len(self._spool.waiting()), "finished run")
         return (
-            f"{number} finished run{'' if number == 1 else 's'} wait in {self._spool.folder}: run "
+            f"{runs} wait in {self._spool.folder}: run "
             "the same command again, here, when the server answers; they are written first"
         )
 
@@ -429,17 +431,6 @@ class Writer:
         self.client.log_batch(run_id, metrics=metrics[:BATCH], params=parameters)
         for i in range(BATCH, len(metrics), BATCH):
             self.client.log_batch(run_id, metrics=metrics[i : i + BATCH])
-
-
-def _read(contents: Contents) -> dict[str, bytes]:
-    return {
-        name: content.read_bytes()
-        if isinstance(content, Path)
-        else content.encode()
-        if isinstance(content, str)
-        else content
-        for name, content in contents.items()
-    }
 
 
 def _lock_of(uri: str) -> Path | str:

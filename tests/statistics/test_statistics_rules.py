@@ -577,7 +577,6 @@ def test_numbers_are_written_as_people_read_them():
     assert st.span(None) == "no interval"
     assert st.p_value(0.0004) == "p < 0.001"
     assert st.p_value(0.0123) == "p = 0.012"
-    assert st.count(1, "seed") == "1 seed" and st.count(2000, "seed") == "2,000 seeds"
 
 
 # --- what holds for any numbers

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow_view import View
 
-from lecun_ablate.system.text import csv_cell, markdown, markdown_line, visible
+from lecun_ablate.system.text import count, csv_cell, markdown, markdown_line, visible
 
 
 @pytest.mark.parametrize(
@@ -152,3 +152,8 @@ def test_control_characters_are_refused_where_they_come_in(workplace, command, t
     status, out, err = command("run", "hostile.yaml", "--dry-run")
     assert status == 2 and said in err
     assert "\x1b" not in out + err and "\u202e" not in err
+
+
+def test_nouns_are_counted():
+    assert count(1, "seed") == "1 seed" and count(2000, "seed") == "2,000 seeds"
+    assert count(2, "search") == "2 searches"
