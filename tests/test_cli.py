@@ -14,8 +14,10 @@ import pytest
 from data_fixtures import cells, without_privileges, write_folder, write_parquet
 from pyarrow import parquet
 
+from lecun_ablate.compiled.build import Compiler
 from lecun_ablate.data.usps import FILES
 from lecun_ablate.errors import ConfigError
+from lecun_ablate.trainers import native
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("tiny", "workplace")
@@ -114,7 +116,8 @@ def test_components_are_listed(command, workplace):
     )
     status, out, _ = command("components", "activation", "--components", "mine.py")
     assert "Mine alone." in out and "mine.py" in out and "blocks" not in out
-    assert "runs at full speed on" in out or "not on native" in out  # where no compiler is
+    compiles = Compiler.find() and not native.availability()
+    assert ("runs at full speed on native and cuda" if compiles else "not on native: ") in out
     assert command("components", "activaton")[0] == 2
 
 

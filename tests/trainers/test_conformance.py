@@ -43,6 +43,15 @@ class Supports:
             assert trainer.unsupported(recipe) is None, choice
 
 
+class LongPairsAreSlow:
+    """Every pair after one step is in the fast suite, after 200 steps in the slow one."""
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("choice", PAIRS)
+    def test_every_pair_of_values_after_200_steps(self, make, choice):
+        super().test_every_pair_of_values_after_200_steps(make, choice)
+
+
 @pytest.mark.skipif(bool(native.availability()), reason=str(native.availability()))
 class TestNative(ExactTrainerConformance, Supports):
     """With the fastest instruction set of this CPU."""
@@ -62,17 +71,12 @@ class TestNativeInstructionSets(ExactTrainerConformance, Supports):
 
 
 @pytest.mark.skipif(not COMPILER, reason="no C++ compiler")
-class TestCudaOnCpu(ExactTrainerConformance, Supports):
+class TestCudaOnCpu(LongPairsAreSlow, ExactTrainerConformance, Supports):
     """The CUDA kernels, compiled for the CPU."""
 
     @pytest.fixture
     def make(self):
         return partial(CudaTrainer, Cpu())
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize("choice", PAIRS)
-    def test_every_pair_of_values_after_200_steps(self, make, choice):
-        super().test_every_pair_of_values_after_200_steps(make, choice)
 
 
 @pytest.mark.gpu
@@ -82,15 +86,10 @@ class TestCuda(ExactTrainerConformance, Supports):
         return CudaTrainer
 
 
-class TestTorch(ExactTrainerConformance, Supports):
+class TestTorch(LongPairsAreSlow, ExactTrainerConformance, Supports):
     @pytest.fixture
     def make(self):
         return TorchTrainer
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize("choice", PAIRS)
-    def test_every_pair_of_values_after_200_steps(self, make, choice):
-        super().test_every_pair_of_values_after_200_steps(make, choice)
 
 
 @pytest.mark.gpu
