@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from by_hand import by_hand, split
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from users_components import ACTIVATIONS, only_first_fast
@@ -22,8 +23,6 @@ from lecun_ablate.compiled.check import by_autograd, check_activation, grid
 from lecun_ablate.compiled.library import CompiledActivation
 from lecun_ablate.compiled.refused import Refused
 from lecun_ablate.config.recipe import Recipe
-from lecun_ablate.data.digits import Split
-from lecun_ablate.network.reference import Network
 from lecun_ablate.registry import registry
 from lecun_ablate.trainers import native
 from lecun_ablate.trainers.base import Run
@@ -37,6 +36,7 @@ if native.availability():
 if build.Compiler.find() is None:
     pytest.skip(build.MISSING, allow_module_level=True)
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 each = pytest.mark.parametrize
 INSTRUCTION_SETS = native.kernel.INSTRUCTION_SETS
 LIKEWISE = {  # written in other ways, or in place of a copy
@@ -96,31 +96,15 @@ BAD = {
 }
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    """Objects are kept from one test to the next, but not in the user's folder."""
-    folder = tmp_path_factory.getbasetemp() / "cache"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
-    own._outcome.cache_clear()
-
-
 @pytest.fixture
-def enter(monkeypatch):
-    """Register a function as an activation, for one test."""
-    monkeypatch.setattr(
-        registry, "_components", {k: dict(v) for k, v in registry._components.items()}
-    )
+def enter():
+    """Return what registers a function as an activation."""
 
     def register(name, function):
         registry.register("activation", name)(function)
         return registry.get("activation", name)
 
     return register
-
-
-def split(n: int, dtype: str) -> Split:
-    generator = np.random.default_rng(5)
-    return Split(generator.uniform(-1, 1, (n, 16, 16)).astype(dtype), generator.integers(0, 10, n))
 
 
 def compiled(component, instruction_set=INSTRUCTION_SETS[0]):
@@ -255,21 +239,6 @@ def test_random_expressions_are_those_of_pytorch(text):
 
 
 # ---- training -----------------------------------------------------------------------------------
-
-
-def by_hand(recipe: Recipe, seed: int, fit: Split) -> tuple[dict, np.ndarray]:
-    """Return parameters and answers after an epoch of plain gradient descent by autograd."""
-    network = Network(recipe, seed)
-    images, labels = torch.from_numpy(fit.images), torch.from_numpy(fit.labels)
-    for i in range(len(fit)):
-        network.zero_grad()
-        network.training_loss(images[i : i + 1], labels[i : i + 1]).sum().backward()
-        with torch.no_grad():
-            for weight in network.weights.values():
-                weight.sub_(recipe.lr * weight.grad)
-    with torch.no_grad():
-        loss = network.loss(images, labels).mean().item()
-    return {name: w.detach().numpy() for name, w in network.weights.items()}, loss
 
 
 @each("name", ACTIVATIONS)

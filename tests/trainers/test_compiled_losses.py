@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from users_components import LOSSES, MORE_LOSSES, only_first_fast
 
-from lecun_ablate.compiled import build, component, source
+from lecun_ablate.compiled import build, source
 from lecun_ablate.compiled.compare import check_loss, loss_by_autograd, patterns
 from lecun_ablate.compiled.library import CompiledLoss
 from lecun_ablate.compiled.loss import loss
@@ -23,14 +23,9 @@ if native.availability():
 if build.Compiler.find() is None:
     pytest.skip(build.MISSING, allow_module_level=True)
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 each = pytest.mark.parametrize
 INSTRUCTION_SETS = native.kernel.INSTRUCTION_SETS
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-    component._outcome.cache_clear()
 
 
 def compiled(function, instruction_set=INSTRUCTION_SETS[0]):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from users_components import MORE_OPTIMIZERS, OPTIMIZERS, only_first_fast
 
-from lecun_ablate.compiled import build, component
+from lecun_ablate.compiled import build
 from lecun_ablate.compiled.compare import check_optimizer
 from lecun_ablate.compiled.library import CompiledOptimizer
 from lecun_ablate.compiled.optimizer import Slot
@@ -22,14 +22,9 @@ if native.availability():
 if build.Compiler.find() is None:
     pytest.skip(build.MISSING, allow_module_level=True)
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 each = pytest.mark.parametrize
 INSTRUCTION_SETS = native.kernel.INSTRUCTION_SETS
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-    component._outcome.cache_clear()
 
 
 def compiled(function, instruction_set=INSTRUCTION_SETS[0], momentum=0.0, name="own"):

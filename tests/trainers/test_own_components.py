@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from by_hand import by_hand, split
 from cuda_on_cpu import COMPILER, Cpu
 from users_components import (
     ACTIVATIONS,
@@ -15,11 +16,9 @@ from users_components import (
     only_first_fast,
 )
 
-from lecun_ablate.compiled import build, component
+from lecun_ablate.compiled import build
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.cuda.compiler import compile_kernels
-from lecun_ablate.data.digits import Split
-from lecun_ablate.network.reference import Network
 from lecun_ablate.registry import registry
 from lecun_ablate.testing.trainer import bits
 from lecun_ablate.trainers import cuda, native
@@ -33,6 +32,7 @@ if native.availability():
 if build.Compiler.find() is None or COMPILER is None:
     pytest.skip(build.MISSING, allow_module_level=True)
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 each = pytest.mark.parametrize
 TRAINERS = {"cuda-on-cpu": partial(CudaTrainer, Cpu(), own_components=True)}
 for name in native.kernel.INSTRUCTION_SETS:
@@ -41,39 +41,8 @@ FASTEST = ["cuda-on-cpu", f"native-{native.kernel.INSTRUCTION_SETS[0]}"]
 LR = {"heavy_ball": 1e-3, "own_rmsprop": 1e-3, "own_lion": 1e-4, "sign_sgd": 1e-4}
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    """Objects are kept from one test to the next, but not in the user's folder."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-    component._outcome.cache_clear()
-
-
 def enter(kind, function):
     registry.register(kind, "own")(function)
-
-
-def split(n: int, dtype: str = "float64") -> Split:
-    generator = np.random.default_rng(5)
-    return Split(generator.uniform(-1, 1, (n, 16, 16)).astype(dtype), generator.integers(0, 10, n))
-
-
-def by_hand(recipe, seed, fit, step):
-    """Return parameters after an epoch by autograd, in which `step` changes the weights."""
-    network = Network(recipe, seed)
-    images, labels = torch.from_numpy(fit.images), torch.from_numpy(fit.labels)
-    for i in range(len(fit)):
-        network.zero_grad()
-        network.training_loss(images[i : i + 1], labels[i : i + 1]).sum().backward()
-        with torch.no_grad():
-            step(network)
-    with torch.no_grad():
-        loss = network.loss(images, labels).mean().item()
-    return {name: w.detach().numpy() for name, w in network.weights.items()}, loss
-
-
-def descend(network):
-    for weight in network.weights.values():
-        weight.sub_(network.recipe.lr * weight.grad)
 
 
 def check(trainer, recipe, expected, loss, fit):
@@ -99,7 +68,7 @@ def test_losses_are_those_of_autograd(name, trainer):
     enter("loss", (LOSSES | MORE_LOSSES)[name])
     fit = split(40)
     recipe = Recipe(dtype="float64", epochs=1, lr=0.003, loss="own", label_smoothing=0.1)
-    check(trainer, recipe, *by_hand(recipe, 3, fit, descend), fit)
+    check(trainer, recipe, *by_hand(recipe, 3, fit), fit)
 
 
 @each("field", only_first_fast(["activation", "output_activation"]))
@@ -109,7 +78,7 @@ def test_activations_of_the_cuda_kernels_are_those_of_autograd(name, field):
     enter("activation", ACTIVATIONS[name])
     fit = split(20)
     recipe = Recipe(dtype="float64", epochs=1, lr=0.01, **{field: "own"})
-    check("cuda-on-cpu", recipe, *by_hand(recipe, 3, fit, descend), fit)
+    check("cuda-on-cpu", recipe, *by_hand(recipe, 3, fit), fit)
 
 
 def stepper(name, lr):
