@@ -24,6 +24,8 @@ from lecun_ablate.trainers.base import Run
 from lecun_ablate.trainers.native import NativeTrainer, kernel
 
 ADAMW = {"optimizer": "adamw", "lr": 3e-4}
+SHIFT, DROPOUT = {"augmentation": "shift"}, {"dropout": 0.25}
+SMOOTHING = {"label_smoothing": 0.1, "schedule": "cosine", "schedule_per": "step"}
 INGREDIENTS: dict[str, dict[str, Any]] = {
     "sgd": {},
     "sgd, momentum": {"momentum": 0.9, "lr": 0.003},
@@ -32,13 +34,10 @@ INGREDIENTS: dict[str, dict[str, Any]] = {
     "adamw": ADAMW,
     "rmsprop": {"optimizer": "rmsprop", "lr": 3e-4},
     "lion": {"optimizer": "lion", "lr": 1e-4},
-    "shift, dropout, smoothing, schedule": {
-        "augmentation": "shift",
-        "dropout": 0.25,
-        "label_smoothing": 0.1,
-        "schedule": "cosine",
-        "schedule_per": "step",
-    },
+    "shift": SHIFT,
+    "dropout": DROPOUT,
+    "smoothing, schedule": SMOOTHING,
+    "shift, dropout, smoothing, schedule": SHIFT | DROPOUT | SMOOTHING,
     "average": {"average": 0.999},
     "batches of 8, per pattern": {"batch_size": 8},
     "batches of 32, per pattern": {"batch_size": 32},
