@@ -12,7 +12,6 @@ import pytest
 from lecun_ablate.system.cores import usable_cores
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA = os.environ.get("LECUN_ABLATE_DATA")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
@@ -29,7 +28,7 @@ def pytest_runtest_setup(item):
     """
     import torch
 
-    if "usps" in item.keywords and not DATA:
+    if "usps" in item.keywords and "LECUN_ABLATE_DATA" not in os.environ:
         pytest.skip("LECUN_ABLATE_DATA names no folder with the USPS files")
     if "gpu" in item.keywords and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
@@ -81,6 +80,15 @@ def command(capsys):
         return status, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture
+def own_cache(tmp_path_factory, monkeypatch):
+    """Compiled components are kept from one test to the next, but not in the user's folder."""
+    from lecun_ablate.compiled import component
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    component._outcome.cache_clear()
 
 
 @pytest.fixture

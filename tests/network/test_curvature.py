@@ -1,11 +1,11 @@
 """The curvature of stochastic diagonal Levenberg-Marquardt against Jacobians and known answers."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import DATA
 
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.network.curvature import curvature, loss_curvature
@@ -109,7 +109,7 @@ KNOWN = {
 def test_the_first_h_of_the_notebooks_net():
     from lecun_ablate.data.usps import read_folder
 
-    train = read_folder(Path(DATA)).train
+    train = read_folder(Path(os.environ["LECUN_ABLATE_DATA"])).train
     images, labels = torch.from_numpy(train.images[:500]), torch.from_numpy(train.labels[:500])
     h = curvature(Network(Recipe(dtype="float64"), 1337), images.double(), labels.long())
     for (name, place), value in KNOWN.items():

@@ -3,10 +3,10 @@
 It was written in C++ and agrees with PyTorch's autograd, and with torch.optim.AdamW, in all digits.
 """
 
+import os
 from pathlib import Path
 
 import pytest
-from conftest import DATA
 from cuda_on_cpu import COMPILER, Cpu
 
 from lecun_ablate.config.recipe import Recipe
@@ -84,7 +84,7 @@ ANSWERS = {
 
 
 def check(trainer, recipe, answers):
-    digits = read_folder(Path(DATA))
+    digits = read_folder(Path(os.environ["LECUN_ABLATE_DATA"]))
     splits = {"train": digits.train, "test": digits.test}
     run = Run(Recipe(dtype="float64", **recipe), 1337, until=len(answers))
     reports = list(trainer.train([run], digits.train, splits))
