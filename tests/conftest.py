@@ -1,5 +1,6 @@
 """What the tests share."""
 
+import gc
 import os
 import shutil
 import socket
@@ -32,6 +33,24 @@ def pytest_runtest_setup(item):
         pytest.skip("LECUN_ABLATE_DATA names no folder with the USPS files")
     if "gpu" in item.keywords and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def imports_are_not_collected():
+    """The libraries are two million objects: each full collection among them takes 0.6 s."""
+    gc.freeze()
+
+
+@pytest.fixture
+def plain_reports(monkeypatch):
+    """For tests of other things: drawing the figures takes half of a small experiment's time."""
+    from lecun_ablate.reporting import figures
+
+    for drawing in ("learning_curves", "differences", "spread", "by_value", "ladder"):
+        monkeypatch.setattr(figures, drawing, lambda *_: None)
+    monkeypatch.setattr(figures, "connectivity_matrix", lambda *_: None)
+    monkeypatch.setattr(figures, "svg", lambda *_: "<svg></svg>")
+    monkeypatch.setattr(figures, "png", lambda _: b"")
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +116,34 @@ def tiny():
     from tiny_digits import register_tiny
 
     register_tiny()
+
+
+@pytest.fixture(scope="session")
+def finished_folders():
+    """Folders in which an experiment has been run, by the text of its file."""
+    return {}
+
+
+@pytest.fixture
+def finish(workplace, tiny, tmp_path_factory, finished_folders):
+    """Run the experiment `pair` of a text here, or copy what an earlier test got with the same."""
+    import lecun_ablate
+    from lecun_ablate.tracking.writer import Writer
+
+    def results(text):
+        Path("pair.yaml").write_text(text)
+        if text in finished_folders:
+            shutil.copytree(finished_folders[text], workplace, dirs_exist_ok=True)
+            frame = lecun_ablate.load_results("pair")
+            with Writer.opened():
+                pass  # it corrects the locations of what was copied, and closes the database
+            return frame
+        frame = lecun_ablate.run("pair.yaml", trainer="torch", device="cpu")
+        finished_folders[text] = tmp_path_factory.mktemp("finished")
+        shutil.copytree(workplace, finished_folders[text], dirs_exist_ok=True)
+        return frame
+
+    return results
 
 
 @pytest.fixture(scope="session")

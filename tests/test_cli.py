@@ -20,7 +20,7 @@ from lecun_ablate.errors import ConfigError
 from lecun_ablate.trainers import native
 
 ROOT = Path(__file__).resolve().parent.parent
-pytestmark = pytest.mark.usefixtures("tiny", "workplace")
+pytestmark = pytest.mark.usefixtures("tiny", "workplace", "plain_reports")
 
 RUN = ("run", "experiments/activation.yaml", "--data", "tiny", "--trainer", "torch")
 SMALL = (*RUN, "--seeds", "2", "--epochs", "2")

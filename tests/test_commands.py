@@ -15,7 +15,7 @@ import lecun_ablate
 from lecun_ablate.errors import LecunAblateError, nearest
 from lecun_ablate.terminal import console, ui
 
-pytestmark = pytest.mark.usefixtures("tiny", "workplace")
+pytestmark = pytest.mark.usefixtures("tiny", "workplace", "plain_reports")
 YAML = """
 name: {name}
 question: Which activation learns the stripes?

@@ -36,7 +36,7 @@ def test_the_compiled_trainers_run_all_components_of_the_page(tmp_path):
         assert refusals(component) == {"native": None, "cuda": None}, component.name
 
 
-@pytest.mark.usefixtures("tiny")
+@pytest.mark.usefixtures("tiny", "plain_reports")
 def test_components_of_a_users_own_run_through_the_whole_job(workplace, command):
     (workplace / "mine.py").write_text(blocks("docs/components.md", "python")[0])
     (workplace / "own.yaml").write_text(blocks("docs/components.md", "yaml")[0])

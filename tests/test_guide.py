@@ -33,7 +33,7 @@ def steps() -> list[tuple[str, str]]:
     ]
 
 
-@pytest.mark.usefixtures("tiny")
+@pytest.mark.usefixtures("tiny", "plain_reports")
 def test_the_guide_holds_what_it_says(workplace, command, monkeypatch):
     opened = []
     monkeypatch.setattr(ui, "show", lambda link, start, browser: opened.append((link, start)))

@@ -29,6 +29,7 @@ from lecun_ablate.trainers.base import Identity, Run
 from lecun_ablate.trainers.cuda import CudaTrainer
 from lecun_ablate.trainers.torch_trainer import TorchTrainer
 
+pytestmark = pytest.mark.usefixtures("plain_reports")
 PLAIN = (Recipe(),)
 FEW = Split(np.random.default_rng(0).integers(0, 256, (40, 16, 16)) / 127.5 - 1, np.arange(40) % 10)
 HELD = FEW.take(np.arange(15))

@@ -7,6 +7,7 @@ import pytest
 
 from lecun_ablate.registry import registry
 
+pytestmark = pytest.mark.usefixtures("plain_reports")
 HEAD = "import random, numpy, torch\nfrom lecun_ablate import register\n"  # two lines
 BROKEN = {
     "the mean over everything": (

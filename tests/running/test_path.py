@@ -26,7 +26,7 @@ from lecun_ablate.tracking.writer import Writer
 from lecun_ablate.trainers.base import EpochReport, Scores, State
 from lecun_ablate.trainers.torch_trainer import TorchTrainer
 
-pytestmark = pytest.mark.usefixtures("tiny")
+pytestmark = pytest.mark.usefixtures("tiny", "plain_reports")
 
 CHANGES = {"activation": "relu", "lr": 0.1, "init": "fan_in", "momentum": 0.5}
 YAML = """

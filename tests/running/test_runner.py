@@ -32,7 +32,7 @@ from lecun_ablate.tracking.writer import Writer
 from lecun_ablate.trainers.base import EpochReport, Scores
 from lecun_ablate.trainers.torch_trainer import TorchTrainer
 
-pytestmark = pytest.mark.usefixtures("tiny")
+pytestmark = pytest.mark.usefixtures("tiny", "plain_reports")
 
 YAML = """
 name: small

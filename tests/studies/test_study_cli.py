@@ -31,6 +31,7 @@ from lecun_ablate.studies.runner import FinishedStudy
 from lecun_ablate.terminal import studies
 from lecun_ablate.tracking.store import Store
 
+pytestmark = pytest.mark.usefixtures("plain_reports")
 STUDY = """
 name: rates
 question: Which rate?

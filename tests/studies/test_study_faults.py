@@ -16,6 +16,7 @@ from study_world import STUDY, drive
 from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.studies.optuna_storage import _create_database, driving, open_storage
 
+pytestmark = pytest.mark.usefixtures("plain_reports")
 SQLITE = "sqlite:///studies/optuna.db"
 JOURNAL = "studies/optuna.journal"
 SHORT = STUDY.replace("trials: 14", "trials: 3")

@@ -23,6 +23,7 @@ from lecun_ablate.studies.arm_search import searches
 from lecun_ablate.studies.optuna_storage import driving
 from lecun_ablate.studies.outcome import _held_out, outcome
 
+pytestmark = pytest.mark.usefixtures("plain_reports")
 SQLITE = "sqlite:///studies/optuna.db"
 JOURNAL = "studies/optuna.journal"
 

@@ -22,6 +22,7 @@ from lecun_ablate.tracking.health import refuse_damaged
 from lecun_ablate.tracking.sqlite import close
 from lecun_ablate.tracking.writer import Writer
 
+pytestmark = pytest.mark.usefixtures("plain_reports")
 YAML = """
 name: pair
 data: tiny
@@ -33,9 +34,8 @@ RUN = ("run", "pair.yaml", "--trainer", "torch", "--device", "cpu")
 
 
 @pytest.fixture
-def done(workplace, tiny):
-    Path("pair.yaml").write_text(YAML)
-    return lecun_ablate.run("pair.yaml", trainer="torch", device="cpu")
+def done(finish):
+    return finish(YAML)
 
 
 def empty(file):

@@ -11,6 +11,8 @@ from mlflow_view import View
 
 import lecun_ablate
 
+pytestmark = pytest.mark.usefixtures("plain_reports")
+
 YAML = """
 name: pair
 data: tiny
@@ -24,10 +26,9 @@ RUN = ("run", "pair.yaml", "--trainer", "torch", "--device", "cpu")
 
 
 @pytest.fixture
-def done(workplace, tiny):
+def done(finish):
     """The results of a finished experiment."""
-    Path("pair.yaml").write_text(YAML)
-    return lecun_ablate.run("pair.yaml", trainer="torch", device="cpu")
+    return finish(YAML)
 
 
 def folder_of(run_id):

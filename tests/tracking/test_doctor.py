@@ -12,6 +12,7 @@ from mlflow_view import View
 
 import lecun_ablate
 
+pytestmark = pytest.mark.usefixtures("plain_reports")
 YAML = """
 name: pair
 data: tiny
@@ -22,9 +23,8 @@ seeds: 2
 
 
 @pytest.fixture
-def done(workplace, tiny):
-    Path("pair.yaml").write_text(YAML)
-    return lecun_ablate.run("pair.yaml", trainer="torch", device="cpu")
+def done(finish):
+    return finish(YAML)
 
 
 def artifacts(run_id):

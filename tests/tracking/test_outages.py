@@ -18,6 +18,7 @@ import lecun_ablate
 from lecun_ablate.plan.results import EPOCH_METRICS
 from lecun_ablate.tracking import lease, patient, store
 
+pytestmark = pytest.mark.usefixtures("plain_reports")
 RUN = ("run", "small.yaml", "--device", "cpu", "--trainer", "torch")
 COLUMNS = ["arm", "seed", "epoch", "train_loss", "test_loss", "test_misses", "status"]
 

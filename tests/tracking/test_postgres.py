@@ -17,6 +17,8 @@ from lecun_ablate.tracking.store import Store
 from lecun_ablate.tracking.tagged_runs import tagged_runs
 from lecun_ablate.tracking.writer import Writer
 
+pytestmark = pytest.mark.usefixtures("plain_reports")
+
 
 @pytest.fixture
 def server(one_postgres, workplace):

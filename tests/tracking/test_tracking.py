@@ -26,6 +26,7 @@ from lecun_ablate.tracking.store import Store
 from lecun_ablate.tracking.tagged_runs import tagged_runs
 from lecun_ablate.tracking.writer import Writer
 
+pytestmark = pytest.mark.usefixtures("plain_reports")
 TABLES = ("runs", "tags", "params", "metrics", "latest_metrics", "datasets", "inputs", "input_tags")
 ENDED = EndedRun(
     experiment_id="2",

@@ -336,24 +336,21 @@ def test_for_each_component_it_is_told_which_trainers_are_fast(enter):
     assert refusals(registry.get("activation", "tanh")) == {"native": None, "cuda": None}
 
 
-def test_an_experiment_is_resumed_and_reproduced(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("tiny", "plain_reports")
+def test_an_experiment_is_resumed_and_reproduced(workplace, command):
     """The compiler is in the keys that resuming and reproducing compute again."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text(
+    (workplace / "mine.py").write_text(
         "import torch\nfrom lecun_ablate import register\n\n\n@register('activation')\n"
         "def kept_mine(x):\n    return (x + torch.sqrt(x * x + 4)) / 2\n"
     )
-    (tmp_path / "own.yaml").write_text(
-        "name: own\ncomponents: mine.py\ndata: digits\nseeds: 2\nrecipe: {epochs: 1, lr: 0.01}\n"
+    (workplace / "own.yaml").write_text(
+        "name: own\ncomponents: mine.py\ndata: tiny\nseeds: 2\nrecipe: {epochs: 1, lr: 0.01}\n"
         "vary: {activation: [tanh, kept_mine]}\n"
     )
 
-    def command(*words):
-        line = [sys.executable, "-m", "lecun_ablate", *words]
-        return subprocess.run(line, capture_output=True, text=True, check=True).stdout
-
-    command("run", "own.yaml")
-    plan = json.loads(command("run", "own.yaml", "--dry-run", "--json"))
+    status, _, err = command("run", "own.yaml")
+    assert status == 0, err
+    plan = json.loads(command("run", "own.yaml", "--dry-run", "--json")[1])
     assert plan["todo"] == 0
     import mlflow
 
@@ -366,7 +363,8 @@ def test_an_experiment_is_resumed_and_reproduced(tmp_path, monkeypatch):
     assert set(compilers.dropna()) == {build.Compiler.find().version}
     (own_run, *_), (other, *_) = (compilers[compilers.notna() == c].index for c in (True, False))
     for run in (own_run, other):
-        assert "reproduced" in command("reproduce", run)
+        status, out, err = command("reproduce", run)
+        assert status == 0 and "reproduced" in out + err
 
 
 def test_without_a_compiler_the_notice_says_what_to_install(enter, monkeypatch):

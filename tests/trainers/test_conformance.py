@@ -53,7 +53,7 @@ class LongPairsAreSlow:
 
 
 @pytest.mark.skipif(bool(native.availability()), reason=str(native.availability()))
-class TestNative(ExactTrainerConformance, Supports):
+class TestNative(LongPairsAreSlow, ExactTrainerConformance, Supports):
     """With the fastest instruction set of this CPU."""
 
     @pytest.fixture
