@@ -1,4 +1,5 @@
-"""Finding the modules of a user's own project that a Python file imports, without running any.
+"""The modules of a user's own project that a Python file imports: found without running any, and
+imported as they were read.
 
 Their code affects a component's numbers as much as the component's own file does.
 """
@@ -6,12 +7,17 @@ Their code affects a component's numbers as much as the component's own file doe
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import json
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import spec_from_file_location
 from pathlib import Path
+from types import CodeType, ModuleType
 
 
 def roots(file: Path) -> list[Path]:
@@ -54,6 +60,43 @@ def digest(source: bytes, modules: Mapping[str, bytes]) -> str:
     each = {name: hashlib.sha256(content).hexdigest() for name, content in modules.items()}
     content = json.dumps({"file": own, "modules": each}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def as_read(files: Mapping[str, Path], contents: Mapping[str, bytes]) -> Iterator[None]:
+    """Let modules be imported with these contents, in which their digest was computed.
+
+    Python itself would read the file again, which may have changed, or take its bytecode cache,
+    which goes by size and second: an edit of one digit can escape it.
+    """
+    finder = _Finder(files, contents)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _Finder(MetaPathFinder):
+    def __init__(self, files: Mapping[str, Path], contents: Mapping[str, bytes]):
+        self._files, self._contents = files, contents
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name not in self._files:
+            return None
+        file = str(self._files[name])
+        return spec_from_file_location(name, file, loader=_Loader(name, file, self._contents[name]))
+
+
+class _Loader(SourceFileLoader):
+    def __init__(self, name: str, file: str, content: bytes):
+        super().__init__(name, file)
+        self._content = content
+
+    def get_code(self, fullname: str) -> CodeType:
+        return compile(self._content, self.path, "exec", dont_inherit=True)
 
 
 def path_of(module: str, file: Path) -> str:

@@ -337,9 +337,10 @@ class Registry:
         sys.path.append(str(path.parent))
         try:
             self._forget_old(source)
-            exec(compile(source.content, str(path), "exec"), module.__dict__)
-            for name in source.modules:  # including those imported by functions, as they are now
-                importlib.import_module(name)
+            with imports.as_read(source.files, source.modules):
+                exec(compile(source.content, str(path), "exec"), module.__dict__)
+                for name in source.modules:  # including those that only functions import
+                    importlib.import_module(name)
             if not any(c.file == path and c.digest == digest for c in self._all()):
                 raise ConfigError(
                     f"{file}: registers no component: decorate one with @register(kind)"

@@ -1,5 +1,7 @@
 """Modules of the user's own that a component file imports: part of its key, and kept with runs."""
 
+import os
+import py_compile
 import sys
 from pathlib import Path
 
@@ -100,6 +102,36 @@ def test_a_changed_module_is_loaded_again_and_changes_the_digest():
     write("deeper.py", "G = 2\n")
     registry.load(file)
     assert registry.get("activation", "bent").digest == first.digest
+
+
+def test_a_module_runs_as_it_was_read_and_not_from_an_old_cache():
+    """Python's cache goes by size and second: it takes an edit of one digit for the old file."""
+    file = write(
+        "components/mine.py", MINE.format(imports="import pack.scale as s", body="s.K * x")
+    )
+    write("pack/__init__.py", "")
+    for factor in (2, 5):
+        module = write("pack/scale.py", f"K = {factor}\n")
+        os.utime(module, (1e9, 1e9))
+        if factor == 2:  # another program has imported it
+            py_compile.compile(str(module))
+        registry.load(file)
+        assert registry.get("activation", "bent")(1) == factor
+
+
+def test_a_module_is_not_read_a_second_time(monkeypatch):
+    """Between its digest and its import it may be edited."""
+    file = write("components/mine.py", MINE.format(imports="import helper", body="helper.K * x"))
+    write("helper.py", "K = 2\n")
+    digest = imports.digest
+
+    def edited(*contents):
+        write("helper.py", "K = 55\n")
+        return digest(*contents)
+
+    monkeypatch.setattr(imports, "digest", edited)
+    registry.load(file)
+    assert registry.get("activation", "bent")(1) == 2
 
 
 def test_a_module_beside_the_file_can_be_imported():

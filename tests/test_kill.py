@@ -69,7 +69,7 @@ def kill_at(folder: Path, reached, how=signal.SIGKILL) -> int:
     process = start(folder)
     while not reached(folder):
         assert process.poll() is None, f"ended before the moment:\n{process.communicate()[0]}"
-        time.sleep(0.002)
+        time.sleep(0.005)
     process.send_signal(how)
     process.communicate()
     return process.returncode
@@ -227,7 +227,7 @@ def test_moments_averages_and_curvature_survive_a_kill(tmp_path, trainer, method
     saved = tmp_path / "state.npz"
     while not saved.exists() or saved_state(saved).epoch < 3:
         assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.002)
+        time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
