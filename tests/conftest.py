@@ -35,6 +35,14 @@ def pytest_runtest_setup(item):
         pytest.skip("no CUDA device")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """The workers share the cores: PyTorch's threads would spin while they wait for each other."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def imports_are_not_collected():
     """The libraries are two million objects: each full collection among them takes 0.6 s."""
@@ -103,10 +111,13 @@ def command(capsys):
 
 @pytest.fixture
 def own_cache(tmp_path_factory, monkeypatch):
-    """Compiled components are kept from one test to the next, but not in the user's folder."""
+    """Compiled components are kept for all workers' tests, but not in the user's folder."""
     from lecun_ablate.compiled import component
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     component._outcome.cache_clear()
 
 

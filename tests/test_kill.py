@@ -119,7 +119,7 @@ def undisturbed(tmp_path_factory):
 
 
 def test_kills_at_every_stage(tmp_path, monkeypatch, undisturbed):
-    """While the store is being created, before any run has finished, and after several."""
+    """While the store is being created, and after some runs have finished."""
     assert kill_at(tmp_path, being_created) == -signal.SIGKILL
     assert finished_runs(tmp_path) < 1
     assert kill_at(tmp_path, after(1)) == -signal.SIGKILL

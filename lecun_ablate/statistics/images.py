@@ -13,8 +13,7 @@ from lecun_ablate.statistics.arrays import ROUNDING, check_fraction
 from lecun_ablate.statistics.intervals import LEVEL, Interval
 
 TWO_WAY_RESAMPLES = 2_000
-BATCH = 50  # resamples at a time
-CACHED = 1_000_000  # bytes
+BATCH = 50  # resamples at a time: one matrix product for all of them
 
 
 @dataclass(frozen=True)
@@ -105,12 +104,10 @@ def _two_way_bootstrap(table: np.ndarray, level: float, rng_seed: int, resamples
     n, m = table.shape
     rng = np.random.default_rng(rng_seed)
     means = np.empty(resamples)
-    # of a table that no cache holds, one product for many resamples reads it once
-    batch = BATCH if table.nbytes > CACHED else 1
-    counts = np.empty((batch, n))  # how often each seed is drawn
-    images = np.empty((batch, m), np.int64)
-    for start in range(0, resamples, batch):
-        number = min(batch, resamples - start)
+    counts = np.empty((BATCH, n))  # how often each seed is drawn
+    images = np.empty((BATCH, m), np.int64)
+    for start in range(0, resamples, BATCH):
+        number = min(BATCH, resamples - start)
         for k in range(number):
             counts[k] = np.bincount(rng.integers(0, n, n), minlength=n)
             images[k] = rng.integers(0, m, m)

@@ -73,7 +73,7 @@ def interrupting(monkeypatch):
     signal.signal(signal.SIGINT, before)
 
 
-STEP = 19  # every commit takes minutes
+STEP = 41  # every commit takes minutes
 
 
 @pytest.mark.parametrize(
