@@ -84,6 +84,7 @@ def svg(figure: Figure, description: str) -> str:
     buffer = io.StringIO()
     with mpl.rc_context(PAGE_STYLE):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    figure.clear()
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.S)
@@ -116,6 +117,7 @@ def png(figure: Figure) -> bytes:
     """Return a figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
+    figure.clear()
     return buffer.getvalue()
 
 

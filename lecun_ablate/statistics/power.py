@@ -15,7 +15,7 @@ ALPHA = 0.05
 SIMULATED = 6  # how many numbers of seeds, from the fewest up, have simulated power
 SAMPLES = 2**12  # simulated experiments; fewer if there are many flips
 MOST_FLIPS = 2**23  # over all of them
-BATCH = 2**20  # flips held in memory at a time
+BATCH = 2**17  # flips held in memory at a time
 STEPS = 1_000  # of the integral over the sample's spread
 
 
@@ -133,10 +133,11 @@ def _seen_from(n: int, alpha: float) -> tuple[np.ndarray, np.ndarray]:
     chosen = ((np.arange(1, flips + 1) >> np.arange(n)[:, None]) & 1).astype(np.float64)
     chosen /= chosen.sum(axis=0)
     reaching = math.floor(alpha * (flips + 1) / 2 + 1e-9)  # includes the flip of no seed
-    by_flips = np.concatenate([
-        -np.partition(part @ chosen, reaching - 1, axis=1)[:, reaching - 1]
-        for part in np.array_split(values, math.ceil(samples * flips / BATCH))
-    ])  # fmt: skip
+    by_flips = np.empty(samples)
+    for part in np.array_split(np.arange(samples), math.ceil(samples * flips / BATCH)):
+        means = values[part] @ chosen
+        means.partition(reaching - 1, axis=1)
+        by_flips[part] = -means[:, reaching - 1]
     mean, se = values.mean(axis=1), values.std(axis=1, ddof=1) / math.sqrt(n)
     by_t = stats.t.isf(alpha / 2, n - 1) * se - mean  # Student's interval excludes 0, too
     return np.maximum(by_flips, by_t), by_t
