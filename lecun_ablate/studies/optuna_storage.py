@@ -140,7 +140,7 @@ def _create_database(database: Path) -> None:
         os.replace(unfinished, database)
         disk.sync_folder(database.parent)
     except (OSError, sqlite3.Error, SQLAlchemyError, StorageInternalError) as error:
-        raise LecunAblateError(f"{database}: cannot be created: {error}") from error
+        raise LecunAblateError(f"{database}: cannot be created: {reason(error)}") from error
 
 
 def _refuse_damaged_journal(journal: Path) -> None:

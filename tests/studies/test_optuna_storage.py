@@ -9,6 +9,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import OperationalError
 
 from lecun_ablate.errors import LecunAblateError
+from lecun_ablate.studies import optuna_storage
 from lecun_ablate.studies.optuna_storage import _lock_of, explained, file_of, open_storage
 from lecun_ablate.system.lock import exclusive
 from lecun_ablate.system.passwords import without_passwords, without_user
@@ -120,3 +121,17 @@ def test_what_is_no_address_is_refused_without_its_password(workplace):
     with pytest.raises(LecunAblateError) as refused:
         file_of("://user:secret@host/x")
     assert "secret" not in str(refused.value) and "user:***" in str(refused.value)
+
+
+def test_a_storage_that_cannot_be_created_says_why(tmp_path, monkeypatch):
+    """Optuna's own message blames the data."""
+
+    def fails(url):
+        try:
+            raise OperationalError("COMMIT", {}, sqlite3.OperationalError("disk I/O error"))
+        except OperationalError as error:
+            raise StorageInternalError("typically due to invalid data in the commit") from error
+
+    monkeypatch.setattr(optuna_storage, "RDBStorage", fails)
+    with pytest.raises(LecunAblateError, match=r"optuna\.db: cannot be created: disk I/O error"):
+        optuna_storage._create_database(tmp_path / "optuna.db")
