@@ -54,9 +54,9 @@ def plain_reports(monkeypatch):
     """For tests of other things: drawing the figures takes half of a small experiment's time."""
     from lecun_ablate.reporting import figures
 
-    for drawing in ("learning_curves", "differences", "spread", "by_value", "ladder"):
+    arms = ("learning_curves", "differences", "spread", "by_value", "ladder")
+    for drawing in (*arms, "connectivity_matrix"):
         monkeypatch.setattr(figures, drawing, lambda *_: None)
-    monkeypatch.setattr(figures, "connectivity_matrix", lambda *_: None)
     monkeypatch.setattr(figures, "svg", lambda *_: "<svg></svg>")
     monkeypatch.setattr(figures, "png", lambda _: b"")
 

@@ -120,9 +120,10 @@ def undisturbed(tmp_path_factory):
 
 
 def test_kills_at_every_stage(tmp_path, monkeypatch, undisturbed):
-    """While the store is being created, and after some runs have finished."""
+    """While the store is being created, before any run has finished, and after several."""
     assert kill_at(tmp_path, being_created) == -signal.SIGKILL
     assert finished_runs(tmp_path) < 1
+    assert kill_at(tmp_path, after(0)) == -signal.SIGKILL
     assert kill_at(tmp_path, after(1)) == -signal.SIGKILL
     done = finished_runs(tmp_path)
     assert 1 <= done < RUNS
