@@ -2,9 +2,9 @@
 
     LD_PRELOAD=shim.so python tests/faults/inject.py FOLDER WHICH SAMPLE
 
-SAMPLE is `all`, a number of trials, or one of them, such as write:390:EIO.
-Every trial is two forks of this process, which has everything imported: one in which a call fails,
-and one more start. Prints a JSON object per trial.
+SAMPLE is `all`, a part of all such as 2/3 (for several processes at once), a number of trials, or
+one of them, such as write:390:EIO. Every trial is two forks of this process, which has everything
+imported: one in which a call fails, and one more start. Prints a JSON object per trial.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import gc
 import json
 import os
 import random
@@ -169,6 +170,8 @@ def main(place: str, which: str, sample: str) -> None:
         os.environ["OMP_NUM_THREADS"] = "1"
     with contextlib.redirect_stdout(sys.stderr):
         warm_up(Path(place, "warm"), which)
+    gc.collect()
+    gc.freeze()  # the collector of a fork passes over what is imported
     trials = Trials(Path(place), which, fresh == "fresh")
     counts = trials.trial("open", 0, 0, False)["counts"]
     todo = [
@@ -185,6 +188,9 @@ def main(place: str, which: str, sample: str) -> None:
     if ":" in sample:
         kind, n, error = sample.split(":")
         todo = [(kind, int(n), getattr(errno, error), False)]
+    elif "/" in sample:
+        part, parts = map(int, sample.split("/"))
+        todo = todo[part - 1 :: parts]
     elif sample != "all":
         todo = random.Random(1).sample(todo, min(int(sample), len(todo)))
     print(json.dumps({"calls": counts, "trials": len(todo)}), flush=True)
