@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -31,6 +32,16 @@ class DataError(LecunAblateError):
     """A data set that is missing or invalid."""
 
     exit_status = 3
+
+
+# of the system or the disk, and gone when that is mended: not what a file's author can put right
+_PASSING = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
+
+
+def unreadable(file: object, error: OSError, problem: str = "cannot be read") -> LecunAblateError:
+    """Return the error of a configuration's file that cannot be read."""
+    message = f"{file}: {problem}: {error.strerror}"
+    return LecunAblateError(message) if error.errno in _PASSING else ConfigError(message)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

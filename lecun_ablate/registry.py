@@ -27,7 +27,7 @@ from types import ModuleType
 from typing import Any
 
 from lecun_ablate import imports
-from lecun_ablate.errors import ConfigError, nearest, neighbours
+from lecun_ablate.errors import ConfigError, nearest, neighbours, unreadable
 from lecun_ablate.parameters import Parameter, Value, check, declared, from_mapping, parse, spell
 
 
@@ -325,7 +325,7 @@ class Registry:
         try:
             source = _Source.read(path)
         except OSError as error:
-            raise ConfigError(f"{error.filename}: cannot be read: {error.strerror}") from None
+            raise unreadable(error.filename, error) from None
         digest = source.digest
         if any(c.file == path and c.digest == digest for c in self._all()):
             return

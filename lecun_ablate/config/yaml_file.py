@@ -18,7 +18,7 @@ from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.reader import ReaderError
 from ruamel.yaml.scalarbool import ScalarBoolean
 
-from lecun_ablate.errors import ConfigError, nearest, neighbours
+from lecun_ablate.errors import ConfigError, nearest, neighbours, unreadable
 from lecun_ablate.system.text import is_invisible, visible
 
 Keys = tuple[str | int, ...]
@@ -48,7 +48,7 @@ class YamlFile:
             hints = [neighbours(place, "*.yaml") for place in places]
             raise ConfigError(f"{path}: no such file{next(filter(None, hints), '')}") from None
         except OSError as error:
-            raise ConfigError(f"{path}: not a readable text file: {error.strerror}") from None
+            raise unreadable(path, error, "not a readable text file") from None
         except UnicodeDecodeError as error:
             line = error.object.count(b"\n", 0, error.start) + 1
             byte = f"the byte 0x{error.object[error.start]:02x}"

@@ -16,6 +16,7 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # with 
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run, RunInfo, ViewType
+from mlflow.exceptions import MlflowException
 
 from lecun_ablate.errors import LecunAblateError, NoStoreYet
 from lecun_ablate.system.passwords import without_passwords, without_user
@@ -52,7 +53,7 @@ class Connection:
                 raise NoStoreYet(f"{self.database}: no results here yet: `run` an experiment")
             refuse_damaged(self.database)
             self.uri = self._readable(self.database)
-        with self.explained("cannot be read"):
+        with self.reading():
             if self.is_server:
                 self.impatient = impatient(self.uri)
                 self.client = patient(self.impatient, self.where)
@@ -66,8 +67,10 @@ class Connection:
     @property
     def has_known_tables(self) -> bool:
         """Whether the store is a database whose tables we may use without MLflow's client."""
-        postgres = self.uri.startswith("postgresql")
-        return (self.database is not None or postgres) and tables_are_known(self.client)
+        if self.database is None and not self.uri.startswith("postgresql"):
+            return False
+        with self.reading():
+            return tables_are_known(self.client)
 
     @property
     def is_server(self) -> bool:
@@ -94,6 +97,10 @@ class Connection:
         for file in (database, log):
             shutil.copyfile(file, Path(self._copy.name, file.name))
         return sqlite_uri(Path(self._copy.name, database.name))
+
+    def reading(self) -> contextlib.AbstractContextManager[None]:
+        """Explain the failures of a block that reads the store."""
+        return self.explained("cannot be read")
 
     @contextlib.contextmanager
     def explained(self, what: str) -> Iterator[None]:
@@ -128,10 +135,10 @@ class Connection:
         Earlier versions gave it that name as a title, and no tag.
         """
         kind = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
-        found = self.client.search_experiments(
-            view_type=kind, filter_string=f"tags.`{EXPERIMENT_NAME}` = '{name}'"
-        )
-        by_title = self.client.get_experiment_by_name(name)
+        condition = f"tags.`{EXPERIMENT_NAME}` = '{name}'"
+        with self.reading():
+            found = self.client.search_experiments(view_type=kind, filter_string=condition)
+            by_title = self.client.get_experiment_by_name(name)
         if by_title and (deleted or by_title.lifecycle_stage == "active"):
             found.append(by_title)
         return min(found, key=lambda one: one.lifecycle_stage == "deleted", default=None)
@@ -141,7 +148,13 @@ class Connection:
     def experiments(self) -> list[Experiment]:
         """Return all experiments that are not deleted."""
         pages = _pages(lambda token: self.client.search_experiments(page_token=token))
-        return [experiment for page in pages for experiment in page]
+        with self.reading():
+            return [experiment for page in pages for experiment in page]
+
+    def experiment_tags(self, experiment_id: str) -> dict[str, str]:
+        """Return the tags of an experiment."""
+        with self.reading():
+            return dict(self.client.get_experiment(experiment_id).tags)
 
     def tagged(
         self, experiment_id: str, tags: Mapping[str, str], only: Collection[str] | None = None
@@ -183,7 +196,7 @@ class Connection:
     def _read(self, pages: Iterator[Iterable[Run]]) -> Iterator[Iterable[Run]]:
         """Yield pages; a page that cannot be read raises LecunAblateError."""
         while True:
-            with self.explained("cannot be read"):
+            with self.reading():
                 page = next(pages, None)
             if page is None:
                 return
@@ -192,8 +205,19 @@ class Connection:
     def info(self, run_id: str) -> RunInfo:
         """Return what MLflow knows of a run itself: its experiment, place and status."""
         if run_id not in self._infos:
-            self.remember(self.client.get_run(run_id).info)
+            with self.reading():
+                self.remember(self.client.get_run(run_id).info)
         return self._infos[run_id]
+
+    def run(self, run_id: str) -> Run | None:
+        """Return a run; None if there is none with this id."""
+        with self.reading():
+            try:
+                return self.client.get_run(run_id)
+            except MlflowException as error:
+                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    return None
+                raise
 
     def remember(self, info: RunInfo) -> None:
         """Keep what is known of a run, so that it need not be looked up again."""

@@ -51,7 +51,7 @@ def examine(uri: str | None = None) -> list[Finding]:
         found += _orphans(store, experiment.experiment_id)
         found += _plans(store, experiment.experiment_id)
     if database is not None:
-        with store.connection.explained("cannot be read"):
+        with store.connection.reading():
             found += _beside(database)
     return found
 

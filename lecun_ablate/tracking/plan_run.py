@@ -128,7 +128,7 @@ class PlanRun:
         database = self._writer.connection.database
         if database is None:
             return
-        with self._writer.connection.explained("cannot be read"):
+        with self._writer.connection.reading():
             unknown, all_runs = unknown_runs(database), runs_with_files(database)
         taken = 0
         if self._writer.connection.has_known_tables:

@@ -18,7 +18,6 @@ from typing import Any
 
 import pandas as pd
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 from mlflow.protos.service_pb2 import GetMetricHistoryBulkInterval
 from mlflow.store.tracking.dbmodels.models import SqlMetric
 from mlflow.utils.proto_json_utils import message_to_json
@@ -117,12 +116,11 @@ class Store:
             beginning = self.runs_beginning(name_or_id)
             name_or_id = beginning[0] if len(beginning) == 1 else name_or_id
         if re.fullmatch(r"[0-9a-f]{32}", name_or_id):
-            with contextlib.suppress(MlflowException):
-                run = self._client.get_run(name_or_id)
-                while run.data.tags.get(LEVEL) in (Level.RUN, Level.ARM):
-                    run = self._client.get_run(run.data.tags.get(PARENT, ""))
-                if run.data.tags.get(LEVEL) == Level.EXPERIMENT:
-                    return plan_record(run)
+            run = self.connection.run(name_or_id)
+            while run and run.data.tags.get(LEVEL) in (Level.RUN, Level.ARM):
+                run = self.connection.run(run.data.tags.get(PARENT, ""))
+            if run and run.data.tags.get(LEVEL) == Level.EXPERIMENT:
+                return plan_record(run)
         known = nearest(name_or_id, names) if names else "the store holds none yet"
         raise LecunAblateError(f"no experiment or run {name_or_id!r}: {known}")
 
@@ -137,7 +135,7 @@ class Store:
         return self._view(place, views.trials_view(run_id))
 
     def _view(self, place: str, view: str) -> str:
-        known = views.TAG + view in self._client.get_experiment(place).tags
+        known = views.TAG + view in self.connection.experiment_tags(place)
         return self.connection.link(place, view if known else None)
 
     def plan(self, record: PlanRecord) -> Plan:
@@ -295,7 +293,9 @@ class Store:
             points = self._points_of_database
         elif self.connection.is_server:
             points = self._points_of_server
-        long = pd.DataFrame(points(run_ids), columns=["run_id", "epoch", "metric", "value"])
+        with self.connection.reading():
+            found = points(run_ids)
+        long = pd.DataFrame(found, columns=["run_id", "epoch", "metric", "value"])
         changed = unsound_histories(long)
         for run_id in set(run_ids) - set(long.run_id):
             changed[run_id] = "its metrics are gone"
@@ -349,10 +349,9 @@ class Store:
 
     def seed_run(self, run_id: str) -> SeedRun:
         """Return a finished seed run; LecunAblateError if the id is not one of such a run."""
-        try:
-            run = self._client.get_run(run_id)
-        except MlflowException:
-            raise LecunAblateError(f"no run {run_id!r} in {self.connection.where}") from None
+        run = self.connection.run(run_id)
+        if run is None:
+            raise LecunAblateError(f"no run {run_id!r} in {self.connection.where}")
         tags = run.data.tags
         level, status = tags.get(LEVEL), run.info.status
         if level != Level.RUN or status != "FINISHED":
@@ -384,10 +383,8 @@ class Store:
     def study(self, name_or_id: str) -> str | None:
         """Return the run of a study's latest version, by NAME, NAME/DATA or id; None: no such."""
         if re.fullmatch(r"[0-9a-f]{32}", name_or_id):
-            with contextlib.suppress(MlflowException):
-                run = self._client.get_run(name_or_id)
-                return name_or_id if run.data.tags.get(LEVEL) == Level.STUDY else None
-            return None
+            run = self.connection.run(name_or_id)
+            return name_or_id if run and run.data.tags.get(LEVEL) == Level.STUDY else None
         found: list[Run] = []
         for experiment in self.connection.experiments():
             own = experiment.tags.get(EXPERIMENT_NAME, experiment.name)

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from lecun_ablate.system.interrupts import held_back
 from lecun_ablate.tracking import views
 from lecun_ablate.tracking.ended_run import EndedRun
 from lecun_ablate.tracking.names import (
@@ -48,7 +47,7 @@ class StudyRun:
             writer.driving(STUDIES + title) as experiment_id,
             writer.ending(lambda: [run_id]),
         ):
-            with held_back():  # an interruption waits until the run is known that has to be ended
+            with writer.writing():  # an interruption waits until the run is known that must end
                 level = {LEVEL: Level.STUDY, PLAN: key}
                 for run in writer.connection.tagged(experiment_id, level):
                     run_id = str(run.info.run_id)

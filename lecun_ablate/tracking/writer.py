@@ -176,7 +176,7 @@ class Writer:
     @writes
     def describe_experiment(self, experiment_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of an MLflow experiment, except those that it has already."""
-        known = self.client.get_experiment(experiment_id).tags
+        known = self.connection.experiment_tags(experiment_id)
         for key, value in tags.items():
             if known.get(key) != value:
                 self.client.set_experiment_tag(experiment_id, key, value)
@@ -233,6 +233,7 @@ class Writer:
 
     # ---- runs of any level
 
+    @writes
     def create(self, experiment_id: str, name: str, level: Level, tags: Mapping[str, str]) -> str:
         """Create a run, RUNNING, and return its id."""
         run = self.client.create_run(
@@ -244,6 +245,7 @@ class Writer:
         self.connection.remember(run.info)
         return str(run.info.run_id)
 
+    @writes
     def resume(self, run_id: str) -> None:
         """Mark a run as RUNNING again."""
         self.client.update_run(run_id, status="RUNNING")
@@ -253,11 +255,13 @@ class Writer:
     def _owned(self) -> dict[str, str]:
         return {} if self.connection.database else {OWNER: identity()}
 
+    @writes
     def delete(self, run_ids: Sequence[str]) -> None:
         """Delete runs."""
         for run_id in run_ids:
             self.client.delete_run(run_id)
 
+    @writes
     def put(self, run_id: str, contents: Contents) -> None:
         """Write files to a run."""
         self.files.put(run_id, contents)
@@ -420,10 +424,12 @@ class Writer:
         """Set tags of a run in one batch."""
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
+    @writes
     def log_data(self, run_id: str, data: DatasetInput) -> None:
         """Name the data set of a run."""
         self.client.log_inputs(run_id, [data])
 
+    @writes
     def log_metrics(
         self, run_id: str, metrics: Sequence[Metric], parameters: Sequence[Param] = ()
     ) -> None:

@@ -1,9 +1,12 @@
 """Experiment files: what they mean, and every way in which they can be wrong."""
 
+import errno
+import os
 import re
 from pathlib import Path
 from types import UnionType
 from typing import Union, get_args, get_origin
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +17,7 @@ from lecun_ablate.config import experiment
 from lecun_ablate.config.experiment import load_experiment, parse_experiment
 from lecun_ablate.config.recipe import Recipe
 from lecun_ablate.config.source import Overrides, read
-from lecun_ablate.errors import ConfigError
+from lecun_ablate.errors import ConfigError, LecunAblateError
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted((ROOT / "experiments").rglob("*.yaml"))
@@ -311,6 +314,16 @@ def test_a_file_that_is_no_text(tmp_path):
         f"{file}:2: not a readable text file: expected UTF-8, got the byte 0xff"
     ]
     assert problems(tmp_path) == [f"{tmp_path}: not a readable text file: Is a directory"]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
+def test_a_file_that_the_disk_does_not_give_is_no_bad_configuration(tmp_path, monkeypatch, number):
+    (tmp_path / "x.yaml").write_text("name: x")
+    error = OSError(number, os.strerror(number))
+    monkeypatch.setattr(Path, "read_text", Mock(side_effect=error))
+    with pytest.raises(LecunAblateError, match=os.strerror(number)) as caught:
+        load_experiment(tmp_path / "x.yaml")
+    assert caught.value.exit_status == 1
 
 
 values = st.recursive(
