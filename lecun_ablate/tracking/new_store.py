@@ -16,6 +16,7 @@ from lecun_ablate.errors import LecunAblateError
 from lecun_ablate.system import disk
 from lecun_ablate.system.cores import usable_cores
 from lecun_ablate.tracking.address import address, artifact_folder, database_path, folder_uri
+from lecun_ablate.tracking.explain import reason
 
 _makers: dict[Path, subprocess.Popen[bytes]] = {}  # by the database that they make
 
@@ -45,7 +46,7 @@ def create(database: Path) -> None:
         artifacts.mkdir(exist_ok=True)
         disk.write(database, _made(database) or make(folder_uri(artifacts)))
     except Exception as error:  # SQLite, SQLAlchemy and MLflow each have errors of their own
-        raise LecunAblateError(f"{database}: cannot be created: {error}") from error
+        raise LecunAblateError(f"{database}: cannot be created: {reason(error)}") from error
 
 
 def _made(database: Path) -> bytes | None:

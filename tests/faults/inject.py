@@ -2,6 +2,7 @@
 
     LD_PRELOAD=shim.so python tests/faults/inject.py FOLDER WHICH SAMPLE
 
+WHICH is `run`, `study`, `run-fresh` (which creates its store), or a command on what a run has left.
 SAMPLE is `all`, a part of all such as 2/3 (for several processes at once), a number of trials, or
 one of them, such as write:390:EIO. Every trial is two forks of this process, which has everything
 imported: one in which a call fails, and one more start. Prints a JSON object per trial.
@@ -18,6 +19,7 @@ import os
 import random
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -39,6 +41,16 @@ FILES = {
     "search: {lr: {low: 0.01, high: 0.1}}\ntrials: 2\nseeds: 1\nbatch: 1\n"
     "confirm: {trials: 1, seeds: 2}\n",
 }
+TRAIN = ["--trainer", "native", "--device", "cpu"]
+COMMANDS = {
+    "run": ["run", "run.yaml", *TRAIN],
+    "study": ["study", "study.yaml", *TRAIN],
+    "show": ["show", "small"],
+    "report": ["report", "small"],
+    "list": ["list"],
+    "doctor": ["doctor"],
+    "export": ["export", "small", "--csv"],
+}
 
 shim = ctypes.CDLL(None)
 shim.fault_count.restype = ctypes.c_long
@@ -47,12 +59,19 @@ shim.fault_count.restype = ctypes.c_long
 def warm_up(folder: Path, which: str) -> None:
     """Run the command once in this process, so that a fork has nothing left to import."""
     folder.mkdir(parents=True)
-    (folder / f"{which}.yaml").write_text(FILES[which])
     here = Path.cwd()
     os.chdir(folder)
+    write_files()
+    if which not in FILES:
+        assert command("run") == 0
     assert command(which) == 0
     table(which)
     os.chdir(here)
+
+
+def write_files() -> None:
+    for which, text in FILES.items():
+        Path(f"{which}.yaml").write_text(text)
 
 
 def in_a_fork(folder: Path, log: Path, work) -> int:
@@ -88,8 +107,7 @@ def in_a_fork(folder: Path, log: Path, work) -> int:
 def command(which: str) -> int:
     from lecun_ablate.cli import _main
 
-    options = ["--trainer", "native", "--device", "cpu"]
-    return _main([which, f"{which}.yaml", *options])
+    return _main(list(COMMANDS[which]))
 
 
 def table(which: str) -> object:
@@ -110,15 +128,20 @@ class Trials:
     """Trials in folders of their own, each begun from a copy of one folder."""
 
     def __init__(self, place: Path, which: str, fresh: bool):
-        self.place, self.which = place, which
+        self.place, self.which, self.fresh = place, which, fresh
         self.start = place / "start"
         self.start.mkdir(parents=True)
-        (self.start / f"{which}.yaml").write_text(FILES[which])
-        if not fresh:  # creating a store makes thousands of calls, which are tried by themselves
+        in_a_fork(self.start, place / "start.log", self.prepare)
+        self.right = self.trial("open", 0, 0, False)["table"]
+
+    def prepare(self) -> int:
+        """Put into the working directory what every trial begins with."""
+        write_files()
+        if not self.fresh:  # creating a store makes thousands of calls, tried by themselves
             from lecun_ablate.tracking.new_store import create
 
-            create(self.start / "mlflow.db")
-        self.right = self.trial("open", 0, 0, False)["table"]
+            create(Path("mlflow.db").resolve())
+        return 0 if self.which in FILES else command("run")
 
     def trial(self, kind: str, n: int, error: int, forever: bool) -> dict:
         """Let the n-th call of a kind fail; return how both starts ended, and the table then."""
@@ -130,6 +153,8 @@ class Trials:
 
         def first() -> int:
             place = str(folder.resolve()).encode()
+            if self.fresh:
+                tempfile.tempdir = str(folder)  # where a store is created
             shim.fault_arm(place, KINDS.index(kind), n, error, forever)
             status = command(self.which)
             counts = {k: shim.fault_count(i) for i, k in enumerate(KINDS)}
