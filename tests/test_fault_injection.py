@@ -1,4 +1,4 @@
-"""The n-th write, sync, rename, ... of a small run fails: one more start, and the table is right.
+"""The n-th write, sync, rename, ... of a command fails: one more start, and the table is right.
 
 `faults/inject.py` tries every call by hand; here a sample, drawn with a fixed seed.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 FAULTS = Path(__file__).resolve().parent / "faults"
-SAMPLES = {"run": 60, "study": 25, "run-fresh": 15}
+SAMPLES = {"run": 60, "study": 25, "run-fresh": 15, "report": 20}
 
 
 @pytest.mark.slow
