@@ -35,7 +35,7 @@ class DataError(LecunAblateError):
 
 
 # of the system or the disk, and gone when that is mended: not what a file's author can put right
-_PASSING = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
+_PASSING = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.ESTALE}
 
 
 def unreadable(file: object, error: OSError, problem: str = "cannot be read") -> LecunAblateError:

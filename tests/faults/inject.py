@@ -4,7 +4,7 @@
 
 WHICH is `run`, `study`, `run-fresh` (which creates its store), or a command on what a run has left.
 SAMPLE is `all`, a part of all such as 2/3 (for several processes at once), a number of trials, or
-one of them, such as write:390:EIO. Every trial is two forks of this process, which has everything
+one of them, such as write:390:EIO or open:2:ENOSPC:forever. Every trial is two forks of this process, which has everything
 imported: one in which a call fails, and one more start. Prints a JSON object per trial.
 """
 
@@ -211,8 +211,8 @@ def main(place: str, which: str, sample: str) -> None:
         for n in range(1, counts[kind] + 1)
     ]
     if ":" in sample:
-        kind, n, error = sample.split(":")
-        todo = [(kind, int(n), getattr(errno, error), False)]
+        kind, n, error, *forever = sample.split(":")
+        todo = [(kind, int(n), getattr(errno, error), bool(forever))]
     elif "/" in sample:
         part, parts = map(int, sample.split("/"))
         todo = todo[part - 1 :: parts]
