@@ -4,8 +4,9 @@
 
 WHICH is `run`, `study`, `run-fresh` (which creates its store), or a command on what a run has left.
 SAMPLE is `all`, a part of all such as 2/3 (for several processes at once), a number of trials, or
-one of them, such as write:390:EIO or open:2:ENOSPC:forever. Every trial is two forks of this process, which has everything
-imported: one in which a call fails, and one more start. Prints a JSON object per trial.
+one of them, such as write:390:EIO or open:2:ENOSPC:forever. Every trial is two forks of this
+process, which has everything imported: one in which a call fails, and one more start. Prints a JSON
+object per trial.
 """
 
 from __future__ import annotations
