@@ -38,7 +38,9 @@ class DataError(LecunAblateError):
 _PASSING = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.ESTALE}
 
 
-def unreadable(file: object, error: OSError, problem: str = "cannot be read") -> LecunAblateError:
+def unreadable(
+    file: str | Path, error: OSError, problem: str = "cannot be read"
+) -> LecunAblateError:
     """Return the error of a configuration's file that cannot be read."""
     message = f"{file}: {problem}: {error.strerror}"
     return LecunAblateError(message) if error.errno in _PASSING else ConfigError(message)

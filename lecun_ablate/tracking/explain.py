@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 from pathlib import Path
 
@@ -83,12 +82,6 @@ def way_out(reason: str, server: bool) -> str:
     if server:
         return "is the server running? What had finished is kept: run the same command again"
     return "what had finished is kept: run the same command again"
-
-
-def names_disk(error: BaseException) -> bool:
-    """Tell whether an error is of a disk rather than of a program."""
-    disk = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
-    return isinstance(error, OSError) and error.errno in disk
 
 
 def recovery(database: Path) -> str:

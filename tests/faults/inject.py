@@ -132,8 +132,9 @@ class Trials:
         self.place, self.which, self.fresh = place, which, fresh
         self.start = place / "start"
         self.start.mkdir(parents=True)
-        in_a_fork(self.start, place / "start.log", self.prepare)
+        assert in_a_fork(self.start, place / "start.log", self.prepare) == 0
         self.right = self.trial("open", 0, 0, False)["table"]
+        assert self.right, "what every table is compared with"
 
     def prepare(self) -> int:
         """Put into the working directory what every trial begins with."""
